@@ -1,0 +1,1 @@
+//! (see host/docs/design.md)

@@ -1,0 +1,2 @@
+//! (see host/docs/design.md)
+fn main() {}
