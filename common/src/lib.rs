@@ -1,1 +1,32 @@
-//! (see host/docs/design.md)
+//! The words of Stillpoint: ids, names, definitions, checkpoints, layers, operations and reasons.
+//!
+//! Nothing here does I/O. Every record of the catalogue and every answer of a port is made of these words, and the
+//! same words stand in the `.proto` files, the command line and the documents.
+
+mod checkpoint;
+mod definition;
+mod ids;
+mod layer;
+mod names;
+mod operation;
+mod policy;
+mod quiesce;
+mod reason;
+mod vm;
+
+pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState};
+pub use definition::{
+    AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,
+    VmDefinition,
+};
+pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
+pub use layer::{FileIdentity, Layer, LayerFile};
+pub use names::{CheckpointName, DiskName, NameError, VmId};
+pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
+pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};
+pub use quiesce::{
+    ClockSet, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, QuiesceRequest, Thawed,
+    WriterOutcome, WriterResult,
+};
+pub use reason::{Category, Failure, Reason};
+pub use vm::{Accelerator, PowerState, Vm};

@@ -1,0 +1,89 @@
+//! Checkpoints.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Kind,
+    LayerId, PhaseRecord, VmDefinition, VmId, WriterOutcome,
+};
+
+/// An unchanging point in the life of a VM.
+///
+/// Its disks, memory and definition are never written again until it is deleted; its name is the only part that can
+/// be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its id.
+    pub id: CheckpointId,
+    /// Whose it is.
+    pub vm: VmId,
+    /// What people call it.
+    pub name: CheckpointName,
+    /// The checkpoint it came after, if any.
+    pub parent: Option<CheckpointId>,
+    /// When it was asked for.
+    pub created: Timestamp,
+    /// What it is.
+    pub kind: Kind,
+    /// What was asked.
+    pub requested_policy: CheckpointPolicy,
+    /// What is proven.
+    pub consistency: Consistency,
+    /// Why it is not the production checkpoint that was asked for, if so.
+    pub fallback: Option<FallbackReason>,
+    /// The same in words, with what the guest said.
+    pub fallback_detail: String,
+    /// The definition the VM had.
+    pub definition: VmDefinition,
+    /// The layer that holds each disk.
+    pub disks: BTreeMap<DiskName, LayerId>,
+    /// Machine state, for a standard checkpoint of a VM that was not off.
+    pub memory: Option<MemoryState>,
+    /// The VM was running (and not paused) when the checkpoint was made.
+    pub was_running: bool,
+    /// File systems of the guest and what became of each.
+    pub file_systems: Vec<FileSystemOutcome>,
+    /// Writers of the guest and what became of each.
+    pub writers: Vec<WriterOutcome>,
+    /// How long each phase of its making took.
+    pub phases: Vec<PhaseRecord>,
+    /// Disks it does not contain.
+    pub left_out: Vec<LeftOut>,
+    /// Whether it can be used.
+    pub state: CheckpointState,
+}
+
+/// RAM pages and device state of one instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryState {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of the file, hexadecimal.
+    pub blake3: String,
+    /// Version of the QEMU that wrote it.
+    pub qemu_version: String,
+}
+
+/// A disk that is not part of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Which one.
+    pub disk: DiskName,
+    /// Why.
+    pub why: String,
+}
+
+/// Whether a checkpoint can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CheckpointState {
+    /// It can be applied, exported, deleted.
+    Ready,
+    /// It is gone for every purpose; its layers are being merged.
+    Deleting,
+}

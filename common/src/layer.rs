@@ -1,0 +1,45 @@
+//! Layers: the image files that disks are made of.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DiskFormat, DiskName, LayerId};
+
+/// Where an image file is and in which format. The format is declared, never probed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerFile {
+    /// Which layer this file holds.
+    pub id: LayerId,
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Declared format.
+    pub format: DiskFormat,
+}
+
+/// What makes a file the same file as before, whatever its name: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// One image file in the forest of a VM.
+///
+/// A layer is *needed* while a checkpoint or Now refers to it. What nothing needs is collected: removed if nothing
+/// lies on it, merged if exactly one layer does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// The file.
+    pub file: LayerFile,
+    /// Whose disk it belongs to.
+    pub disk: DiskName,
+    /// The layer it records changes over; `None` for the user's own image.
+    pub backing: Option<LayerId>,
+    /// Checked before the file is unlinked or written offline.
+    pub identity: FileIdentity,
+    /// Size of the disk as the guest sees it, in bytes.
+    pub virtual_size: u64,
+}

@@ -1,0 +1,124 @@
+//! What host and guest tell each other about a quiesce session.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::SessionId;
+
+/// What the agent says of its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDescription {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// The guest's own host name.
+    pub hostname: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Every mounted file system, and whether a freeze would hold it.
+    pub file_systems: Vec<FileSystemOutcome>,
+    /// Registered writers.
+    pub writers: Vec<WriterOutcome>,
+}
+
+/// What the host asks for when it opens a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuiesceRequest {
+    /// Names the session in every later call.
+    pub session: SessionId,
+    /// The longest time the guest may be held. The guest ends it by itself.
+    pub lease: Duration,
+}
+
+/// The guest is ready to be frozen; nothing is held yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// File systems that will be frozen, and those that will not with the reason.
+    pub file_systems: Vec<FileSystemOutcome>,
+    /// Writers that will be frozen.
+    pub writers: Vec<WriterOutcome>,
+}
+
+/// The guest is held. Its lease runs since before the first file system was frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Frozen {
+    /// File systems with what became of them.
+    pub file_systems: Vec<FileSystemOutcome>,
+    /// Writers with what became of them.
+    pub writers: Vec<WriterOutcome>,
+}
+
+/// How a hold ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Thawed {
+    /// Everything was still held when the thaw came: what was cut in between is consistent.
+    HeldThroughout,
+    /// Something had been let go before: what was cut in between proves nothing.
+    Lapsed,
+}
+
+/// One file system of the guest in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystemOutcome {
+    /// Where it is mounted in the guest.
+    pub mount_point: String,
+    /// What it is mounted from.
+    pub source: String,
+    /// `ext4`, `xfs`, …
+    pub fs_type: String,
+    /// What became of it.
+    pub result: FileSystemResult,
+    /// Why, when it was left out or failed; else empty.
+    pub detail: String,
+    /// How long its freeze took.
+    pub took: Duration,
+}
+
+/// What became of a file system in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FileSystemResult {
+    /// Will be frozen.
+    Selected,
+    /// Was frozen.
+    Frozen,
+    /// Needs no freeze: read-only, in memory, on the network, or seen already under another mount point.
+    LeftOut,
+    /// Could not be frozen.
+    Failed,
+}
+
+/// One writer of the guest in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterOutcome {
+    /// The writer's name.
+    pub name: String,
+    /// What became of it.
+    pub result: WriterResult,
+    /// Why, when it refused or failed; else empty.
+    pub detail: String,
+}
+
+/// What became of a writer in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum WriterResult {
+    /// Registered, nothing asked yet.
+    Stable,
+    /// Held through the cut.
+    Held,
+    /// Refused.
+    Refused,
+    /// Did not answer in time.
+    TimedOut,
+}
+
+/// The guest's clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSet {
+    /// How far the guest's clock was off before, in milliseconds: negative means behind.
+    pub was_off_by_ms: i64,
+    /// How far off it may still be: half the shortest round trip.
+    pub uncertainty: Duration,
+}

@@ -1,0 +1,62 @@
+//! The record of a VM.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{CheckpointId, CheckpointPolicy, DiskName, InstanceId, LayerId, VmDefinition, VmId};
+
+/// A virtual machine as the catalogue knows it. Its active state is called *Now*.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub id: VmId,
+    /// Its identity towards the guest (SMBIOS). Constant.
+    pub uid: Uuid,
+    /// What it is made of.
+    pub definition: VmDefinition,
+    /// What a checkpoint of it shall be.
+    pub checkpoint_policy: CheckpointPolicy,
+    /// Where configuration and memory of its checkpoints are kept. Layers lie beside their backing files.
+    pub checkpoint_location: PathBuf,
+    /// The checkpoint Now is a child of.
+    pub parent: Option<CheckpointId>,
+    /// The layer that Now writes to, per disk.
+    pub heads: BTreeMap<DiskName, LayerId>,
+    /// The process that runs it; `None` while it is off.
+    pub instance: Option<InstanceId>,
+    /// Changes whenever the guest may see its past again: at every apply. Constant over reboot and pause.
+    pub generation_id: Uuid,
+    /// What it runs on, since its last start.
+    pub accelerator: Option<Accelerator>,
+    /// When it was defined.
+    pub created: Timestamp,
+    /// When its record last changed.
+    pub updated: Timestamp,
+}
+
+/// What a VM's virtual CPUs run on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Accelerator {
+    /// The host's hardware.
+    Kvm,
+    /// Emulation, with the reason why not hardware.
+    Tcg(String),
+}
+
+/// Whether a VM runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PowerState {
+    /// No process.
+    Off,
+    /// The guest runs.
+    Running,
+    /// The guest stands still because somebody asked for it.
+    Paused,
+    /// The guest stands still because a disk could not be written.
+    PausedCritical,
+}
