@@ -250,7 +250,8 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         assert_eq!(good().check(), Ok(()));
-        let cases: [(fn(&mut VmDefinition), &str); 9] = [
+        type Spoil = fn(&mut VmDefinition);
+        let cases: [(Spoil, &str); 9] = [
             (|d| d.cpus = 0, "cpus"),
             (|d| d.memory_mib = 1, "memory_mib"),
             (|d| d.disks.push(disk("system", "/vm/other.qcow2")), "disks[1].name"),

@@ -1,1 +1,4 @@
-//! (see host/docs/design.md)
+//! The checkpoint engine: everything that decides, and nothing that knows a hypervisor, a file format or a wire.
+
+pub mod layout;
+pub mod ports;

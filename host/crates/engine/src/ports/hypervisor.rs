@@ -1,0 +1,277 @@
+//! The port to running VMs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stillpoint_common::{Accelerator, DiskName, InstanceId, LayerFile, LayerId, Progress, VmDefinition, VmId};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+/// Runs VMs. One VM process is an *instance*; a VM may have two for a moment, while an apply replaces one by another.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// What is true of this instance now. An instance that never was, or has ended, is [`RunState::Gone`], no error.
+    ///
+    /// After a restart of the service this attaches to the process that is still running.
+    async fn observe(&self, instance: InstanceId) -> Result<Observed, HypervisorError>;
+
+    /// Starts a process, paused before its first instruction (or, for [`StartMode::Restore`], waiting for its memory).
+    ///
+    /// Afterwards the instance is observed as [`RunState::Paused`] or [`RunState::AwaitingMemory`]. On failure no
+    /// process is left. Called for an instance that runs already, it only answers.
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Launched, HypervisorError>;
+
+    /// Loads memory and devices from `source` into an instance that awaits them; it is paused afterwards.
+    ///
+    /// On failure the instance is of no use any more: retire it.
+    async fn load_memory(&self, instance: InstanceId, source: OwnedFd, within: Duration)
+    -> Result<(), HypervisorError>;
+
+    /// Ends the process at once, as pulling the plug does, and removes its runtime files. Its layers are closed.
+    async fn retire(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Presses the power button. The guest decides what comes of it.
+    async fn press_power_button(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Stops the virtual CPUs; all disk writes in flight are done when it returns.
+    async fn pause(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Lets the virtual CPUs run.
+    async fn resume(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Opens overlays beside the running disks, so that the switch itself is quick. The guest sees nothing of it.
+    async fn attach_overlays(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError>;
+
+    /// Closes overlays that were attached and are not in use by the guest. Unknown ones are passed over.
+    async fn detach_overlays(&self, instance: InstanceId, overlays: &[LayerId]) -> Result<(), HypervisorError>;
+
+    /// Makes the attached overlays the heads of their disks, all in one instant or none.
+    ///
+    /// Guest writes before that instant are in the old head, those after in the overlay. VM running or paused.
+    async fn switch_heads(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError>;
+
+    /// Readies the instance to save its memory to `sink` (QEMU writes its stream there). Nothing is saved yet.
+    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Result<(), HypervisorError>;
+
+    /// Fixes the instant: when it returns, memory is write-tracked and the VM may be resumed; what is saved in the
+    /// background is the memory of this moment. The VM must be paused.
+    async fn start_capture(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Waits until the memory is saved. Reports bytes to `progress`.
+    async fn finish_capture(&self, instance: InstanceId, progress: &ProgressSink) -> Result<(), HypervisorError>;
+
+    /// Gives up a capture, if one runs. The VM goes on as before.
+    async fn cancel_capture(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Moves the data of `merge.child` down into `merge.parent` while the VM runs or is paused; then the parent has
+    /// taken the child's place in the chain and the child's file is closed.
+    ///
+    /// Succeeds at once if the child is not in the chain any more. Dropping the future cancels the merge; both layers
+    /// stay valid and in place, and the next call goes on.
+    async fn merge(
+        &self,
+        instance: InstanceId,
+        merge: &LiveMerge,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError>;
+
+    /// What happens to instances, as it happens. A receiver that lags observes instead.
+    fn events(&self) -> broadcast::Receiver<HypervisorEvent>;
+}
+
+/// Receives progress of one step.
+pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What is true of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether and how it runs.
+    pub run: RunState,
+    /// For each disk its layers, from the head down to the user's image.
+    pub chains: BTreeMap<DiskName, Vec<LayerId>>,
+    /// Overlays that are attached and not in use.
+    pub attached: BTreeSet<LayerId>,
+    /// The memory capture.
+    pub capture: Capture,
+}
+
+/// Whether and how an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunState {
+    /// There is no process.
+    Gone,
+    /// Started, and waiting for its memory.
+    AwaitingMemory,
+    /// Virtual CPUs stand still.
+    Paused,
+    /// Virtual CPUs run.
+    Running,
+    /// Stopped because this disk could not be read or written.
+    Critical(Option<DiskName>),
+    /// The guest has switched itself off; the process is still there.
+    ShutDown,
+}
+
+/// State of an instance's memory capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capture {
+    /// None was begun, or the last one was cancelled.
+    None,
+    /// It runs.
+    Active,
+    /// All is saved.
+    Completed,
+    /// It failed, in QEMU's words.
+    Failed(String),
+}
+
+/// How to start an instance.
+#[derive(Debug, Clone)]
+pub struct LaunchSpec {
+    /// Whose instance.
+    pub vm: VmId,
+    /// The new instance.
+    pub instance: InstanceId,
+    /// The VM's identity towards the guest.
+    pub uid: Uuid,
+    /// The VM's generation id for this run.
+    pub generation_id: Uuid,
+    /// What it is made of. The paths of its disks are those of `chains`.
+    pub definition: VmDefinition,
+    /// For each disk of the definition, in its order, the layers.
+    pub chains: Vec<DiskChain>,
+    /// Fresh, or from a memory state.
+    pub mode: StartMode,
+}
+
+/// The layers of one disk.
+#[derive(Debug, Clone)]
+pub struct DiskChain {
+    /// Which disk.
+    pub disk: DiskName,
+    /// Its layers, from the user's image up to the head. Never empty.
+    pub layers: Vec<LayerFile>,
+}
+
+/// From where an instance starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// From its reset.
+    Fresh,
+    /// From a memory state that [`Hypervisor::load_memory`] will give it.
+    Restore,
+}
+
+/// A started instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    /// What it runs on.
+    pub accelerator: Accelerator,
+    /// Version of the hypervisor: `10.0.2`.
+    pub version: String,
+}
+
+/// A new layer to lie on the present head of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Which disk.
+    pub disk: DiskName,
+    /// The present head.
+    pub backing: LayerId,
+    /// The overlay's file, which exists already.
+    pub file: LayerFile,
+}
+
+/// A merge of two neighbouring layers of a running VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveMerge {
+    /// Which disk.
+    pub disk: DiskName,
+    /// The layer whose data moves, and which then leaves the chain. May be the head.
+    pub child: LayerId,
+    /// The layer right below it, which takes the data.
+    pub parent: LayerFile,
+}
+
+/// Something that happened to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HypervisorEvent {
+    /// To which.
+    pub instance: InstanceId,
+    /// What.
+    pub kind: HypervisorEventKind,
+}
+
+/// What can happen to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HypervisorEventKind {
+    /// The process has ended.
+    Gone,
+    /// The guest switched itself off.
+    ShutDown,
+    /// The guest restarted itself.
+    Reset,
+    /// A disk could not be read or written and the VM was stopped.
+    Critical(Option<DiskName>),
+    /// The agent opened (true) or closed (false) its channel.
+    AgentChannel(bool),
+}
+
+/// Why a hypervisor did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// There is no such process (any more).
+    #[error("the VM's process has ended")]
+    Gone,
+    /// It did not start, in its own words.
+    #[error("QEMU did not start: {message}")]
+    LaunchFailed {
+        /// Its words.
+        message: String,
+    },
+    /// Hardware acceleration was asked for and does not work.
+    #[error("KVM does not work on this host: {why}")]
+    AcceleratorMissing {
+        /// What a trial showed.
+        why: String,
+    },
+    /// It did not answer in time.
+    #[error("QEMU did not answer {command} within {waited:?}")]
+    Unanswered {
+        /// Which command.
+        command: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// It refused, in its own words.
+    #[error("QEMU refused {command}: {message}")]
+    Refused {
+        /// Which command.
+        command: String,
+        /// Its words.
+        message: String,
+    },
+    /// Its state is not the one the call needs.
+    #[error("{0}")]
+    WrongState(String),
+    /// A file system is full.
+    #[error("no space left: {message}")]
+    NoSpace {
+        /// Its words.
+        message: String,
+    },
+    /// A file or socket failed.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,133 @@
+//! The port to image files that no running VM is writing to.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
+
+use super::ProgressSink;
+
+/// Works on image files. Never probes a format, never follows a backing file it was not told of.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// What is true of this file now. Also works while a VM has it open.
+    async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError>;
+
+    /// Makes an empty qcow2 layer over `backing`, in the same folder, of the given virtual size, durable on return.
+    ///
+    /// A file that is there already is accepted if it is empty and lies on the same backing file; any other file is
+    /// [`ImageError::Exists`] and stays as it is.
+    async fn create_overlay(
+        &self,
+        overlay: &Path,
+        backing: &LayerFile,
+        virtual_size: u64,
+    ) -> Result<FileIdentity, ImageError>;
+
+    /// Moves the data of a child down into its parent. No VM has either of them open. The child is left as it was;
+    /// whatever reads through it reads the same bytes before, during and after.
+    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError>;
+
+    /// Writes into `overlay` that its backing file now is `backing` (same folder). The caller vouches that the content
+    /// is the same.
+    async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Result<(), ImageError>;
+
+    /// Copies what a chain reads as into one stand-alone file, sparse, durable on return. The chain may be open for
+    /// reading elsewhere. On failure or drop the target may be there in part.
+    async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Result<(), ImageError>;
+
+    /// Removes a file if it is the one that is meant. A file that is not there is fine.
+    ///
+    /// Another file under the same name is [`ImageError::Changed`] and stays.
+    async fn remove(&self, path: &Path, identity: FileIdentity) -> Result<(), ImageError>;
+}
+
+/// What is true of an image file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Which file it is.
+    pub identity: FileIdentity,
+    /// Size of the disk as a guest sees it.
+    pub virtual_size: u64,
+    /// Bytes it takes on the host's disk.
+    pub allocated: u64,
+    /// The backing file it names, absolute.
+    pub backing: Option<PathBuf>,
+    /// The format says that the image is damaged.
+    pub corrupt: bool,
+}
+
+/// A merge of two neighbouring layers that no VM has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfflineMerge {
+    /// The layer whose data moves.
+    pub child: LayerFile,
+    /// The layer right below it, which takes the data.
+    pub parent: LayerFile,
+    /// All layers below `parent`, from the one right below down to the user's image.
+    pub below: Vec<LayerFile>,
+}
+
+/// A copy of a chain into one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flatten {
+    /// The chain, from the user's image up to the layer whose content is wanted.
+    pub layers: Vec<LayerFile>,
+    /// The file to write; its folder exists.
+    pub target: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+}
+
+/// Why an image operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no such file.
+    #[error("{} does not exist", path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Something else is there under that name.
+    #[error("{} exists already and is not ours", path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It is not the file that is meant.
+    #[error("{} is not the file it was", path.display())]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Another process has it open.
+    #[error("{} is in use by another process: {message}", path.display())]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+        /// The tool's words.
+        message: String,
+    },
+    /// It is not an image of the declared format, or damaged.
+    #[error("{} cannot be used: {message}", path.display())]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// The tool's words.
+        message: String,
+    },
+    /// A file system is full.
+    #[error("no space left for {}", path.display())]
+    NoSpace {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A tool or a system call failed.
+    #[error("{what}: {message}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// In its own words.
+        message: String,
+    },
+}

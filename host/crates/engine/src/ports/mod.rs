@@ -1,0 +1,25 @@
+//! What the engine needs from the world, in its own words.
+//!
+//! Each port is small and says what holds before, after and on failure. Adapters implement them on QEMU, on files, on
+//! the guest's agent, and in the simulator; the engine knows none of these.
+//!
+//! Two rules hold for every method that changes something. It may be called again after it succeeded, and then changes
+//! nothing and succeeds. And a dropped future may leave the change made, half-way, or not made: the engine looks
+//! (`observe`, `stat`) before it goes on.
+
+mod clock;
+mod guest;
+mod hypervisor;
+mod images;
+mod memory;
+mod store;
+
+pub use clock::{Clock, SystemClock};
+pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
+pub use hypervisor::{
+    Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
+    LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode,
+};
+pub use images::{Flatten, ImageError, ImageFacts, Images, OfflineMerge};
+pub use memory::{MemoryError, MemoryStates};
+pub use store::{Guard, Put, Store, StoreError, Stored, Txn};
