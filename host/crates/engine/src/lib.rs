@@ -2,3 +2,6 @@
 
 pub mod layout;
 pub mod ports;
+mod request;
+
+pub use request::{CheckpointView, ExportedFile, NewVm, Request, StopMode, VmChange, VmView};

@@ -1,0 +1,128 @@
+//! What a client can ask of the engine.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use stillpoint_common::{
+    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, DiskName, LayerFile, Operation,
+    OperationKind, PowerState, Vm, VmDefinition, VmId,
+};
+
+/// A VM to define.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVm {
+    /// Its name.
+    pub id: VmId,
+    /// What it is made of.
+    pub definition: VmDefinition,
+    /// What a checkpoint of it shall be.
+    pub checkpoint_policy: CheckpointPolicy,
+    /// Where its checkpoints are kept; `None`: below the service's own folder.
+    pub checkpoint_location: Option<PathBuf>,
+}
+
+/// Changes to a VM; `None` leaves a part as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmChange {
+    /// New policy.
+    pub checkpoint_policy: Option<CheckpointPolicy>,
+    /// New checkpoint location.
+    pub checkpoint_location: Option<PathBuf>,
+    /// New definition.
+    pub definition: Option<VmDefinition>,
+}
+
+/// Work on one VM that runs as an operation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Request {
+    /// Start it.
+    Start,
+    /// Stop it.
+    Stop(StopMode),
+    /// Make it stand still.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Make a checkpoint.
+    CreateCheckpoint {
+        /// What to call it; `None`: VM and time.
+        name: Option<CheckpointName>,
+        /// Overrides the VM's policy.
+        policy: Option<CheckpointPolicy>,
+    },
+    /// Bring the VM back to a checkpoint; Now is lost.
+    Apply(CheckpointId),
+    /// Bring the VM back to the checkpoint Now is a child of; Now is lost.
+    Revert,
+    /// Delete a checkpoint.
+    DeleteCheckpoint(CheckpointId),
+    /// Copy a checkpoint out.
+    Export {
+        /// Which one.
+        checkpoint: CheckpointId,
+        /// The folder to make.
+        folder: PathBuf,
+        /// Format of the images.
+        format: DiskFormat,
+    },
+}
+
+/// How to stop a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StopMode {
+    /// Ask the guest, and wait for it.
+    Graceful,
+    /// Pull the plug.
+    TurnOff,
+}
+
+impl Request {
+    /// The kind of operation it becomes.
+    #[must_use]
+    pub const fn kind(&self) -> OperationKind {
+        match self {
+            Self::Start => OperationKind::StartVm,
+            Self::Stop(_) => OperationKind::StopVm,
+            Self::Pause => OperationKind::PauseVm,
+            Self::Resume => OperationKind::ResumeVm,
+            Self::CreateCheckpoint { .. } => OperationKind::CreateCheckpoint,
+            Self::Apply(_) | Self::Revert => OperationKind::ApplyCheckpoint,
+            Self::DeleteCheckpoint(_) => OperationKind::DeleteCheckpoint,
+            Self::Export { .. } => OperationKind::ExportCheckpoint,
+        }
+    }
+}
+
+/// A VM as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmView {
+    /// Its record.
+    pub vm: Vm,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// For each disk the file that takes its writes, and how many layers it reads through.
+    pub disks: Vec<(DiskName, LayerFile, usize)>,
+    /// What works on it.
+    pub operation: Option<Operation>,
+}
+
+/// A checkpoint as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointView {
+    /// Its record.
+    pub checkpoint: Checkpoint,
+    /// The file of each disk.
+    pub files: BTreeMap<DiskName, PathBuf>,
+}
+
+/// A file of a finished export; the manifest is a list of these.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ExportedFile {
+    /// Relative to the export's folder.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// BLAKE3, hexadecimal; empty for the manifest itself.
+    pub blake3: String,
+}
