@@ -68,17 +68,28 @@ pub trait Hypervisor: Send + Sync {
     /// Gives up a capture, if one runs. The VM goes on as before.
     async fn cancel_capture(&self, instance: InstanceId) -> Result<(), HypervisorError>;
 
-    /// Moves the data of `merge.child` down into `merge.parent` while the VM runs or is paused; then the parent has
-    /// taken the child's place in the chain and the child's file is closed.
+    /// Moves the data of `merge.child` down into `merge.parent` while the VM runs or is paused.
     ///
-    /// Succeeds at once if the child is not in the chain any more. Dropping the future cancels the merge; both layers
-    /// stay valid and in place, and the next call goes on.
+    /// When it returns and the child was not the head of its disk, the parent has taken the child's place in the chain
+    /// and the child's file is closed. If the child is the head, both layers read the same and are kept the same, write
+    /// by write, until [`finish_merge`](Self::finish_merge): the guest still writes through the child. Succeeds at once
+    /// if the child is not in the chain any more. Dropping the future may leave the merge at work; both layers stay
+    /// valid and in place, and the next call goes on or begins again.
     async fn merge(
         &self,
         instance: InstanceId,
         merge: &LiveMerge,
         progress: &ProgressSink,
     ) -> Result<(), HypervisorError>;
+
+    /// Lets the parent take the place of a child that is the head. The engine pauses the VM around it, so that parent
+    /// and child still read the same until the engine has written down which of them is the head.
+    ///
+    /// Afterwards the child is not in the chain and its file is closed. Succeeds at once if that is so already.
+    async fn finish_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError>;
+
+    /// Gives up a merge that is at work; both layers stay valid and in place. None at work is fine.
+    async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError>;
 
     /// What happens to instances, as it happens. A receiver that lags observes instead.
     fn events(&self) -> broadcast::Receiver<HypervisorEvent>;

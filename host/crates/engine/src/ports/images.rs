@@ -28,6 +28,9 @@ pub trait Images: Send + Sync {
     /// whatever reads through it reads the same bytes before, during and after.
     async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError>;
 
+    /// Image files in the same folder that name `path` as their backing file: writing to it would destroy them.
+    async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError>;
+
     /// Writes into `overlay` that its backing file now is `backing` (same folder). The caller vouches that the content
     /// is the same.
     async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Result<(), ImageError>;

@@ -8,6 +8,7 @@
 //! (`observe`, `stat`) before it goes on.
 
 mod clock;
+mod exports;
 mod guest;
 mod hypervisor;
 mod images;
@@ -15,6 +16,7 @@ mod memory;
 mod store;
 
 pub use clock::{Clock, SystemClock};
+pub use exports::{ExportError, ExportTargets};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,

@@ -1,0 +1,80 @@
+//! The port to the folders that exports go to.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use stillpoint_common::{MemoryState, OperationId};
+
+use super::ProgressSink;
+use crate::ExportedFile;
+
+/// Makes export folders: everything is written under a temporary name beside the target, the manifest last, and then
+/// renamed. A folder without a manifest is not an export.
+#[async_trait]
+pub trait ExportTargets: Send + Sync {
+    /// Makes the temporary folder of this operation beside `target`; one that is there already is used again.
+    ///
+    /// Refuses a target that exists, and one whose parent folder does not.
+    async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError>;
+
+    /// Copies a memory state into the temporary folder under this name, checking its hash on the way.
+    async fn copy_memory(&self, state: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError>;
+
+    /// Hashes and syncs what is in the temporary folder, writes the manifest (`manifest.json`: `describe` and the list
+    /// of files) and renames the folder to `target`. Answers the files, the manifest last.
+    ///
+    /// Called again after the rename, it only answers.
+    async fn seal(
+        &self,
+        staged: &Path,
+        target: &Path,
+        describe: serde_json::Value,
+    ) -> Result<Vec<ExportedFile>, ExportError>;
+
+    /// Removes the temporary folder. Not there is fine.
+    async fn discard(&self, staged: &Path) -> Result<(), ExportError>;
+
+    /// Reads the list of files of a finished export, the manifest last.
+    async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError>;
+}
+
+/// Why an export was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The target exists.
+    #[error("{} exists already", path.display())]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target cannot be made.
+    #[error("{} cannot be made: {message}", path.display())]
+    TargetUnusable {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// A file system is full.
+    #[error("no space left for {}", path.display())]
+    NoSpace {
+        /// What was written.
+        path: PathBuf,
+    },
+    /// What was to be copied is missing or damaged.
+    #[error("{} is missing or damaged: {message}", path.display())]
+    SourceDamaged {
+        /// What was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A system call failed.
+    #[error("{what}: {message}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// In its own words.
+        message: String,
+    },
+}
