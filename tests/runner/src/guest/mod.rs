@@ -1,0 +1,46 @@
+//! The test guest: Debian's cloud kernel, a small root in memory with our agent and the tests' own program in it,
+//! and data disks.
+//!
+//! Everything lies in `target/guest-image`. What comes from Debian is fetched once; our own programs and the root are
+//! brought up to date each time, which takes a moment. [`ensure`] may be called as often as one likes.
+//!
+//! ```text
+//! target/guest-image/vmlinuz       the kernel            target/guest/data.qcow2      template of a data disk
+//! target/guest-image/initrd        the root              target/guest/stacked.qcow2   the same, with a loop-mounted one on it
+//! ```
+
+mod cpio;
+mod disks;
+mod fetch;
+mod initrd;
+mod kernel;
+mod modules;
+mod programs;
+
+use crate::problem::{Outcome, Problem};
+use crate::workspace::Workspace;
+
+/// Makes the guest's files, or brings them up to date.
+pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
+    let folder = workspace.guest();
+    std::fs::create_dir_all(&folder).map_err(Problem::file(&folder))?;
+    let kernel = kernel::ensure(&folder)?;
+    let busybox = modules::busybox(&folder)?;
+    let modules = modules::Modules::in_tree(&kernel.modules, &folder.join("modules"), &busybox)?;
+    let programs = programs::build(workspace, &["stillpoint-lab"])?;
+    let sources = workspace.root.join("tests/guest");
+    let content = initrd::Content {
+        init: &sources.join("init"),
+        scripts: &sources.join("scripts"),
+        programs: &programs,
+        busybox: &busybox,
+    };
+    initrd::write(&folder.join("initrd"), &content, &modules)?;
+    let image = folder.join("vmlinuz");
+    if !image.exists() {
+        std::fs::copy(&kernel.image, &image).map_err(Problem::file(&image))?;
+    }
+    disks::ensure(&folder)?;
+    println!("  guest: kernel {}, files in {}", kernel.version, folder.display());
+    Ok(())
+}
