@@ -1,0 +1,129 @@
+//! Dependencies between the workspace's crates point one way.
+//!
+//! ```text
+//! common ← proto  ← { host service, cli, guest agent, tests }
+//! common ← engine ← { qemu, memory, store, guestlink, transfer, sim } ← host service
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// For each crate, those of this workspace that it may use in what is shipped. A new crate must be added here,
+/// which is the moment to think about where it stands.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("common", &[]),
+    ("transport", &["common"]),
+    ("proto", &["common"]),
+    ("engine", &["common"]),
+    ("qemu", &["common", "engine"]),
+    ("memory", &["common", "engine"]),
+    ("store", &["common", "engine"]),
+    ("guestlink", &["common", "engine", "proto", "transport"]),
+    ("transfer", &["common", "engine"]),
+    ("sim", &["common", "engine"]),
+    ("host", &["common", "engine", "guestlink", "memory", "proto", "qemu", "store", "transfer", "transport"]),
+    ("cli", &["common", "proto", "transport"]),
+    ("agent", &["common", "proto", "transport"]),
+    (
+        "tests",
+        &[
+            "agent",
+            "cli",
+            "common",
+            "engine",
+            "guestlink",
+            "host",
+            "memory",
+            "proto",
+            "qemu",
+            "sim",
+            "store",
+            "transfer",
+            "transport",
+        ],
+    ),
+    ("runner", &[]),
+    ("lab", &[]),
+];
+
+/// Crates from outside that would bring in what a crate of ours must not know, with the reason.
+const MUST_NOT_USE: &[(&str, &[&str], &str)] = &[
+    ("common", &["tokio", "tonic", "prost", "rustix"], "the vocabulary does no I/O and waits for nothing"),
+    ("engine", &["tonic", "prost", "prost-types", "hyper", "rustix"], "what decides knows no wire and no system"),
+    ("sim", &["tonic", "prost"], "the simulation is of the engine's ports, not of the wire"),
+    ("runner", &["serde", "serde_json", "tokio", "clap"], "a fresh machine builds it first, in seconds"),
+];
+
+#[test]
+fn dependencies_between_our_crates_point_one_way() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    for (name, uses) in crates() {
+        let Some(may) = allowed.get(name.as_str()) else {
+            panic!("stillpoint-{name} is not in MAY_USE: say there what it may use");
+        };
+        let ours = uses.shipped.iter().filter_map(|used| used.strip_prefix("stillpoint-"));
+        let wrong: Vec<&str> = ours.filter(|used| !may.contains(used)).collect();
+        assert!(wrong.is_empty(), "stillpoint-{name} must not use {wrong:?}; it may use {may:?}");
+    }
+}
+
+#[test]
+fn tests_of_a_crate_use_what_stands_below_it_or_a_real_or_simulated_peer() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    for (name, uses) in crates() {
+        let may = allowed.get(name.as_str()).copied().unwrap_or_default();
+        let ours = uses.in_tests.iter().filter_map(|used| used.strip_prefix("stillpoint-"));
+        let wrong: Vec<&str> =
+            ours.filter(|used| !may.contains(used) && !["sim", "agent"].contains(used) && *used != name).collect();
+        assert!(wrong.is_empty(), "the tests of stillpoint-{name} must not use {wrong:?}");
+    }
+}
+
+#[test]
+fn what_decides_knows_no_wire_and_the_vocabulary_no_io() {
+    let crates = crates();
+    for (name, forbidden, reason) in MUST_NOT_USE {
+        let uses =
+            crates.get(*name).unwrap_or_else(|| panic!("stillpoint-{name} is gone: take it out of MUST_NOT_USE"));
+        let wrong: Vec<&&str> = forbidden.iter().filter(|used| uses.shipped.contains(**used)).collect();
+        assert!(wrong.is_empty(), "stillpoint-{name} must not use {wrong:?}: {reason}");
+    }
+}
+
+/// What one crate names in its manifest.
+#[derive(Debug, Default)]
+struct Uses {
+    /// Ordinary and build dependencies.
+    shipped: BTreeSet<String>,
+    /// Dependencies of its tests alone.
+    in_tests: BTreeSet<String>,
+}
+
+/// The workspace's crates by name, without the `stillpoint-` that all of them carry.
+fn crates() -> BTreeMap<String, Uses> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut ask = Command::new(cargo);
+    ask.args(["metadata", "--no-deps", "--format-version=1", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let answer = ask.output().expect("cargo can be started");
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    let metadata: Value = serde_json::from_slice(&answer.stdout).expect("cargo metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("it lists packages");
+    packages.iter().map(|package| (short(&package["name"]), uses(&package["dependencies"]))).collect()
+}
+
+fn short(name: &Value) -> String {
+    let name = name.as_str().expect("a package has a name");
+    name.strip_prefix("stillpoint-").unwrap_or_else(|| panic!("{name}: our crates are called stillpoint-…")).to_owned()
+}
+
+fn uses(dependencies: &Value) -> Uses {
+    let mut uses = Uses::default();
+    for dependency in dependencies.as_array().expect("a package lists its dependencies") {
+        let name = dependency["name"].as_str().expect("a dependency has a name").to_owned();
+        let list = if dependency["kind"] == "dev" { &mut uses.in_tests } else { &mut uses.shipped };
+        list.insert(name);
+    }
+    uses
+}
