@@ -7,7 +7,11 @@ mod debian;
 mod guest;
 mod packages;
 mod problem;
+mod programs;
+mod report;
 mod shell;
+mod suites;
+mod verify;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,9 +34,12 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[String]) -> Outcome {
-    let Some((what, _rest)) = words.split_first() else { return Err(Problem::new(USE)) };
+    let Some((what, rest)) = words.split_first() else { return Err(Problem::new(USE)) };
     let workspace = Workspace::find()?;
     match what.as_str() {
+        "verify" => verify::verify(&workspace, rest),
+        "demo" => programs::DEMO.run(&workspace, rest),
+        "compare" => programs::COMPARE.run(&workspace, rest),
         "guest" => prepare(&workspace),
         _ => Err(Problem::new(USE)),
     }
@@ -40,7 +47,7 @@ fn run(words: &[String]) -> Outcome {
 
 /// Everything a real guest needs.
 fn prepare(workspace: &Workspace) -> Outcome {
-    println!("Preparing the test guest");
+    eprintln!("Preparing the test guest");
     packages::ensure(&workspace.guest())?;
     guest::ensure(workspace)
 }

@@ -38,7 +38,7 @@ pub(crate) fn ensure(folder: &Path) -> Outcome {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("  missing here, and installed now from Debian's packages: {}", missing.join(" "));
+    eprintln!("  missing here, and installed now from Debian's packages: {}", missing.join(" "));
     as_root(&missing)?;
     update()?;
     install(&missing, folder)?;
@@ -88,7 +88,7 @@ fn install(packages: &[&str], folder: &Path) -> Outcome {
     if would_work(packages, &plain) {
         return get(packages, &plain);
     }
-    println!("  the packages of this release do not fit what is installed here; taking them from backports");
+    eprintln!("  the packages of this release do not fit what is installed here; taking them from backports");
     let sources = debian::backports(folder)?;
     let mut update = Command::new("apt-get");
     update.args(["update", "-q", "-o", "APT::Get::List-Cleanup=0"]).args(&sources.options);

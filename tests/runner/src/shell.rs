@@ -1,19 +1,33 @@
 //! Running other programs: what is run is shown where it takes long or changes the machine, and a failure
 //! says which command it was and what it printed.
+//!
+//! Standard input is always empty: nothing here may wait for a person. All but [`hand_over`] print to standard error,
+//! so that the output of `cargo compare --json` is JSON and nothing else.
 
+use std::io::stderr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::problem::{Outcome, Problem};
 
-/// Runs with the terminal's own output; anything but success is a problem.
+/// Runs with its output on standard error; anything but success is a problem.
 pub(crate) fn run(command: &mut Command) -> Outcome {
     if succeeds(command)? { Ok(()) } else { Err(Problem::new(format!("failed: {}", line(command)))) }
 }
 
-/// Runs with the terminal's own output and tells whether it succeeded. Standard input is always empty:
-/// nothing here may wait for a person.
+/// Runs with its output on standard error and tells whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Outcome<bool> {
-    println!("  $ {}", line(command));
+    eprintln!("  $ {}", line(command));
+    status(command.stdout(stderr()))
+}
+
+/// Runs in our place: its output is ours.
+pub(crate) fn hand_over(command: &mut Command) -> Outcome {
+    eprintln!("  $ {}", line(command));
+    if status(command)? { Ok(()) } else { Err(Problem::new(format!("failed: {}", line(command)))) }
+}
+
+fn status(command: &mut Command) -> Outcome<bool> {
     command.stdin(Stdio::null()).status().map(|status| status.success()).map_err(|e| cannot_start(command, &e))
 }
 
@@ -28,11 +42,11 @@ pub(crate) fn read(command: &mut Command) -> Outcome<String> {
     Err(Problem::new(format!("failed: {}\n{text}{errors}", line(command))))
 }
 
-/// Whether a program of this name can be started: a path, or a name found in `PATH` or in the folders of the
-/// administrator's programs, which some users' `PATH` lacks.
-pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
+/// The program's file: a path as it is, a name looked up in `PATH` and in the folders of the administrator's
+/// programs, which some users' `PATH` lacks.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
-        return Some(program.into()).filter(|path: &std::path::PathBuf| path.is_file());
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -44,6 +58,8 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> Problem {
 }
 
 fn line(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    let program = command.get_program().to_string_lossy();
+    let name = program.rsplit('/').next().unwrap_or_default().to_owned();
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    std::iter::once(name.into()).chain(words).collect::<Vec<_>>().join(" ")
 }

@@ -19,7 +19,7 @@ pub(super) fn ensure(folder: &Path) -> Outcome {
         if folder.join(name).exists() {
             continue;
         }
-        println!("  making the data disk {name}");
+        eprintln!("  making the data disk {name}");
         std::fs::create_dir_all(&empty).map_err(Problem::file(&empty))?;
         if inner {
             ext4(&empty.join("inner.img"), "inner", INNER_MIB, None)?;

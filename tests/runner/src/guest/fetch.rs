@@ -20,7 +20,7 @@ pub(super) fn unpacked(folder: &Path, package: &str, name: &str) -> Outcome<Path
     }
     let tree = work.join("tree");
     std::fs::create_dir_all(&tree).map_err(Problem::file(&tree))?;
-    println!("  fetching the Debian package {package} (for the guest; nothing is installed here)");
+    eprintln!("  fetching the Debian package {package} (for the guest; nothing is installed here)");
     download(&work, package)?;
     shell::read(Command::new("dpkg-deb").arg("-x").arg(deb(&work)?).arg(&tree))?;
     std::fs::rename(&tree, &done).map_err(Problem::file(&done))?;

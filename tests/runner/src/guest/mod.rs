@@ -41,6 +41,6 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
         std::fs::copy(&kernel.image, &image).map_err(Problem::file(&image))?;
     }
     disks::ensure(&folder)?;
-    println!("  guest: kernel {}, files in {}", kernel.version, folder.display());
+    eprintln!("  guest: kernel {}, files in {}", kernel.version, folder.display());
     Ok(())
 }
