@@ -2,11 +2,14 @@
 //!
 //! The `.proto` files document each message and call; nothing is said twice here.
 
+pub mod convert;
+
 mod generated {
     #![allow(
         missing_docs,
         unreachable_pub,
         clippy::all,
+        clippy::too_many_lines,
         clippy::wildcard_enum_match_arm,
         clippy::allow_attributes_without_reason,
         reason = "generated code"

@@ -1,0 +1,38 @@
+//! Checkpoints as clients see them.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use stillpoint_common::{Checkpoint, CheckpointState, DiskName};
+
+use super::{guest, names, operation, spec, time};
+use crate::v1 as pb;
+
+/// The checkpoint as it travels, with the file of each of its disks.
+#[must_use]
+pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) -> pb::Checkpoint {
+    let parent = checkpoint.parent.map(|parent| names::checkpoint(&checkpoint.vm, parent));
+    let disk =
+        |(disk, path): (&DiskName, &PathBuf)| pb::CheckpointDisk { disk: disk.to_string(), path: spec::text(path) };
+    let left_out = checkpoint.left_out.iter();
+    let left_out = left_out.map(|left| pb::LeftOutDisk { disk: left.disk.to_string(), why: left.why.clone() });
+    pb::Checkpoint {
+        name: names::checkpoint(&checkpoint.vm, checkpoint.id),
+        display_name: checkpoint.name.to_string(),
+        parent: parent.unwrap_or_default(),
+        create_time: Some(time::timestamp(checkpoint.created)),
+        kind: pb::CheckpointKind::from(checkpoint.kind).into(),
+        requested_policy: pb::CheckpointPolicy::from(checkpoint.requested_policy).into(),
+        consistency: pb::Consistency::from(checkpoint.consistency).into(),
+        fallback_reason: pb::FallbackReason::from(checkpoint.fallback).into(),
+        fallback_detail: checkpoint.fallback_detail.clone(),
+        spec: Some(spec::spec(&checkpoint.definition)),
+        disks: files.iter().map(disk).collect(),
+        memory_bytes: checkpoint.memory.as_ref().map_or(0, |memory| memory.bytes),
+        was_running: checkpoint.was_running,
+        file_systems: checkpoint.file_systems.iter().map(guest::file_system).collect(),
+        writers: checkpoint.writers.iter().map(guest::writer).collect(),
+        phases: operation::phases(&checkpoint.phases),
+        left_out: left_out.collect(),
+        deleting: checkpoint.state == CheckpointState::Deleting,
+    }
+}

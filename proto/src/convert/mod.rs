@@ -1,0 +1,36 @@
+//! The only place where wire becomes domain and back.
+//!
+//! - [`names`]: resource names, `vms/{vm}/checkpoints/{checkpoint}`.
+//! - [`spec`], [`policy`], [`time`]: the parts that messages share, both ways.
+//! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
+//! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
+//! - [`failure`]: refusals, both ways.
+//! - [`page`]: pages of a list.
+//! - [`status_line`]: the state of a VM in words.
+//!
+//! Nothing here decides: a message says the same as the value it was made of.
+
+pub mod checkpoint;
+pub mod failure;
+pub mod guest;
+pub mod names;
+pub mod operation;
+pub mod page;
+pub mod policy;
+pub mod request;
+pub mod spec;
+pub mod status_line;
+pub mod time;
+pub mod vm;
+
+use stillpoint_common::Failure;
+
+/// The value of an enum field that this version knows, [`Failure`] for any other.
+pub(crate) fn known<E: TryFrom<i32>>(value: i32, field: &str) -> Result<E, Failure> {
+    E::try_from(value).map_err(|_| Failure::field(field, format!("{value} is not a value that this service knows")))
+}
+
+/// `field` inside `parent`, where `parent` may be empty.
+pub(crate) fn inside(parent: &str, field: &str) -> String {
+    if parent.is_empty() { field.to_owned() } else { format!("{parent}.{field}") }
+}

@@ -1,0 +1,104 @@
+//! Policies, kinds, consistency, fallback reasons and outcomes.
+
+use stillpoint_common::{
+    CheckpointPolicy, Consistency, Failure, FallbackReason, FileSystemResult, Kind, PowerState, WriterResult,
+};
+
+use super::known;
+use crate::v1 as pb;
+
+/// Reads a policy; `None` for UNSPECIFIED, whose meaning the message says.
+///
+/// # Errors
+/// The value is not known.
+pub fn policy(value: i32, field: &str) -> Result<Option<CheckpointPolicy>, Failure> {
+    Ok(match known(value, field)? {
+        pb::CheckpointPolicy::Unspecified => None,
+        pb::CheckpointPolicy::Disabled => Some(CheckpointPolicy::Disabled),
+        pb::CheckpointPolicy::Standard => Some(CheckpointPolicy::Standard),
+        pb::CheckpointPolicy::Production => Some(CheckpointPolicy::Production),
+        pb::CheckpointPolicy::ProductionOnly => Some(CheckpointPolicy::ProductionOnly),
+    })
+}
+
+impl From<CheckpointPolicy> for pb::CheckpointPolicy {
+    fn from(policy: CheckpointPolicy) -> Self {
+        match policy {
+            CheckpointPolicy::Disabled => Self::Disabled,
+            CheckpointPolicy::Standard => Self::Standard,
+            CheckpointPolicy::Production => Self::Production,
+            CheckpointPolicy::ProductionOnly => Self::ProductionOnly,
+        }
+    }
+}
+
+impl From<Kind> for pb::CheckpointKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Production => Self::Production,
+            Kind::Standard => Self::Standard,
+        }
+    }
+}
+
+impl From<Consistency> for pb::Consistency {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::Application => Self::Application,
+            Consistency::FileSystem => Self::FileSystem,
+            Consistency::Crash => Self::Crash,
+            Consistency::Memory => Self::Memory,
+            Consistency::Offline => Self::Offline,
+        }
+    }
+}
+
+impl From<Option<FallbackReason>> for pb::FallbackReason {
+    fn from(reason: Option<FallbackReason>) -> Self {
+        match reason {
+            None => Self::Unspecified,
+            Some(FallbackReason::AgentUnreachable) => Self::AgentUnreachable,
+            Some(FallbackReason::AgentIncompatible) => Self::AgentIncompatible,
+            Some(FallbackReason::WriterRefused) => Self::WriterRefused,
+            Some(FallbackReason::WriterTimedOut) => Self::WriterTimedOut,
+            Some(FallbackReason::FileSystemRefused) => Self::FileSystemRefused,
+            Some(FallbackReason::FreezeTimedOut) => Self::FreezeTimedOut,
+            Some(FallbackReason::HoldLapsed) => Self::HoldLapsed,
+            Some(FallbackReason::NothingToFreeze) => Self::NothingToFreeze,
+            Some(FallbackReason::VmNotRunning) => Self::VmNotRunning,
+        }
+    }
+}
+
+impl From<FileSystemResult> for pb::OutcomeResult {
+    fn from(result: FileSystemResult) -> Self {
+        match result {
+            FileSystemResult::Selected => Self::Selected,
+            FileSystemResult::Frozen => Self::Held,
+            FileSystemResult::LeftOut => Self::LeftOut,
+            FileSystemResult::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<WriterResult> for pb::OutcomeResult {
+    fn from(result: WriterResult) -> Self {
+        match result {
+            WriterResult::Stable => Self::Selected,
+            WriterResult::Held => Self::Held,
+            WriterResult::Refused => Self::Failed,
+            WriterResult::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+impl From<PowerState> for pb::VmState {
+    fn from(power: PowerState) -> Self {
+        match power {
+            PowerState::Off => Self::Off,
+            PowerState::Running => Self::Running,
+            PowerState::Paused => Self::Paused,
+            PowerState::PausedCritical => Self::PausedCritical,
+        }
+    }
+}

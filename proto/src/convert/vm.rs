@@ -1,0 +1,46 @@
+//! VMs as clients see them.
+
+use stillpoint_common::{Accelerator, DiskName, LayerFile, Operation, PowerState, Vm};
+
+use super::{names, spec, status_line::status_line, time};
+use crate::v1 as pb;
+
+/// The VM as it travels: its record, whether it runs, for each disk the file that takes its writes with the number of
+/// layers it reads through, and what works on it.
+#[must_use]
+pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], operation: Option<&Operation>) -> pb::Vm {
+    pb::Vm {
+        name: names::vm(&vm.id),
+        uid: vm.uid.to_string(),
+        spec: Some(spec::spec(&vm.definition)),
+        checkpoint_policy: pb::CheckpointPolicy::from(vm.checkpoint_policy).into(),
+        checkpoint_location: spec::text(&vm.checkpoint_location),
+        state: pb::VmState::from(power).into(),
+        status_line: status_line(power, operation),
+        parent_checkpoint: vm.parent.map(|parent| names::checkpoint(&vm.id, parent)).unwrap_or_default(),
+        disks: disks.iter().map(disk_status).collect(),
+        accelerator: vm.accelerator.as_ref().map(accelerator).unwrap_or_default(),
+        generation_id: vm.generation_id.to_string(),
+        operation: operation.map(|operation| names::operation(operation.id)).unwrap_or_default(),
+        create_time: Some(time::timestamp(vm.created)),
+        update_time: Some(time::timestamp(vm.updated)),
+    }
+}
+
+/// `KVM`, or `TCG (why not KVM)`.
+#[must_use]
+pub fn accelerator(accelerator: &Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => "KVM".to_owned(),
+        Accelerator::Tcg(why) if why.is_empty() => "TCG".to_owned(),
+        Accelerator::Tcg(why) => format!("TCG ({why})"),
+    }
+}
+
+fn disk_status((disk, head, depth): &(DiskName, LayerFile, usize)) -> pb::DiskStatus {
+    pb::DiskStatus {
+        disk: disk.to_string(),
+        head_path: spec::text(&head.path),
+        depth: u32::try_from(*depth).unwrap_or(u32::MAX),
+    }
+}
