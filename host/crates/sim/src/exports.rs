@@ -1,0 +1,139 @@
+//! Export folders.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use stillpoint_common::{MemoryState, OperationId};
+use stillpoint_engine::{
+    ExportedFile,
+    ports::{ExportError, MemoryError},
+};
+
+use crate::{files::Image, memory::Memory, state::State};
+
+/// Name of the file that makes a folder an export.
+const MANIFEST: &str = "manifest.json";
+/// How the name of an unfinished export's folder ends.
+const STAGING: &str = ".part";
+
+/// What a finished export says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Manifest {
+    pub(crate) describe: Value,
+    pub(crate) files: Vec<ExportedFile>,
+}
+
+pub(crate) fn staging_folder(target: &Path, operation: OperationId) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{operation}{STAGING}"))
+}
+
+pub(crate) fn is_staging(folder: &Path) -> bool {
+    folder.to_string_lossy().ends_with(STAGING)
+}
+
+fn unusable<T>(path: &Path, message: &str) -> Result<T, ExportError> {
+    Err(ExportError::TargetUnusable { path: path.to_owned(), message: message.to_owned() })
+}
+
+impl State {
+    pub(crate) fn stage(&mut self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError> {
+        if self.folders.contains(target) || self.files.inode(target).is_some() {
+            return Err(ExportError::TargetExists { path: target.to_owned() });
+        }
+        if !target.parent().is_some_and(|parent| self.folders.contains(parent)) {
+            return unusable(target, "the folder above it does not exist");
+        }
+        let staged = staging_folder(target, operation);
+        self.folders.insert(staged.clone());
+        Ok(staged)
+    }
+
+    pub(crate) fn copy_memory(&mut self, memory: &MemoryState, to: &Path) -> Result<(), ExportError> {
+        if self.full {
+            return Err(ExportError::NoSpace { path: to.to_owned() });
+        }
+        if !to.parent().is_some_and(|folder| self.folders.contains(folder)) {
+            return unusable(to, "the folder does not exist");
+        }
+        let damaged =
+            |error: MemoryError| ExportError::SourceDamaged { path: memory.path.clone(), message: error.to_string() };
+        let bytes = self.sealed_memory(memory).map_err(damaged)?;
+        self.memories.insert(to.to_owned(), Memory::Sealed(bytes));
+        Ok(())
+    }
+
+    pub(crate) fn seal_export(
+        &mut self,
+        staged: &Path,
+        target: &Path,
+        describe: Value,
+    ) -> Result<Vec<ExportedFile>, ExportError> {
+        if !self.folders.contains(staged) {
+            return self.exported_files(target);
+        }
+        if self.folders.contains(target) {
+            return Err(ExportError::TargetExists { path: target.to_owned() });
+        }
+        if self.full {
+            return Err(ExportError::NoSpace { path: staged.to_owned() });
+        }
+        let mut files = self.files_below(staged);
+        files.push(ExportedFile {
+            path: MANIFEST.to_owned(),
+            bytes: describe.to_string().len() as u64,
+            blake3: String::new(),
+        });
+        for file in &files {
+            let (from, to) = (staged.join(&file.path), target.join(&file.path));
+            self.files.rename(&from, to.clone());
+            if let Some(memory) = self.memories.remove(&from) {
+                self.memories.insert(to, memory);
+            }
+        }
+        self.folders.remove(staged);
+        self.folders.insert(target.to_owned());
+        self.manifests.insert(target.to_owned(), Manifest { describe, files: files.clone() });
+        Ok(files)
+    }
+
+    fn files_below(&self, folder: &Path) -> Vec<ExportedFile> {
+        let images = self.files.all().map(|(path, image)| (path, image_size(image), hash(&image.blocks)));
+        let memories = self.memories.iter().map(|(path, memory)| match memory {
+            Memory::Open(_) => (path, 0, String::new()),
+            Memory::Sealed(bytes) => (path, bytes.len() as u64, hash(bytes)),
+        });
+        let below = images.chain(memories).filter_map(|(path, bytes, blake3)| {
+            let path = path.strip_prefix(folder).ok()?.to_string_lossy().into_owned();
+            Some(ExportedFile { path, bytes, blake3 })
+        });
+        below.collect()
+    }
+
+    pub(crate) fn discard_export(&mut self, staged: &Path) {
+        for path in self.files.paths().iter().filter(|path| path.starts_with(staged)) {
+            self.files.unlink(path);
+        }
+        self.memories.retain(|path, _| !path.starts_with(staged));
+        self.folders.remove(staged);
+    }
+
+    pub(crate) fn exported_files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {
+        let missing =
+            || ExportError::Failed { what: "read the manifest".to_owned(), message: "no such file".to_owned() };
+        self.manifests.get(target).map(|manifest| manifest.files.clone()).ok_or_else(missing)
+    }
+}
+
+fn image_size(image: &Image) -> u64 {
+    image.allocated().max(1)
+}
+
+fn hash(content: &impl Hash) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("{:064x}", hasher.finish())
+}

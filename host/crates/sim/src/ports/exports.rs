@@ -1,0 +1,61 @@
+//! The port to export folders.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use stillpoint_common::{MemoryState, OperationId, Progress};
+use stillpoint_engine::{
+    ExportedFile,
+    ports::{ExportError, ExportTargets, ProgressSink},
+};
+
+use crate::{Call, exports, process::Process};
+
+pub(super) struct SimExports {
+    process: Process,
+}
+
+impl SimExports {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process }
+    }
+}
+
+#[async_trait]
+impl ExportTargets for SimExports {
+    fn staging_folder(&self, target: &Path, operation: OperationId) -> PathBuf {
+        exports::staging_folder(target, operation)
+    }
+
+    async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError> {
+        self.process.call(Call::StageExport, |state| state.stage(target, operation)).await
+    }
+
+    async fn copy_memory(&self, memory: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError> {
+        let copied = self.process.call(Call::CopyMemory, |state| state.copy_memory(memory, to)).await;
+        progress(Progress { done: memory.bytes, total: memory.bytes });
+        copied
+    }
+
+    async fn seal(
+        &self,
+        staged: &Path,
+        target: &Path,
+        describe: serde_json::Value,
+    ) -> Result<Vec<ExportedFile>, ExportError> {
+        self.process.call(Call::SealExport, |state| state.seal_export(staged, target, describe)).await
+    }
+
+    async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
+        self.process
+            .call(Call::DiscardExport, |state| {
+                state.discard_export(staged);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {
+        self.process.call(Call::ExportFiles, |state| state.exported_files(target)).await
+    }
+}

@@ -1,0 +1,124 @@
+//! The port to guests' agents.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stillpoint_common::{
+    ClockSet, FileSystemResult, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed,
+    WriterResult,
+};
+use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
+
+use crate::{
+    Call, PowerScript,
+    process::Process,
+    sessions::{Reply, file_systems, writers},
+    state::State,
+};
+
+/// How long this adapter waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct SimGuest {
+    process: Process,
+}
+
+impl SimGuest {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process }
+    }
+
+    /// Asks the agent; waits in vain for a silent one.
+    async fn ask<T: Send>(
+        &self,
+        call: Call,
+        act: impl FnOnce(&mut State) -> Result<Reply<T>, QuiesceError> + Send,
+        give_up: impl FnOnce(&mut State) + Send,
+    ) -> Result<T, QuiesceError> {
+        let point = self.process.enter(call).await?;
+        let result = match self.process.act(act) {
+            Ok(Reply::Answer(answer)) => Ok(answer),
+            Ok(Reply::Silence) => {
+                self.process.pass(PATIENCE).await;
+                self.process.act(give_up);
+                Err(QuiesceError::Unanswered { call: call.name(), waited: PATIENCE })
+            }
+            Err(error) => Err(error),
+        };
+        point.leave(result).await
+    }
+}
+
+fn nothing(_: &mut State) {}
+
+#[async_trait]
+impl GuestQuiesce for SimGuest {
+    async fn describe(&self, instance: InstanceId) -> Result<GuestDescription, QuiesceError> {
+        let describe = |state: &mut State| {
+            let Reply::Answer((vm, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            Ok(Reply::Answer(GuestDescription {
+                agent_version: "0.1.0".to_owned(),
+                hostname: vm.to_string(),
+                kernel: "6.12.0-sim".to_owned(),
+                file_systems: file_systems(&script, FileSystemResult::Selected),
+                writers: writers(&script, WriterResult::Stable),
+            }))
+        };
+        self.ask(Call::Describe, describe, nothing).await
+    }
+
+    async fn prepare(&self, instance: InstanceId, request: &QuiesceRequest) -> Result<Prepared, QuiesceError> {
+        self.ask(Call::Prepare, |state| state.prepare(instance, request), nothing).await
+    }
+
+    async fn freeze(&self, instance: InstanceId, session: SessionId) -> Result<Frozen, QuiesceError> {
+        let freeze = |state: &mut State| state.freeze(instance, session);
+        self.ask(Call::Freeze, freeze, |state| state.give_up(session)).await
+    }
+
+    async fn thaw(&self, instance: InstanceId, session: SessionId) -> Result<Thawed, QuiesceError> {
+        self.ask(Call::Thaw, |state| state.thaw(instance, session), nothing).await
+    }
+
+    async fn finish(&self, instance: InstanceId, session: SessionId) -> Result<(), QuiesceError> {
+        let finish = |state: &mut State| {
+            Ok(match state.thaw(instance, session)? {
+                Reply::Answer(_) => Reply::Answer(()),
+                Reply::Silence => Reply::Silence,
+            })
+        };
+        self.ask(Call::Finish, finish, nothing).await
+    }
+
+    async fn set_clock(&self, instance: InstanceId) -> Result<ClockSet, QuiesceError> {
+        let set = |state: &mut State| {
+            let Reply::Answer(_) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            let found = state.instances.get_mut(&instance);
+            let behind = found.map(|found| std::mem::take(&mut found.clock_behind)).unwrap_or_default();
+            let was_off_by_ms = i64::try_from(behind.as_millis()).map_or(i64::MIN, |behind| -behind);
+            Ok(Reply::Answer(ClockSet { was_off_by_ms, uncertainty: Duration::from_millis(1) }))
+        };
+        self.ask(Call::SetClock, set, nothing).await
+    }
+
+    async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError> {
+        let power = |state: &mut State| {
+            let Reply::Answer((_, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            match (script.power, action) {
+                (PowerScript::Obeys, PowerAction::PowerOff) => state.shut_down(instance),
+                (PowerScript::Obeys, PowerAction::Reboot) => state.reboot(instance),
+                (PowerScript::Ignores, PowerAction::PowerOff | PowerAction::Reboot) => {}
+                (PowerScript::Refuses, PowerAction::PowerOff | PowerAction::Reboot) => {
+                    return Err(QuiesceError::Failed { message: "the guest refuses".to_owned() });
+                }
+            }
+            Ok(Reply::Answer(()))
+        };
+        self.ask(Call::Power, power, nothing).await
+    }
+
+    async fn forget(&self, _instance: InstanceId) {
+        // Nothing is kept per instance; only the fault plan may strike here, and a failure cannot be told.
+        let _: Result<(), QuiesceError> = self.process.call(Call::Forget, |_| Ok(())).await;
+    }
+}

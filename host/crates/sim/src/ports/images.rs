@@ -1,0 +1,76 @@
+//! The port to image files.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
+use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink};
+
+use crate::{Call, merging::Merged, process::Process};
+
+pub(super) struct SimImages {
+    process: Process,
+}
+
+impl SimImages {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process }
+    }
+
+    async fn move_down(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+        self.process.act(|state| state.begin_merge_offline(merge))?;
+        let mut done = 0;
+        while let Merged::Part(moved) = self.process.act(|state| state.merge_some_offline(merge))? {
+            done += moved;
+            progress(Progress { done, total: 0 });
+            tokio::task::yield_now().await;
+            self.process.living().await;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Images for SimImages {
+    async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError> {
+        self.process.call(Call::Stat, |state| state.stat(path, format)).await
+    }
+
+    async fn create_overlay(
+        &self,
+        overlay: &Path,
+        backing: &LayerFile,
+        virtual_size: u64,
+    ) -> Result<FileIdentity, ImageError> {
+        self.process.call(Call::CreateOverlay, |state| state.create_overlay(overlay, backing, virtual_size)).await
+    }
+
+    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+        let point = self.process.enter(Call::MergeOffline).await?;
+        let result = self.move_down(merge, progress).await;
+        point.leave(result).await
+    }
+
+    async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {
+        let overlays = self.process.call(Call::OverlaysOf, |state| {
+            let children = state.files.children(path).into_iter().map(|(child, _)| child.clone());
+            Ok(children.filter(|child| child.parent() == path.parent()).collect())
+        });
+        overlays.await
+    }
+
+    async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Result<(), ImageError> {
+        self.process.call(Call::Repoint, |state| state.repoint(overlay, backing)).await
+    }
+
+    async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Result<(), ImageError> {
+        let point = self.process.enter(Call::Flatten).await?;
+        let result = self.process.act(|state| state.flatten(flatten));
+        progress(Progress { done: 1, total: 1 });
+        point.leave(result).await
+    }
+
+    async fn remove(&self, path: &Path, identity: FileIdentity) -> Result<(), ImageError> {
+        self.process.call(Call::RemoveFile, |state| state.remove(path, identity)).await
+    }
+}
