@@ -31,6 +31,22 @@ pub enum OperationKind {
     ExportCheckpoint,
 }
 
+impl std::fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::StartVm => "start VM",
+            Self::StopVm => "stop VM",
+            Self::PauseVm => "pause VM",
+            Self::ResumeVm => "resume VM",
+            Self::CreateCheckpoint => "create checkpoint",
+            Self::ApplyCheckpoint => "apply checkpoint",
+            Self::DeleteCheckpoint => "delete checkpoint",
+            Self::CollectLayers => "merge layers",
+            Self::ExportCheckpoint => "export checkpoint",
+        })
+    }
+}
+
 /// A part of an operation whose duration is worth knowing: `prepare`, `freeze`, `cut`, `thaw`, `pause`, `capture`, …
 pub type PhaseName = String;
 

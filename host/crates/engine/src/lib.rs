@@ -1,7 +1,24 @@
 //! The checkpoint engine: everything that decides, and nothing that knows a hypervisor, a file format or a wire.
 
+mod actor;
+mod admission;
+mod catalogue;
+mod config;
+mod context;
+mod disks;
+mod engine;
+mod error;
+mod fallback;
+mod forest;
+mod hub;
+mod job;
 pub mod layout;
+mod plans;
 pub mod ports;
 mod request;
+mod saga;
 
+pub use config::EngineConfig;
+pub use context::Ports;
+pub use engine::Engine;
 pub use request::{CheckpointView, ExportedFile, NewVm, Request, StopMode, VmChange, VmView};

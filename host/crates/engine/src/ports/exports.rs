@@ -12,6 +12,9 @@ use crate::ExportedFile;
 /// renamed. A folder without a manifest is not an export.
 #[async_trait]
 pub trait ExportTargets: Send + Sync {
+    /// The path of the temporary folder of this operation beside `target`.
+    fn staging_folder(&self, target: &Path, operation: OperationId) -> PathBuf;
+
     /// Makes the temporary folder of this operation beside `target`; one that is there already is used again.
     ///
     /// Refuses a target that exists, and one whose parent folder does not.

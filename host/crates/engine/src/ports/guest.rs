@@ -100,6 +100,12 @@ pub enum QuiesceError {
     /// The guest has no file system that a freeze would hold.
     #[error("the guest has no file system that can be frozen")]
     NothingToFreeze,
+    /// The VM is paused: its guest cannot be asked. Decided by the engine, never answered by an agent.
+    #[error("{why}")]
+    Paused {
+        /// In words.
+        why: String,
+    },
     /// The session ended before it was asked to: lease over, or agent restarted.
     #[error("the quiesce session is over: {why}")]
     Lapsed {
@@ -125,6 +131,7 @@ impl QuiesceError {
             Self::WriterRefused { .. } => FallbackReason::WriterRefused,
             Self::WriterTimedOut { .. } => FallbackReason::WriterTimedOut,
             Self::FileSystemRefused { .. } => FallbackReason::FileSystemRefused,
+            Self::Paused { .. } => FallbackReason::VmNotRunning,
             Self::NothingToFreeze => FallbackReason::NothingToFreeze,
             Self::Lapsed { .. } => FallbackReason::HoldLapsed,
         }

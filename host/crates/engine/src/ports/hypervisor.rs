@@ -55,6 +55,9 @@ pub trait Hypervisor: Send + Sync {
     /// Guest writes before that instant are in the old head, those after in the overlay. VM running or paused.
     async fn switch_heads(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError>;
 
+    /// Version of the program that runs the instance: `10.0.2`.
+    async fn version(&self, instance: InstanceId) -> Result<String, HypervisorError>;
+
     /// Readies the instance to save its memory to `sink` (QEMU writes its stream there). Nothing is saved yet.
     async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Result<(), HypervisorError>;
 

@@ -1,0 +1,85 @@
+//! Changes of a VM's record, and its deletion.
+
+use stillpoint_common::{CheckpointId, CheckpointName, Failure, Reason, Vm, VmDefinition};
+
+use super::VmActor;
+use crate::{VmChange, admission::Situation, catalogue::Changes, disks::take_disks, error::StepError};
+
+impl VmActor {
+    pub(super) async fn change(&mut self, change: VmChange) -> Result<(), Failure> {
+        let mut vm = self.idle_vm().await?;
+        let has_checkpoints = !self.world.catalogue.checkpoints(&self.vm).await?.is_empty();
+        let mut changes = Changes::default();
+        if let Some(policy) = change.checkpoint_policy {
+            vm.checkpoint_policy = policy;
+        }
+        if let Some(location) = change.checkpoint_location {
+            if has_checkpoints {
+                return Err(self
+                    .has_checkpoints("its checkpoint location cannot be changed")
+                    .at("vm.checkpoint_location"));
+            }
+            vm.checkpoint_location = location;
+        }
+        if let Some(definition) = change.definition {
+            changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
+        }
+        vm.updated = self.now();
+        Ok(self.world.catalogue.commit(changes.set_vm(&vm)).await.map_err(StepError::from)?)
+    }
+
+    async fn redefine(&self, vm: &mut Vm, definition: VmDefinition, has_checkpoints: bool) -> Result<Changes, Failure> {
+        if vm.instance.is_some() {
+            return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)).at("vm.spec"));
+        }
+        definition.check().map_err(|wrong| Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem))?;
+        let mut changes = Changes::default();
+        if definition.disks != vm.definition.disks {
+            if has_checkpoints {
+                return Err(self.has_checkpoints("its disks cannot be changed").at("vm.spec.disks"));
+            }
+            for layer in self.world.catalogue.forest(&vm.id).await?.iter() {
+                changes = changes.delete_layer(&vm.id, layer);
+            }
+            let layers = take_disks(&self.world, Some(&vm.id), &definition).await?;
+            vm.heads = layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect();
+            changes = layers.iter().fold(changes, |changes, layer| changes.set_layer(&vm.id, layer));
+        }
+        vm.definition = definition;
+        Ok(changes)
+    }
+
+    pub(super) async fn rename(&mut self, id: CheckpointId, name: CheckpointName) -> Result<(), Failure> {
+        self.idle_vm().await?;
+        let mut checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
+        checkpoint.name = name;
+        let changes = Changes::default().set_checkpoint(&checkpoint);
+        Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)
+    }
+
+    pub(super) async fn delete(&mut self) -> Result<(), Failure> {
+        let vm = self.idle_vm().await?;
+        if vm.instance.is_some() {
+            return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)));
+        }
+        if !self.world.catalogue.checkpoints(&self.vm).await?.is_empty() {
+            return Err(self.has_checkpoints("it cannot be deleted"));
+        }
+        let forest = self.world.catalogue.forest(&vm.id).await?;
+        let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
+        Ok(self.world.catalogue.commit(changes.delete_vm(&vm.id)).await.map_err(StepError::from)?)
+    }
+
+    /// The VM's record, if nothing is at work on it.
+    async fn idle_vm(&self) -> Result<Vm, Failure> {
+        let vm = self.world.catalogue.vm(&self.vm).await?;
+        let running = self.running.as_ref().map(|running| running.reporter.now());
+        let max_checkpoints = self.world.config.max_checkpoints;
+        Situation { vm: &vm, checkpoints: &[], running: running.as_ref(), max_checkpoints }.idle()?;
+        Ok(vm)
+    }
+
+    fn has_checkpoints(&self, so: &str) -> Failure {
+        Failure::new(Reason::VmHasCheckpoints, format!("VM {} has checkpoints: {so}", self.vm))
+    }
+}

@@ -1,0 +1,227 @@
+//! One actor per VM: all work on a VM goes through its mailbox, one operation at a time.
+//!
+//! ```text
+//!  started ── recover open jobs ── idle ⇄ running(operation) ── gone
+//!                                   │  settle when a process ended
+//!                                   └─ changes of the record, deletion
+//! ```
+
+mod change;
+
+use std::sync::Arc;
+
+use stillpoint_common::{
+    CheckpointId, CheckpointName, Failure, InstanceId, Operation, OperationId, OperationKind, Reason, VmId,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Request, VmChange,
+    admission::Situation,
+    catalogue::Changes,
+    context::{Cx, Reporter, World},
+    hub::Hub,
+    job::Job,
+    plans,
+    saga::Journal,
+};
+
+/// How many messages may wait for an actor.
+const MAILBOX: usize = 64;
+
+/// What can be asked of a VM's actor.
+pub(crate) enum Message {
+    Submit { request: Request, request_id: Option<String>, reply: oneshot::Sender<Result<Operation, Failure>> },
+    Change { change: Box<VmChange>, reply: oneshot::Sender<Result<(), Failure>> },
+    Rename { checkpoint: CheckpointId, name: CheckpointName, reply: oneshot::Sender<Result<(), Failure>> },
+    Delete { reply: oneshot::Sender<Result<(), Failure>> },
+    Cancel { operation: OperationId },
+    Ended { instance: InstanceId },
+    Stop,
+}
+
+/// The actor of one VM.
+pub(crate) struct VmActor {
+    world: Arc<World>,
+    hub: Arc<Hub>,
+    vm: VmId,
+    running: Option<Running>,
+    tasks: JoinSet<()>,
+}
+
+struct Running {
+    reporter: Reporter,
+    cancel: CancellationToken,
+}
+
+/// What comes after a message.
+enum After {
+    GoOn,
+    End,
+}
+
+impl VmActor {
+    /// Starts the actor; it recovers these open jobs before it takes a message.
+    pub(crate) fn spawn(world: Arc<World>, hub: Arc<Hub>, vm: VmId, open: Vec<Job>) -> mpsc::Sender<Message> {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let actor = Self { world, hub, vm, running: None, tasks: JoinSet::new() };
+        tokio::spawn(actor.run(mailbox, open));
+        sender
+    }
+
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>, open: Vec<Job>) {
+        self.recover(open).await;
+        loop {
+            tokio::select! {
+                message = mailbox.recv() => {
+                    let Some(message) = message else { break };
+                    match self.handle(message).await {
+                        After::GoOn => {}
+                        After::End => break,
+                    }
+                }
+                Some(_) = self.tasks.join_next() => self.running = None,
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    async fn recover(&mut self, open: Vec<Job>) {
+        let idle =
+            self.cx(Reporter::new(Job::new(OperationKind::CollectLayers, self.vm.clone(), None, self.now()).operation));
+        if let Err(error) = plans::release_hold(&idle).await {
+            tracing::error!(vm = %self.vm, error = %Failure::from(error), "a paused VM could not be resumed");
+        }
+        for job in open {
+            tracing::info!(vm = %self.vm, operation = %job.operation.id, "recovering");
+            let reporter = Reporter::new(job.operation.clone());
+            self.hub.enter(&reporter);
+            let cx = self.cx(reporter);
+            let id = job.operation.id;
+            let mut journal = Journal::new(job, self.world.catalogue.clone(), cx.reporter.clone());
+            let result = plans::recover(&mut journal, &cx).await;
+            journal.end(result, self.now()).await;
+            self.hub.leave(id);
+        }
+        if let Err(error) = plans::settle(&idle).await {
+            tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+        }
+        if plans::collection_is_due(&idle).await {
+            let job = Job::new(OperationKind::CollectLayers, self.vm.clone(), None, self.now());
+            if self.world.catalogue.commit(Changes::default().set_job(&job)).await.is_ok() {
+                self.begin(job);
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: Message) -> After {
+        match message {
+            Message::Submit { request, request_id, reply } => {
+                let _ = reply.send(self.submit(request, request_id).await);
+            }
+            Message::Change { change, reply } => {
+                let _ = reply.send(self.change(*change).await);
+            }
+            Message::Rename { checkpoint, name, reply } => {
+                let _ = reply.send(self.rename(checkpoint, name).await);
+            }
+            Message::Delete { reply } => {
+                let deleted = self.delete().await;
+                let done = deleted.is_ok();
+                let _ = reply.send(deleted);
+                if done {
+                    return After::End;
+                }
+            }
+            Message::Cancel { operation } => self.cancel(operation),
+            Message::Ended { instance } => self.ended(instance).await,
+            Message::Stop => return After::End,
+        }
+        After::GoOn
+    }
+
+    async fn submit(&mut self, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
+        if let Some(known) = self.known(&request, request_id.as_deref()).await? {
+            return Ok(known);
+        }
+        let vm = self.world.catalogue.vm(&self.vm).await?;
+        let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
+        let running = self.running.as_ref().map(|running| running.reporter.now());
+        let max_checkpoints = self.world.config.max_checkpoints;
+        Situation { vm: &vm, checkpoints: &checkpoints, running: running.as_ref(), max_checkpoints }.admit(&request)?;
+        let job = Job::new(request.kind(), self.vm.clone(), Some(request), self.now());
+        let mut changes = Changes::default().set_job(&job);
+        if let Some(request_id) = &request_id {
+            changes = changes.new_request(&self.vm, request_id, &job);
+        }
+        self.world.catalogue.commit(changes).await.map_err(crate::error::StepError::from)?;
+        let operation = job.operation.clone();
+        self.begin(job);
+        Ok(operation)
+    }
+
+    /// The operation that this request id was used for, if it was.
+    async fn known(&self, request: &Request, request_id: Option<&str>) -> Result<Option<Operation>, Failure> {
+        let Some(request_id) = request_id else { return Ok(None) };
+        let Some(id) = self.world.catalogue.request(&self.vm, request_id).await? else { return Ok(None) };
+        let job = self.world.catalogue.job(id).await?;
+        if job.request.as_ref() != Some(request) {
+            let message = format!("request_id {request_id} belongs to operation {id}, which is another request");
+            return Err(Failure::new(Reason::RequestIdReused, message).at("request_id"));
+        }
+        Ok(Some(self.hub.find(id).unwrap_or(job.operation)))
+    }
+
+    /// Sets a job to work, in a task of its own, so that the actor can go on answering.
+    fn begin(&mut self, job: Job) {
+        let reporter = Reporter::new(job.operation.clone());
+        self.hub.enter(&reporter);
+        let cx = self.cx(reporter.clone());
+        self.running = Some(Running { reporter, cancel: cx.cancel.clone() });
+        let hub = self.hub.clone();
+        self.tasks.spawn(async move {
+            let id = job.operation.id;
+            tracing::info!(vm = %cx.vm, operation = %id, kind = ?job.operation.kind, "begun");
+            let mut journal = Journal::new(job, cx.world.catalogue.clone(), cx.reporter.clone());
+            let result = plans::execute(&mut journal, &cx).await;
+            if let Err(failure) = &result {
+                tracing::warn!(vm = %cx.vm, operation = %id, reason = failure.reason.code(), %failure, "failed");
+            }
+            if let Err(error) = plans::settle(&cx).await {
+                tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's process could not be observed");
+            }
+            journal.end(result, cx.ports().clock.now()).await;
+            hub.leave(id);
+        });
+    }
+
+    fn cancel(&self, operation: OperationId) {
+        if let Some(running) = self.running.as_ref().filter(|running| running.reporter.now().id == operation) {
+            running.cancel.cancel();
+        }
+    }
+
+    /// A process has ended by itself. An operation that runs will see it; otherwise the catalogue is told now.
+    async fn ended(&self, instance: InstanceId) {
+        let is_ours = self.world.catalogue.vm(&self.vm).await.is_ok_and(|vm| vm.instance == Some(instance));
+        if !is_ours || self.running.is_some() {
+            return;
+        }
+        let cx = self.cx(Reporter::new(Job::new(OperationKind::StopVm, self.vm.clone(), None, self.now()).operation));
+        if let Err(error) = plans::settle(&cx).await {
+            tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+        }
+    }
+
+    fn cx(&self, reporter: Reporter) -> Cx {
+        Cx { world: self.world.clone(), vm: self.vm.clone(), reporter, cancel: CancellationToken::new() }
+    }
+
+    fn now(&self) -> jiff::Timestamp {
+        self.world.ports.clock.now()
+    }
+}

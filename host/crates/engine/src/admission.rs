@@ -1,0 +1,82 @@
+//! Whether a request may begin now. Pure.
+
+use stillpoint_common::{Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm};
+
+use crate::Request;
+
+/// What admission looks at.
+pub(crate) struct Situation<'a> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) checkpoints: &'a [Checkpoint],
+    /// What is at work on the VM.
+    pub(crate) running: Option<&'a Operation>,
+    pub(crate) max_checkpoints: usize,
+}
+
+impl Situation<'_> {
+    /// Says why a request cannot begin, if so. What the request names is looked at before whether the VM is busy, since
+    /// waiting would not help against a name that is wrong.
+    pub(crate) fn admit(&self, request: &Request) -> Result<(), Failure> {
+        match request {
+            Request::Start | Request::Stop(_) => {}
+            Request::Pause | Request::Resume => self.is_on()?,
+            Request::CreateCheckpoint { policy, .. } => self.may_create(policy.unwrap_or(self.vm.checkpoint_policy))?,
+            Request::Apply(id) | Request::DeleteCheckpoint(id) => self.is_ready(*id)?,
+            Request::Revert => self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?,
+            Request::Export { checkpoint, folder, .. } => {
+                if !folder.is_absolute() {
+                    let problem = format!("must be an absolute path, not {:?}", folder.display().to_string());
+                    return Err(Failure::field("target_folder", problem));
+                }
+                self.is_ready(*checkpoint)?;
+            }
+        }
+        self.idle()
+    }
+
+    /// Says what is at work, if something is.
+    pub(crate) fn idle(&self) -> Result<(), Failure> {
+        let Some(operation) = self.running else { return Ok(()) };
+        let (vm, id, kind) = (&self.vm.id, operation.id, operation.kind);
+        let message = format!("VM {vm} is busy with operation {id} ({kind})");
+        Err(Failure::new(Reason::VmBusy, message))
+    }
+
+    fn is_on(&self) -> Result<(), Failure> {
+        match self.vm.instance {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Reason::VmNotRunning, format!("VM {} is off", self.vm.id))),
+        }
+    }
+
+    fn may_create(&self, policy: CheckpointPolicy) -> Result<(), Failure> {
+        let vm = &self.vm.id;
+        if policy == CheckpointPolicy::Disabled {
+            return Err(Failure::new(Reason::CheckpointsDisabled, format!("checkpoints of VM {vm} are disabled")));
+        }
+        let count = self.checkpoints.len();
+        if count >= self.max_checkpoints {
+            let message = format!("VM {vm} has {count} checkpoints, the most a VM may have");
+            return Err(Failure::new(Reason::CheckpointLimit, message));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, id: CheckpointId) -> Result<(), Failure> {
+        let vm = &self.vm.id;
+        match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
+            None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
+            Some(found) => match found.state {
+                CheckpointState::Ready => Ok(()),
+                CheckpointState::Deleting => {
+                    let message = format!("checkpoint {:?} ({id}) of VM {vm} is being deleted", found.name.as_str());
+                    Err(Failure::new(Reason::CheckpointDeleting, message))
+                }
+            },
+        }
+    }
+
+    fn nothing_to_revert_to(&self) -> Failure {
+        Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id))
+    }
+}

@@ -1,0 +1,120 @@
+//! Writes to the catalogue that become visible together.
+
+use stillpoint_common::{Checkpoint, CheckpointId, FileIdentity, InstanceId, Layer, Vm, VmId};
+
+use super::{keys, record::encode};
+use crate::{
+    job::Job,
+    ports::{Guard, Put, Txn},
+};
+
+/// A set of writes. Later writes of the same record win.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    txn: Txn,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.txn.writes.is_empty()
+    }
+
+    pub(super) fn into_txn(self) -> Txn {
+        self.txn
+    }
+
+    /// These writes after the present ones.
+    pub(crate) fn and(mut self, later: Self) -> Self {
+        self.txn.guards.extend(later.txn.guards);
+        later.txn.writes.into_iter().for_each(|put| self.put(put));
+        self
+    }
+
+    pub(crate) fn set_vm(mut self, vm: &Vm) -> Self {
+        self.put(Put::Set(keys::vm(&vm.id), encode(vm)));
+        self
+    }
+
+    /// Only if there is no VM of this name.
+    pub(crate) fn new_vm(mut self, vm: &Vm) -> Self {
+        self.txn.guards.push(Guard::Absent(keys::vm(&vm.id)));
+        self.set_vm(vm)
+    }
+
+    pub(crate) fn delete_vm(mut self, vm: &VmId) -> Self {
+        self.put(Put::Delete(keys::vm(vm)));
+        self
+    }
+
+    pub(crate) fn set_checkpoint(mut self, checkpoint: &Checkpoint) -> Self {
+        self.put(Put::Set(keys::checkpoint(&checkpoint.vm, checkpoint.id), encode(checkpoint)));
+        self
+    }
+
+    pub(crate) fn delete_checkpoint(mut self, vm: &VmId, id: CheckpointId) -> Self {
+        self.put(Put::Delete(keys::checkpoint(vm, id)));
+        self
+    }
+
+    /// Keeps a layer and notes whose disk its file is.
+    pub(crate) fn set_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.put(Put::Set(keys::layer(vm, layer.file.id), encode(layer)));
+        self.put(Put::Set(keys::file(layer.identity), encode(vm)));
+        self
+    }
+
+    /// The same, only if the file is nobody's yet.
+    pub(crate) fn new_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.txn.guards.push(Guard::Absent(keys::file(layer.identity)));
+        self.set_layer(vm, layer)
+    }
+
+    pub(crate) fn delete_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.put(Put::Delete(keys::layer(vm, layer.file.id)));
+        self.free_file(layer.identity)
+    }
+
+    fn free_file(mut self, identity: FileIdentity) -> Self {
+        self.put(Put::Delete(keys::file(identity)));
+        self
+    }
+
+    /// Keeps a job, and marks it as open or as ended.
+    pub(crate) fn set_job(mut self, job: &Job) -> Self {
+        let id = job.operation.id;
+        self.put(Put::Set(keys::job(id), encode(job)));
+        self.put(match job.is_open() {
+            true => Put::Set(keys::open_job(id), encode(&id)),
+            false => Put::Delete(keys::open_job(id)),
+        });
+        self
+    }
+
+    /// Notes which operation a request id stands for, only if it stands for none yet.
+    pub(crate) fn new_request(mut self, vm: &VmId, request_id: &str, job: &Job) -> Self {
+        let key = keys::request(vm, request_id);
+        self.txn.guards.push(Guard::Absent(key.clone()));
+        self.put(Put::Set(key, encode(&job.operation.id)));
+        self
+    }
+
+    /// Notes that this process is about to be paused by us, outside a plan, for a moment.
+    pub(crate) fn set_hold(mut self, vm: &VmId, instance: InstanceId) -> Self {
+        self.put(Put::Set(keys::hold(vm), encode(&instance)));
+        self
+    }
+
+    pub(crate) fn clear_hold(mut self, vm: &VmId) -> Self {
+        self.put(Put::Delete(keys::hold(vm)));
+        self
+    }
+
+    fn put(&mut self, put: Put) {
+        let key = |put: &Put| match put {
+            Put::Set(key, _) | Put::Delete(key) => key.clone(),
+        };
+        let new = key(&put);
+        self.txn.writes.retain(|old| key(old) != new);
+        self.txn.writes.push(put);
+    }
+}

@@ -1,0 +1,47 @@
+//! Keys of the records. A key never changes its meaning.
+
+use stillpoint_common::{CheckpointId, FileIdentity, LayerId, OperationId, VmId};
+
+pub(super) const VMS: &str = "vm/";
+pub(super) const JOBS: &str = "job/";
+pub(super) const OPEN_JOBS: &str = "open/";
+
+pub(super) fn vm(id: &VmId) -> String {
+    format!("{VMS}{id}")
+}
+
+pub(super) fn checkpoints(vm: &VmId) -> String {
+    format!("checkpoint/{vm}/")
+}
+
+pub(super) fn checkpoint(vm: &VmId, id: CheckpointId) -> String {
+    format!("checkpoint/{vm}/{id}")
+}
+
+pub(super) fn layers(vm: &VmId) -> String {
+    format!("layer/{vm}/")
+}
+
+pub(super) fn layer(vm: &VmId, id: LayerId) -> String {
+    format!("layer/{vm}/{id}")
+}
+
+pub(super) fn file(identity: FileIdentity) -> String {
+    format!("file/{}/{}", identity.device, identity.inode)
+}
+
+pub(super) fn job(id: OperationId) -> String {
+    format!("{JOBS}{id}")
+}
+
+pub(super) fn open_job(id: OperationId) -> String {
+    format!("{OPEN_JOBS}{id}")
+}
+
+pub(super) fn request(vm: &VmId, request_id: &str) -> String {
+    format!("request/{vm}/{request_id}")
+}
+
+pub(super) fn hold(vm: &VmId) -> String {
+    format!("hold/{vm}")
+}

@@ -1,0 +1,127 @@
+//! The catalogue: typed records over the store. Reads see the last commit; writes go through [`Changes`].
+
+mod changes;
+mod keys;
+mod record;
+
+use std::sync::Arc;
+
+use stillpoint_common::{
+    Checkpoint, CheckpointId, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason, Vm, VmId,
+};
+
+pub(crate) use self::changes::Changes;
+use self::record::decode;
+use crate::{
+    forest::Forest,
+    job::Job,
+    ports::{Store, StoreError},
+};
+
+/// How many records one read of the store asks for.
+const PAGE: usize = 256;
+
+/// Typed access to the store.
+#[derive(Clone)]
+pub(crate) struct Catalogue {
+    store: Arc<dyn Store>,
+}
+
+impl Catalogue {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    pub(crate) async fn vm(&self, id: &VmId) -> Result<Vm, Failure> {
+        let found: Option<Vm> = self.get(&keys::vm(id)).await?;
+        found.ok_or_else(|| Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))
+    }
+
+    pub(crate) async fn vms(&self, after: Option<&VmId>, limit: usize) -> Result<Vec<Vm>, Failure> {
+        let after = after.map(keys::vm);
+        let found = self.store.scan(keys::VMS, after.as_deref(), limit).await.map_err(unavailable)?;
+        found.iter().map(|(key, stored)| decode(key, &stored.value)).collect()
+    }
+
+    /// A VM's checkpoints, oldest first.
+    pub(crate) async fn checkpoints(&self, vm: &VmId) -> Result<Vec<Checkpoint>, Failure> {
+        self.all(&keys::checkpoints(vm)).await
+    }
+
+    pub(crate) async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Checkpoint, Failure> {
+        let found: Option<Checkpoint> = self.get(&keys::checkpoint(vm, id)).await?;
+        let absent = || Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"));
+        found.ok_or_else(absent)
+    }
+
+    pub(crate) async fn forest(&self, vm: &VmId) -> Result<Forest, Failure> {
+        let layers: Vec<Layer> = self.all(&keys::layers(vm)).await?;
+        Ok(Forest::new(layers))
+    }
+
+    /// Whose disk a file is.
+    pub(crate) async fn owner(&self, file: FileIdentity) -> Result<Option<VmId>, Failure> {
+        self.get(&keys::file(file)).await
+    }
+
+    /// The process that was paused by us for the end of a merge, if a crash came in between.
+    pub(crate) async fn hold(&self, vm: &VmId) -> Result<Option<InstanceId>, Failure> {
+        self.get(&keys::hold(vm)).await
+    }
+
+    pub(crate) async fn job(&self, id: OperationId) -> Result<Job, Failure> {
+        let found: Option<Job> = self.get(&keys::job(id)).await?;
+        found.ok_or_else(|| Failure::new(Reason::OperationNotFound, format!("there is no operation {id}")))
+    }
+
+    /// Operations, oldest first.
+    pub(crate) async fn jobs(&self) -> Result<Vec<Job>, Failure> {
+        self.all(keys::JOBS).await
+    }
+
+    /// Operations that have not ended.
+    pub(crate) async fn open_jobs(&self) -> Result<Vec<Job>, Failure> {
+        let ids: Vec<OperationId> = self.all(keys::OPEN_JOBS).await?;
+        let mut jobs = Vec::with_capacity(ids.len());
+        for id in ids {
+            jobs.push(self.job(id).await?);
+        }
+        Ok(jobs)
+    }
+
+    /// The operation that a request id was used for.
+    pub(crate) async fn request(&self, vm: &VmId, request_id: &str) -> Result<Option<OperationId>, Failure> {
+        self.get(&keys::request(vm, request_id)).await
+    }
+
+    pub(crate) async fn commit(&self, changes: Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(changes.into_txn()).await.map(|_| ())
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
+        let stored = self.store.get(key).await.map_err(unavailable)?;
+        stored.map(|stored| decode(key, &stored.value)).transpose()
+    }
+
+    async fn all<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Failure> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store.scan(prefix, after.as_deref(), PAGE).await.map_err(unavailable)?;
+            for (key, stored) in &page {
+                found.push(decode(key, &stored.value)?);
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => after = Some(key.clone()),
+                Some(_) | None => return Ok(found),
+            }
+        }
+    }
+}
+
+fn unavailable(error: StoreError) -> Failure {
+    crate::error::StepError::from(error).into()
+}

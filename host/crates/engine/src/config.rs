@@ -1,0 +1,35 @@
+//! What the engine can be told.
+
+use std::{path::PathBuf, time::Duration};
+
+/// Deadlines, limits and folders. Every wait on a peer has its deadline here or in the adapter that does the waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Below it each VM gets a folder for configuration and memory of its checkpoints, unless it has one of its own.
+    pub checkpoints_folder: PathBuf,
+    /// The longest time a guest may be held by a production checkpoint (10 s).
+    pub lease: Duration,
+    /// How long a guest may take to switch itself off (90 s).
+    pub graceful_stop: Duration,
+    /// How long loading a memory state may take (10 min).
+    pub memory_load: Duration,
+    /// How long to try to set the clock after an apply (20 s).
+    pub clock_after_apply: Duration,
+    /// The most checkpoints a VM may have (50).
+    pub max_checkpoints: usize,
+}
+
+impl EngineConfig {
+    /// The defaults, with checkpoints below this folder.
+    #[must_use]
+    pub fn new(checkpoints_folder: impl Into<PathBuf>) -> Self {
+        Self {
+            checkpoints_folder: checkpoints_folder.into(),
+            lease: Duration::from_secs(10),
+            graceful_stop: Duration::from_secs(90),
+            memory_load: Duration::from_secs(600),
+            clock_after_apply: Duration::from_secs(20),
+            max_checkpoints: 50,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The engine as its service sees it.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use stillpoint_common::{
+    CheckpointId, CheckpointName, Failure, GuestDescription, Operation, OperationId, PowerState, Reason, Vm, VmId,
+};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::{
+    CheckpointView, EngineConfig, NewVm, Ports, Request, VmChange, VmView,
+    actor::{Message, VmActor},
+    catalogue::{Catalogue, Changes},
+    context::World,
+    disks::take_disks,
+    error::StepError,
+    hub::Hub,
+    job::Job,
+    plans::chain_files,
+    ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
+};
+
+/// The checkpoint engine: VMs, checkpoints, operations.
+#[derive(Clone)]
+pub struct Engine {
+    world: Arc<World>,
+    hub: Arc<Hub>,
+    /// Mailboxes of the VMs' actors. Held for a look-up or an insertion, never while an actor works.
+    actors: Arc<Mutex<HashMap<VmId, mpsc::Sender<Message>>>>,
+}
+
+impl Engine {
+    /// Opens the catalogue, attaches to running VMs and recovers what an earlier service left open. Requests may be
+    /// sent at once: each VM takes them when its own recovery is done.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
+        let catalogue = Catalogue::new(ports.store.clone());
+        let world = Arc::new(World { ports, catalogue, config });
+        let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
+        let mut open: HashMap<VmId, Vec<Job>> = HashMap::new();
+        for job in engine.world.catalogue.open_jobs().await? {
+            open.entry(job.operation.vm.clone()).or_default().push(job);
+        }
+        let mut actors = engine.actors.lock().await;
+        for vm in engine.world.catalogue.vms(None, usize::MAX).await? {
+            let jobs = open.remove(&vm.id).unwrap_or_default();
+            let actor = VmActor::spawn(engine.world.clone(), engine.hub.clone(), vm.id.clone(), jobs);
+            actors.insert(vm.id, actor);
+        }
+        drop(actors);
+        engine.forward_events();
+        Ok(engine)
+    }
+
+    /// Tells the actors when processes end by themselves.
+    fn forward_events(&self) {
+        let mut events = self.world.ports.hypervisor.events();
+        let actors = self.actors.clone();
+        tokio::spawn(async move {
+            loop {
+                match events.recv().await {
+                    Ok(HypervisorEvent {
+                        instance,
+                        kind: HypervisorEventKind::Gone | HypervisorEventKind::ShutDown,
+                    }) => {
+                        let all: Vec<_> = actors.lock().await.values().cloned().collect();
+                        for actor in all {
+                            let _ = actor.send(Message::Ended { instance }).await;
+                        }
+                    }
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// Lets every VM finish the operation it is at, and takes no more. VMs go on running.
+    pub async fn stop(&self) {
+        let actors: Vec<_> = self.actors.lock().await.drain().map(|(_, actor)| actor).collect();
+        for actor in &actors {
+            let _ = actor.send(Message::Stop).await;
+        }
+        for actor in actors {
+            actor.closed().await;
+        }
+    }
+
+    /// Defines a VM; it is off.
+    ///
+    /// # Errors
+    /// The field that is wrong, or the disk that cannot be taken.
+    pub async fn create_vm(&self, new: NewVm) -> Result<VmView, Failure> {
+        let wrong = |wrong: stillpoint_common::DefinitionError| {
+            Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem)
+        };
+        new.definition.check().map_err(wrong)?;
+        if self.world.catalogue.vm(&new.id).await.is_ok() {
+            return Err(exists(&new.id));
+        }
+        let layers = take_disks(&self.world, None, &new.definition).await?;
+        let vm = self.new_record(new, &layers);
+        let changes =
+            layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
+        match self.world.catalogue.commit(changes).await {
+            Ok(()) => {}
+            Err(StoreError::Conflict { key }) if key.starts_with("vm/") => return Err(exists(&vm.id)),
+            Err(StoreError::Conflict { .. }) => {
+                return Err(Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM"));
+            }
+            Err(error) => return Err(StepError::from(error).into()),
+        }
+        let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
+        self.actors.lock().await.insert(vm.id.clone(), actor);
+        self.vm(&vm.id).await
+    }
+
+    fn new_record(&self, new: NewVm, layers: &[stillpoint_common::Layer]) -> Vm {
+        let now = self.world.ports.clock.now();
+        let default_location = || self.world.config.checkpoints_folder.join(new.id.as_str());
+        Vm {
+            uid: Uuid::new_v4(),
+            checkpoint_policy: new.checkpoint_policy,
+            checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
+            parent: None,
+            heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
+            instance: None,
+            generation_id: Uuid::new_v4(),
+            accelerator: None,
+            created: now,
+            updated: now,
+            definition: new.definition,
+            id: new.id,
+        }
+    }
+
+    /// One VM as it is now.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`.
+    pub async fn vm(&self, id: &VmId) -> Result<VmView, Failure> {
+        self.view(self.world.catalogue.vm(id).await?).await
+    }
+
+    /// VMs by name, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn vms(&self, after: Option<&VmId>, limit: usize) -> Result<Vec<VmView>, Failure> {
+        let mut views = Vec::new();
+        for vm in self.world.catalogue.vms(after, limit).await? {
+            views.push(self.view(vm).await?);
+        }
+        Ok(views)
+    }
+
+    async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
+        let forest = self.world.catalogue.forest(&vm.id).await?;
+        let mut disks = Vec::with_capacity(vm.heads.len());
+        for disk in &vm.definition.disks {
+            let Some(head) = vm.heads.get(&disk.name) else { continue };
+            let chain = chain_files(&forest, &disk.name, *head)?;
+            let depth = chain.len();
+            disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
+        }
+        let operation = self.running_operation(&vm.id).await;
+        Ok(VmView { power: self.power(&vm).await, disks, operation, vm })
+    }
+
+    /// Whether a VM runs. A process that does not answer is shown as paused, not as gone.
+    async fn power(&self, vm: &Vm) -> PowerState {
+        let Some(instance) = vm.instance else { return PowerState::Off };
+        match self.world.ports.hypervisor.observe(instance).await.map(|observed| observed.run) {
+            Ok(RunState::Running) => PowerState::Running,
+            Ok(RunState::Paused | RunState::AwaitingMemory) | Err(_) => PowerState::Paused,
+            Ok(RunState::Critical(_)) => PowerState::PausedCritical,
+            Ok(RunState::Gone | RunState::ShutDown) => PowerState::Off,
+        }
+    }
+
+    async fn running_operation(&self, vm: &VmId) -> Option<Operation> {
+        self.hub.of_vm(vm)
+    }
+
+    /// Changes a VM's record.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `VM_BUSY`, `VM_RUNNING`, `VM_HAS_CHECKPOINTS`, or the field that is wrong.
+    pub async fn update_vm(&self, id: &VmId, change: VmChange) -> Result<VmView, Failure> {
+        self.ask(id, |reply| Message::Change { change: Box::new(change), reply }).await??;
+        self.vm(id).await
+    }
+
+    /// Forgets a VM that is off and has no checkpoints. Its image files stay.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `VM_BUSY`, `VM_RUNNING`, `VM_HAS_CHECKPOINTS`.
+    pub async fn delete_vm(&self, id: &VmId) -> Result<(), Failure> {
+        self.ask(id, |reply| Message::Delete { reply }).await??;
+        self.actors.lock().await.remove(id);
+        Ok(())
+    }
+
+    /// Begins an operation on a VM. The same `request_id` with the same request answers the same operation.
+    ///
+    /// # Errors
+    /// Why it cannot begin: see [`Reason`]. What goes wrong later is in the operation.
+    pub async fn submit(&self, id: &VmId, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
+        self.ask(id, |reply| Message::Submit { request, request_id, reply }).await?
+    }
+
+    async fn ask<T>(&self, id: &VmId, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Failure> {
+        let absent = || Failure::new(Reason::VmNotFound, format!("there is no VM {id}"));
+        let actor = self.actors.lock().await.get(id).cloned().ok_or_else(absent)?;
+        let (reply, answer) = oneshot::channel();
+        actor.send(message(reply)).await.map_err(|_| absent())?;
+        answer.await.map_err(|_| absent())
+    }
+
+    /// One checkpoint.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`.
+    pub async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<CheckpointView, Failure> {
+        let all = self.checkpoints(vm).await?;
+        let absent = || Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"));
+        all.into_iter().find(|view| view.checkpoint.id == id).ok_or_else(absent)
+    }
+
+    /// A VM's checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`.
+    pub async fn checkpoints(&self, vm: &VmId) -> Result<Vec<CheckpointView>, Failure> {
+        self.world.catalogue.vm(vm).await?;
+        let forest = self.world.catalogue.forest(vm).await?;
+        let view = |checkpoint: stillpoint_common::Checkpoint| {
+            let file = |(disk, layer): (&stillpoint_common::DiskName, &stillpoint_common::LayerId)| {
+                forest.get(*layer).map(|layer| (disk.clone(), layer.file.path.clone()))
+            };
+            let files = checkpoint.disks.iter().filter_map(file).collect::<std::collections::BTreeMap<_, PathBuf>>();
+            CheckpointView { files, checkpoint }
+        };
+        Ok(self.world.catalogue.checkpoints(vm).await?.into_iter().map(view).collect())
+    }
+
+    /// Gives a checkpoint another name; nothing else of it changes.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `VM_BUSY`.
+    pub async fn rename_checkpoint(
+        &self,
+        vm: &VmId,
+        id: CheckpointId,
+        name: CheckpointName,
+    ) -> Result<CheckpointView, Failure> {
+        self.ask(vm, |reply| Message::Rename { checkpoint: id, name, reply }).await??;
+        self.checkpoint(vm, id).await
+    }
+
+    /// One operation.
+    ///
+    /// # Errors
+    /// `OPERATION_NOT_FOUND`.
+    pub async fn operation(&self, id: OperationId) -> Result<Operation, Failure> {
+        match self.hub.find(id) {
+            Some(operation) => Ok(operation),
+            None => Ok(self.world.catalogue.job(id).await?.operation),
+        }
+    }
+
+    /// All operations that are remembered, newest first.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn operations(&self) -> Result<Vec<Operation>, Failure> {
+        let jobs = self.world.catalogue.jobs().await?;
+        let now = |job: Job| self.hub.find(job.operation.id).unwrap_or(job.operation);
+        Ok(jobs.into_iter().rev().map(now).collect())
+    }
+
+    /// Watches an operation. The last value it will show is the end of the operation.
+    ///
+    /// # Errors
+    /// `OPERATION_NOT_FOUND`.
+    pub async fn watch_operation(&self, id: OperationId) -> Result<watch::Receiver<Operation>, Failure> {
+        match self.hub.watch(id) {
+            Some(watching) => Ok(watching),
+            None => Ok(watch::channel(self.operation(id).await?).1),
+        }
+    }
+
+    /// Asks for an operation to be given up. Past its commit point it goes on to its end.
+    ///
+    /// # Errors
+    /// `OPERATION_NOT_FOUND`.
+    pub async fn cancel_operation(&self, id: OperationId) -> Result<(), Failure> {
+        let operation = self.operation(id).await?;
+        let actor = self.actors.lock().await.get(&operation.vm).cloned();
+        if let Some(actor) = actor {
+            let _ = actor.send(Message::Cancel { operation: id }).await;
+        }
+        Ok(())
+    }
+
+    /// What the agent of a running VM says of its guest.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `VM_NOT_RUNNING`, `GUEST_UNREACHABLE`, `GUEST_TIMED_OUT`.
+    pub async fn guest(&self, vm: &VmId) -> Result<GuestDescription, Failure> {
+        let record = self.world.catalogue.vm(vm).await?;
+        let off = || Failure::new(Reason::VmNotRunning, format!("VM {vm} is off"));
+        let instance = record.instance.ok_or_else(off)?;
+        Ok(self.world.ports.guest.describe(instance).await.map_err(StepError::from)?)
+    }
+
+    /// How many VMs are defined.
+    pub async fn vm_count(&self) -> usize {
+        self.actors.lock().await.len()
+    }
+}
+
+fn exists(id: &VmId) -> Failure {
+    Failure::new(Reason::VmExists, format!("there is a VM {id} already")).at("vm_id")
+}

@@ -1,0 +1,138 @@
+//! What can go wrong in a step, and the reason that a client is told.
+
+use std::error::Error;
+
+use stillpoint_common::{Failure, Reason};
+
+use crate::ports::{ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Quiesce(#[from] QuiesceError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<StepError> for Failure {
+    fn from(error: StepError) -> Self {
+        let reason = match &error {
+            StepError::Refused(failure) => return failure.clone(),
+            StepError::Hypervisor(error) => hypervisor_reason(error),
+            StepError::Image(error) => image_reason(error),
+            StepError::Quiesce(error) => quiesce_reason(error),
+            StepError::Memory(error) => memory_reason(error),
+            StepError::Export(error) => export_reason(error),
+            StepError::Store(error) => store_reason(error),
+            StepError::Cancelled => Reason::OperationCancelled,
+        };
+        Self::new(reason, with_causes(&error))
+    }
+}
+
+/// The message of an error and of its causes, in one line.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+const fn hypervisor_reason(error: &HypervisorError) -> Reason {
+    match error {
+        HypervisorError::Gone => Reason::VmStoppedUnexpectedly,
+        HypervisorError::LaunchFailed { .. } => Reason::LaunchFailed,
+        HypervisorError::AcceleratorMissing { .. } => Reason::AcceleratorMissing,
+        HypervisorError::NoSpace { .. } => Reason::NoSpace,
+        HypervisorError::Unanswered { .. }
+        | HypervisorError::Refused { .. }
+        | HypervisorError::WrongState(_)
+        | HypervisorError::Io { .. } => Reason::HypervisorFailed,
+    }
+}
+
+const fn image_reason(error: &ImageError) -> Reason {
+    match error {
+        ImageError::Missing { .. } => Reason::DiskFileMissing,
+        ImageError::Changed { .. } | ImageError::Exists { .. } => Reason::DiskChanged,
+        ImageError::InUse { .. } => Reason::DiskInUse,
+        ImageError::Unusable { .. } | ImageError::Failed { .. } => Reason::DiskFileUnusable,
+        ImageError::NoSpace { .. } => Reason::NoSpace,
+    }
+}
+
+const fn quiesce_reason(error: &QuiesceError) -> Reason {
+    match error {
+        QuiesceError::Unreachable { .. } | QuiesceError::Incompatible { .. } => Reason::GuestUnreachable,
+        QuiesceError::Unanswered { .. } => Reason::GuestTimedOut,
+        QuiesceError::WriterRefused { .. }
+        | QuiesceError::WriterTimedOut { .. }
+        | QuiesceError::FileSystemRefused { .. }
+        | QuiesceError::NothingToFreeze
+        | QuiesceError::Paused { .. }
+        | QuiesceError::Lapsed { .. }
+        | QuiesceError::Failed { .. } => Reason::QuiesceFailed,
+    }
+}
+
+const fn memory_reason(error: &MemoryError) -> Reason {
+    match error {
+        MemoryError::Damaged { .. } => Reason::MemoryDamaged,
+        MemoryError::NoSpace { .. } => Reason::NoSpace,
+        MemoryError::Io { .. } => Reason::CaptureFailed,
+    }
+}
+
+const fn export_reason(error: &ExportError) -> Reason {
+    match error {
+        ExportError::TargetExists { .. } => Reason::ExportTargetExists,
+        ExportError::TargetUnusable { .. } => Reason::ExportTargetUnusable,
+        ExportError::NoSpace { .. } => Reason::NoSpace,
+        ExportError::SourceDamaged { .. } => Reason::MemoryDamaged,
+        ExportError::Failed { .. } => Reason::ExportFailed,
+    }
+}
+
+const fn store_reason(error: &StoreError) -> Reason {
+    match error {
+        StoreError::Conflict { .. } | StoreError::TooLarge { .. } | StoreError::Failed { .. } => {
+            Reason::StoreUnavailable
+        }
+        StoreError::Newer { .. } => Reason::CatalogueDamaged,
+    }
+}
+
+impl StepError {
+    /// The failure of a production checkpoint whose guest could not be made quiet.
+    pub(crate) fn blamed_on_quiesce(self) -> Failure {
+        Failure { reason: Reason::QuiesceFailed, ..Failure::from(self) }
+    }
+
+    /// The failure of a whole phase: keeps reasons that say more than the phase would, blames the phase otherwise.
+    pub(crate) fn blamed_on(self, reason: Reason) -> Failure {
+        let mut failure = Failure::from(self);
+        if matches!(failure.reason, Reason::HypervisorFailed) {
+            failure.reason = reason;
+        }
+        failure
+    }
+}

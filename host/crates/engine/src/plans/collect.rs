@@ -1,0 +1,183 @@
+//! Collecting layers that nothing needs, one at a time, until nothing is left to do.
+//!
+//! Each act leaves what everybody reads as it was, and may be begun again at any point: the data of a child is in both
+//! layers until the catalogue says that the parent has taken its place; the child's file goes last.
+//!
+//! The one delicate moment is the end of a merge into the parent of Now. Had the guest written to the parent before the
+//! catalogue knows of it, a crash would leave two heads. So the VM stands still from just before the parent takes over
+//! until the catalogue has it written down; a note of this hold is durable first, and recovery lets the VM go on.
+
+use std::collections::BTreeSet;
+
+use stillpoint_common::{CheckpointState, InstanceId, Layer, LayerFile, LayerId, Vm};
+use tokio::time::Instant;
+
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    error::StepError,
+    forest::{Collect, Forest},
+    ports::{LiveMerge, OfflineMerge, RunState},
+};
+
+/// Does everything there is to do. Answers how many layers it removed.
+pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
+    let mut removed = 0;
+    while let Some(next) = next(cx).await? {
+        match next {
+            Collect::Remove(layer) => remove(cx, layer, Changes::default()).await?,
+            Collect::Merge { parent, child } => merge(cx, parent, child).await?,
+        }
+        removed += 1;
+    }
+    forget_deleted(cx).await?;
+    Ok(removed)
+}
+
+/// Whether there is something to do.
+pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
+    let checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
+    let deleted = checkpoints.iter().any(|checkpoint| checkpoint.state == CheckpointState::Deleting);
+    Ok(deleted || next(cx).await?.is_some())
+}
+
+async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    let mut needed: BTreeSet<LayerId> = vm.heads.values().copied().collect();
+    for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+        match checkpoint.state {
+            CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
+            CheckpointState::Deleting => {}
+        }
+    }
+    Ok(cx.catalogue().forest(&cx.vm).await?.collect(&needed))
+}
+
+/// Removes checkpoints that were only waiting for their layers to be merged, and their memory.
+async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+        if checkpoint.state == CheckpointState::Deleting {
+            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id).await?;
+            cx.catalogue().commit(Changes::default().delete_checkpoint(&cx.vm, checkpoint.id)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The catalogue lets go of the layer first: a file without a record is a leftover, a record without a file is a loss.
+async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError> {
+    cx.catalogue().commit(changes.delete_layer(&cx.vm, &layer)).await?;
+    Ok(cx.ports().images.remove(&layer.file.path, layer.identity).await?)
+}
+
+async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<(), StepError> {
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    let phase = cx.reporter.begin("merge");
+    match live_chain(cx, &vm, &child).await? {
+        Some(live) => merge_live(cx, &live, &forest, &parent, &child).await?,
+        None => {
+            let below = forest.chain(parent.file.id).unwrap_or_default();
+            let below: Vec<LayerFile> = below.iter().rev().skip(1).map(|layer| layer.file.clone()).collect();
+            let merge = OfflineMerge { child: child.file.clone(), parent: parent.file.clone(), below };
+            cx.ports().images.merge_offline(&merge, &cx.reporter.progress()).await?;
+            repoint(cx, &forest, &[], &parent, &child).await?;
+            remove(cx, child.clone(), replaced(cx, &forest, &parent, &child).await?).await?;
+        }
+    }
+    cx.reporter.end(phase);
+    Ok(())
+}
+
+/// A running process and the layers of one of its disks, head first.
+struct Live {
+    instance: InstanceId,
+    chain: Vec<LayerId>,
+}
+
+/// The running process, if the child's or the parent's file is open there.
+async fn live_chain(cx: &Cx, vm: &Vm, child: &Layer) -> Result<Option<Live>, StepError> {
+    let Some(instance) = vm.instance else { return Ok(None) };
+    let observed = cx.ports().hypervisor.observe(instance).await?;
+    if observed.run == RunState::Gone {
+        return Ok(None);
+    }
+    let chain = observed.chains.get(&child.disk).cloned().unwrap_or_default();
+    let open = chain.iter().any(|layer| *layer == child.file.id || Some(*layer) == child.backing);
+    Ok(open.then_some(Live { instance, chain }))
+}
+
+async fn merge_live(cx: &Cx, live: &Live, forest: &Forest, parent: &Layer, child: &Layer) -> Result<(), StepError> {
+    let instance = live.instance;
+    let merge = LiveMerge { disk: child.disk.clone(), child: child.file.id, parent: parent.file.clone() };
+    let hypervisor = &cx.ports().hypervisor;
+    if let Err(error) = hypervisor.merge(instance, &merge, &cx.reporter.progress()).await {
+        let _ = hypervisor.cancel_merge(instance, &merge).await;
+        return Err(error.into());
+    }
+    repoint(cx, forest, &live.chain, parent, child).await?;
+    if live.chain.first() != Some(&child.file.id) {
+        return remove(cx, child.clone(), replaced(cx, forest, parent, child).await?).await;
+    }
+    cx.catalogue().commit(Changes::default().set_hold(&cx.vm, instance)).await?;
+    let was_running = hypervisor.observe(instance).await?.run == RunState::Running;
+    let since = Instant::now();
+    if was_running {
+        hypervisor.pause(instance).await?;
+    }
+    let switched = switch_to_parent(cx, instance, &merge, forest, (parent, child)).await;
+    if was_running {
+        hypervisor.resume(instance).await?;
+        cx.reporter.record("merge-pause", since);
+    }
+    // If the catalogue could not be written, `settle` sees the running chain and writes it later.
+    switched?;
+    cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?;
+    Ok(cx.ports().images.remove(&child.file.path, child.identity).await?)
+}
+
+/// Between pause and resume: the parent takes over, and the catalogue says so.
+async fn switch_to_parent(
+    cx: &Cx,
+    instance: InstanceId,
+    merge: &LiveMerge,
+    forest: &Forest,
+    (parent, child): (&Layer, &Layer),
+) -> Result<(), StepError> {
+    cx.ports().hypervisor.finish_merge(instance, merge).await?;
+    let changes = replaced(cx, forest, parent, child).await?.delete_layer(&cx.vm, child);
+    Ok(cx.catalogue().commit(changes).await?)
+}
+
+/// Layers of other branches that lay on the child lie on the parent from now on. Those of the running chain know.
+async fn repoint(cx: &Cx, forest: &Forest, chain: &[LayerId], parent: &Layer, child: &Layer) -> Result<(), StepError> {
+    for layer in forest.children(child.file.id) {
+        if !chain.contains(&layer.file.id) {
+            cx.ports().images.repoint(&layer.file, &parent.file).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever referred to the child refers to the parent.
+pub(super) async fn replaced(cx: &Cx, forest: &Forest, parent: &Layer, child: &Layer) -> Result<Changes, StepError> {
+    let (from, to) = (child.file.id, parent.file.id);
+    let mut changes = Changes::default();
+    for layer in forest.children(from) {
+        let layer = Layer { backing: Some(to), ..layer.clone() };
+        changes = changes.set_layer(&cx.vm, &layer);
+    }
+    for mut checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+        if checkpoint.disks.get(&child.disk) == Some(&from) {
+            checkpoint.disks.insert(child.disk.clone(), to);
+            changes = changes.set_checkpoint(&checkpoint);
+        }
+    }
+    let mut vm = cx.catalogue().vm(&cx.vm).await?;
+    if vm.heads.get(&child.disk) == Some(&from) {
+        vm.heads.insert(child.disk.clone(), to);
+        changes = changes.set_vm(&vm);
+    }
+    Ok(changes)
+}

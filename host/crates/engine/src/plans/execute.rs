@@ -1,0 +1,245 @@
+//! From a request to its plan, and from a journal back to it.
+
+use jiff::Timestamp;
+use stillpoint_common::{
+    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, CheckpointState, Consistency, Failure, InstanceId,
+    Kind, OperationKind, Outcome, PowerState, Reason, SessionId, Vm,
+};
+use uuid::Uuid;
+
+use super::{
+    apply::Apply,
+    collect,
+    create::{self, Create},
+    delete::Delete,
+    disks::plan_overlays,
+    export::Export,
+    power::{Power, PowerPlan},
+    settle::settle,
+};
+use crate::{
+    Request,
+    context::Cx,
+    error::StepError,
+    fallback::{self, Next},
+    job::{ApplyFacts, CreateFacts, Facts, Job},
+    ports::QuiesceError,
+    saga::{self, Journal, Plan},
+};
+
+/// Does what a job asks for. On failure it has been undone, or stands as far as it is committed.
+pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    let power = match (settle(cx).await, &journal.job().request) {
+        (Ok(power), _) => power,
+        // Pulling the plug is for the VM that does not answer.
+        (Err(_), Some(Request::Stop(_))) => PowerState::Paused,
+        (Err(error), _) => return Err(error.into()),
+    };
+    let Some(request) = journal.job().request.clone() else {
+        return run(Delete::new(None), journal, cx).await.map(|()| Outcome::Gone);
+    };
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    match request {
+        Request::Start if power == PowerState::Off => {
+            run(PowerPlan::new(Power::Start(InstanceId::generate())), journal, cx).await?;
+            Ok(Outcome::Vm)
+        }
+        Request::Start => Ok(Outcome::Vm),
+        Request::Stop(mode) => on_instance(&vm, |instance| Power::Stop(instance, mode), false, journal, cx).await,
+        Request::Pause => on_instance(&vm, Power::Pause, true, journal, cx).await,
+        Request::Resume => on_instance(&vm, Power::Resume, true, journal, cx).await,
+        Request::CreateCheckpoint { name, policy } => {
+            create(vm, power, name, policy, journal, cx).await.map(Outcome::Checkpoint)
+        }
+        Request::Apply(id) => apply(&vm, id, journal, cx).await.map(|()| Outcome::Vm),
+        Request::Revert => {
+            let nothing =
+                || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", vm.id));
+            apply(&vm, vm.parent.ok_or_else(nothing)?, journal, cx).await.map(|()| Outcome::Vm)
+        }
+        Request::DeleteCheckpoint(id) => run(Delete::new(Some(id)), journal, cx).await.map(|()| Outcome::Gone),
+        Request::Export { checkpoint, folder, format } => {
+            let checkpoint = cx.catalogue().checkpoint(&cx.vm, checkpoint).await?;
+            let target = folder.display().to_string();
+            let staged = std::path::PathBuf::new();
+            run(Export { checkpoint, target: folder, format, staged }, journal, cx).await?;
+            Ok(Outcome::Exported(target))
+        }
+    }
+}
+
+/// Undoes or finishes what a job had begun before the service stopped.
+pub(crate) async fn recover(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    let job = journal.job().clone();
+    let (finished, outcome) = match job.facts.clone() {
+        Facts::Create(facts) => {
+            let outcome = Outcome::Checkpoint(facts.checkpoint.id);
+            (saga::recover(&mut Create::new(*facts), journal, cx).await, outcome)
+        }
+        Facts::Apply(facts) => {
+            let checkpoint = cx.catalogue().checkpoint(&cx.vm, facts.checkpoint).await?;
+            (saga::recover(&mut Apply::new(*facts, checkpoint), journal, cx).await, Outcome::Vm)
+        }
+        Facts::Start { instance } => {
+            (saga::recover(&mut PowerPlan::new(Power::Start(instance)), journal, cx).await, Outcome::Vm)
+        }
+        Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
+        Facts::None => recover_without_facts(&job, journal, cx).await,
+    };
+    if finished? {
+        return Ok(outcome);
+    }
+    let message = "the service was stopped in the middle of it; what had been done was undone";
+    Err(Failure::new(Reason::Interrupted, message))
+}
+
+async fn recover_without_facts(job: &Job, journal: &mut Journal, cx: &Cx) -> (Result<bool, StepError>, Outcome) {
+    match (&job.request, job.operation.kind) {
+        (Some(Request::DeleteCheckpoint(id)), _) => {
+            (saga::recover(&mut Delete::new(Some(*id)), journal, cx).await, Outcome::Gone)
+        }
+        (_, OperationKind::StopVm) => (Ok(journal.committed()), Outcome::Vm),
+        (Some(_) | None, _) => (Ok(false), Outcome::Vm),
+    }
+}
+
+async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Result<bool, StepError> {
+    let staged = match (&job.request, staged.as_os_str().is_empty()) {
+        // The folder was not written down yet: its name follows from target and operation.
+        (Some(Request::Export { folder, .. }), true) => cx.ports().exports.staging_folder(folder, job.operation.id),
+        (_, _) => staged,
+    };
+    cx.ports().exports.discard(&staged).await?;
+    Ok(false)
+}
+
+async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
+    Ok(saga::run(&mut plan, journal, cx).await?)
+}
+
+async fn on_instance(
+    vm: &Vm,
+    power: impl FnOnce(InstanceId) -> Power,
+    must_be_on: bool,
+    journal: &mut Journal,
+    cx: &Cx,
+) -> Result<Outcome, Failure> {
+    match vm.instance {
+        Some(instance) => run(PowerPlan::new(power(instance)), journal, cx).await?,
+        None if must_be_on => return Err(Failure::new(Reason::VmNotRunning, format!("VM {} is off", vm.id))),
+        None => {}
+    }
+    Ok(Outcome::Vm)
+}
+
+async fn apply(vm: &Vm, id: CheckpointId, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
+    let checkpoint = cx.catalogue().checkpoint(&cx.vm, id).await?;
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    let facts = ApplyFacts {
+        checkpoint: id,
+        overlays: plan_overlays(&forest, &checkpoint.disks)?,
+        old: vm.instance,
+        new: checkpoint.memory.is_some().then(InstanceId::generate),
+        generation_id: Uuid::new_v4(),
+    };
+    run(Apply::new(facts, checkpoint), journal, cx).await?;
+    tidy(cx).await;
+    Ok(())
+}
+
+/// At most two attempts: as asked, and, where the policy allows it, a standard one with the reason.
+async fn create(
+    vm: Vm,
+    power: PowerState,
+    name: Option<CheckpointName>,
+    policy: Option<CheckpointPolicy>,
+    journal: &mut Journal,
+    cx: &Cx,
+) -> Result<CheckpointId, Failure> {
+    let policy = policy.unwrap_or(vm.checkpoint_policy);
+    let draft = draft(&vm, power, name, policy, cx.ports().clock.now())?;
+    cx.reporter.set_checkpoint(draft.id);
+    let first = attempt(&draft, power, journal, cx).await;
+    let Err(error) = first else { return Ok(draft.id) };
+    let reason = create::quiesce_reason(&error);
+    let Next::Standard(reason) = fallback::next(policy, reason) else {
+        tidy(cx).await;
+        return Err(match reason {
+            Some(_) => error.blamed_on_quiesce(),
+            None => error.into(),
+        });
+    };
+    let detail = Failure::from(error).message;
+    cx.reporter.warn(format!("no production checkpoint was possible, a standard one was made instead: {detail}"));
+    journal.next_attempt();
+    let standard = Checkpoint { kind: Kind::Standard, fallback: Some(reason), fallback_detail: detail, ..draft };
+    let second = attempt(&standard, power, journal, cx).await;
+    tidy(cx).await;
+    Ok(second.map(|()| standard.id)?)
+}
+
+async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, cx: &Cx) -> Result<(), StepError> {
+    if power == PowerState::Paused && draft.kind == Kind::Production {
+        let why = "the VM is paused, so that its guest cannot be asked to be quiet".to_owned();
+        return Err(QuiesceError::Paused { why }.into());
+    }
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    let facts = CreateFacts {
+        checkpoint: Checkpoint { disks: vm.heads.clone(), ..draft.clone() },
+        instance: vm.instance,
+        overlays: plan_overlays(&forest, &vm.heads)?,
+        session: SessionId::generate(),
+    };
+    saga::run(&mut Create::new(facts), journal, cx).await
+}
+
+/// A checkpoint of the VM as it is, before anything is done about it.
+fn draft(
+    vm: &Vm,
+    power: PowerState,
+    name: Option<CheckpointName>,
+    policy: CheckpointPolicy,
+    now: Timestamp,
+) -> Result<Checkpoint, Failure> {
+    let name = match name {
+        Some(name) => name,
+        None => format!("{} - ({})", vm.id, now.strftime("%Y-%m-%d - %H:%M:%S"))
+            .parse()
+            .map_err(|problem| Failure::field("display_name", problem))?,
+    };
+    Ok(Checkpoint {
+        id: CheckpointId::generate(),
+        vm: vm.id.clone(),
+        name,
+        parent: vm.parent,
+        created: now,
+        kind: create::kind_of(policy),
+        requested_policy: policy,
+        consistency: Consistency::Crash,
+        fallback: None,
+        fallback_detail: String::new(),
+        definition: vm.definition.clone(),
+        disks: vm.heads.clone(),
+        memory: None,
+        was_running: power == PowerState::Running,
+        file_systems: Vec::new(),
+        writers: Vec::new(),
+        phases: Vec::new(),
+        left_out: create::left_out(&vm.definition),
+        state: CheckpointState::Ready,
+    })
+}
+
+/// Collects what the operation left over. A failure is told and leaves the work for later; nothing is lost by it.
+async fn tidy(cx: &Cx) {
+    if let Err(error) = collect::collect(cx).await {
+        let failure = Failure::from(error);
+        cx.reporter.warn(format!("layers that nothing needs any more could not be merged yet: {failure}"));
+    }
+}
+
+/// Whether there are layers or checkpoints to collect.
+pub(crate) async fn collection_is_due(cx: &Cx) -> bool {
+    collect::is_due(cx).await.unwrap_or(false)
+}

@@ -1,0 +1,147 @@
+//! Copying a checkpoint out as a stand-alone machine.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde_json::json;
+use stillpoint_common::{Checkpoint, DiskFormat, Reason};
+
+use super::disks::{chain_files, verify_layers};
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    error::StepError,
+    job::Facts,
+    ports::Flatten,
+    saga::{Nature, Plan, Step},
+};
+
+/// One export.
+pub(super) struct Export {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) target: PathBuf,
+    pub(super) format: DiskFormat,
+    pub(super) staged: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExportStep {
+    Stage,
+    CopyDisks,
+    CopyMemory,
+    Seal,
+}
+
+use ExportStep as S;
+
+const BURSTS: &[&[S]] = &[&[S::Stage, S::CopyDisks, S::CopyMemory], &[S::Seal]];
+
+impl Step for ExportStep {
+    fn phase(self) -> Option<&'static str> {
+        match self {
+            Self::Stage => None,
+            Self::CopyDisks => Some("copy-disks"),
+            Self::CopyMemory => Some("copy-memory"),
+            Self::Seal => Some("seal"),
+        }
+    }
+
+    fn nature(self) -> Nature {
+        Nature::Plain
+    }
+}
+
+#[async_trait]
+impl Plan for Export {
+    type Step = ExportStep;
+
+    fn bursts(&self) -> &'static [&'static [ExportStep]] {
+        BURSTS
+    }
+
+    fn facts(&self) -> Facts {
+        Facts::Export { staged: self.staged.clone() }
+    }
+
+    async fn ensure(&mut self, step: ExportStep, cx: &Cx) -> Result<Changes, StepError> {
+        match step {
+            S::Stage => {
+                let operation = cx.reporter.now().id;
+                self.staged = cx.ports().exports.stage(&self.target, operation).await?;
+            }
+            S::CopyDisks => self.copy_disks(cx).await?,
+            S::CopyMemory => {
+                if let Some(memory) = &self.checkpoint.memory {
+                    let to = self.staged.join("memory");
+                    cx.ports().exports.copy_memory(memory, &to, &cx.reporter.progress()).await?;
+                }
+            }
+            S::Seal => {
+                cx.ports().exports.seal(&self.staged, &self.target, self.describe()).await?;
+            }
+        }
+        Ok(Changes::default())
+    }
+
+    async fn undo(&mut self, step: ExportStep, cx: &Cx) -> Result<(), StepError> {
+        match step {
+            S::Stage => Ok(cx.ports().exports.discard(&self.staged).await?),
+            S::CopyDisks | S::CopyMemory | S::Seal => Ok(()),
+        }
+    }
+}
+
+impl Export {
+    async fn copy_disks(&self, cx: &Cx) -> Result<(), StepError> {
+        let forest = cx.catalogue().forest(&cx.vm).await?;
+        verify_layers(cx.ports(), &forest, &self.checkpoint.disks).await?;
+        for (disk, layer) in &self.checkpoint.disks {
+            let flatten = Flatten {
+                layers: chain_files(&forest, disk, *layer)?,
+                target: self.staged.join(file_name(disk.as_str(), self.format)),
+                format: self.format,
+            };
+            let copied = cx.ports().images.flatten(&flatten, &cx.reporter.progress()).await;
+            copied.map_err(|error| StepError::from(error).blamed_on(Reason::ExportFailed))?;
+        }
+        Ok(())
+    }
+
+    /// What the manifest says beside the list of files.
+    fn describe(&self) -> serde_json::Value {
+        let disks = self.checkpoint.disks.keys().map(|disk| {
+            json!({ "disk": disk, "file": file_name(disk.as_str(), self.format), "format": self.format.driver() })
+        });
+        json!({
+            "what": "one checkpoint, flattened: it contains nothing that came after the checkpoint",
+            "checkpoint": {
+                "id": self.checkpoint.id,
+                "name": self.checkpoint.name,
+                "vm": self.checkpoint.vm,
+                "created": self.checkpoint.created,
+                "kind": self.checkpoint.kind,
+                "consistency": self.checkpoint.consistency,
+                "was_running": self.checkpoint.was_running,
+            },
+            "definition": self.checkpoint.definition,
+            "disks": disks.collect::<Vec<_>>(),
+            "memory": self.checkpoint.memory.as_ref().map(|memory| json!({
+                "file": "memory",
+                "format": "QEMU migration stream",
+                "qemu_version": memory.qemu_version,
+            })),
+            "left_out": self.checkpoint.left_out,
+        })
+    }
+}
+
+/// The file of a disk in an export.
+fn file_name(disk: &str, format: DiskFormat) -> String {
+    let extension = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+        DiskFormat::Vhdx => "vhdx",
+        DiskFormat::Vpc => "vhd",
+    };
+    format!("{disk}.{extension}")
+}

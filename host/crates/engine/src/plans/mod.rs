@@ -1,0 +1,17 @@
+//! The plans: what each operation does, step by step.
+
+mod apply;
+mod collect;
+mod create;
+mod delete;
+mod disks;
+mod execute;
+mod export;
+mod power;
+mod settle;
+
+pub(crate) use self::{
+    disks::chain_files,
+    execute::{collection_is_due, execute, recover},
+    settle::{release_hold, settle},
+};

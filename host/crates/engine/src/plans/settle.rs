@@ -1,0 +1,69 @@
+//! Bringing the catalogue in line with processes that ended by themselves.
+
+use stillpoint_common::{InstanceId, PowerState};
+
+use super::collect::replaced;
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    error::StepError,
+    ports::{Observed, RunState},
+};
+
+/// If the VM's process has ended, or its guest has switched itself off, the VM is off. Answers what is true then.
+pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
+    let mut vm = cx.catalogue().vm(&cx.vm).await?;
+    let Some(instance) = vm.instance else { return Ok(PowerState::Off) };
+    let observed = cx.ports().hypervisor.observe(instance).await?;
+    if reconcile_heads(cx, &observed).await? {
+        vm = cx.catalogue().vm(&cx.vm).await?;
+    }
+    match observed.run {
+        RunState::Running => Ok(PowerState::Running),
+        RunState::Paused | RunState::AwaitingMemory => Ok(PowerState::Paused),
+        RunState::Critical(_) => Ok(PowerState::PausedCritical),
+        RunState::Gone | RunState::ShutDown => {
+            clear(cx, instance).await?;
+            vm.instance = None;
+            vm.updated = cx.ports().clock.now();
+            cx.catalogue().commit(Changes::default().set_vm(&vm)).await?;
+            Ok(PowerState::Off)
+        }
+    }
+}
+
+async fn clear(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
+    cx.ports().guest.forget(instance).await;
+    Ok(cx.ports().hypervisor.retire(instance).await?)
+}
+
+/// After a restart: if we had paused the VM for the end of a merge, it goes on. The first act of every recovery; only
+/// the record of which layer is the head comes before it, since from then on the guest writes to it.
+pub(crate) async fn release_hold(cx: &Cx) -> Result<(), StepError> {
+    let Some(instance) = cx.catalogue().hold(&cx.vm).await? else { return Ok(()) };
+    let observed = cx.ports().hypervisor.observe(instance).await?;
+    reconcile_heads(cx, &observed).await?;
+    if observed.run == RunState::Paused {
+        cx.ports().hypervisor.resume(instance).await?;
+    }
+    Ok(cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?)
+}
+
+/// A running VM whose disk has the layer right below its head as the head has finished a merge that was not written
+/// down. Writes it down; the child's file goes too. Answers whether there was such a disk.
+async fn reconcile_heads(cx: &Cx, observed: &Observed) -> Result<bool, StepError> {
+    let mut found = false;
+    for (disk, chain) in &observed.chains {
+        let vm = cx.catalogue().vm(&cx.vm).await?;
+        let forest = cx.catalogue().forest(&cx.vm).await?;
+        let (Some(head), Some(child)) = (chain.first(), vm.heads.get(disk).and_then(|id| forest.get(*id))) else {
+            continue;
+        };
+        let Some(parent) = forest.get(*head).filter(|parent| child.backing == Some(parent.file.id)) else { continue };
+        let changes = replaced(cx, &forest, parent, child).await?.delete_layer(&cx.vm, child);
+        cx.catalogue().commit(changes).await?;
+        cx.ports().images.remove(&child.file.path, child.identity).await?;
+        found = true;
+    }
+    Ok(found)
+}

@@ -1,0 +1,89 @@
+//! The journal of one operation: what is durable about it.
+
+use stillpoint_common::{Failure, Operation, Outcome};
+
+use super::{Nature, Step};
+use crate::{
+    catalogue::{Catalogue, Changes},
+    context::Reporter,
+    error::StepError,
+    job::{Facts, Job},
+};
+
+/// Writes a job down, one transaction at a time.
+pub(crate) struct Journal {
+    job: Job,
+    catalogue: Catalogue,
+    reporter: Reporter,
+    /// Changes of steps that are done, to be written with the next transaction.
+    pending: Changes,
+}
+
+impl Journal {
+    pub(crate) fn new(job: Job, catalogue: Catalogue, reporter: Reporter) -> Self {
+        Self { job, catalogue, reporter, pending: Changes::default() }
+    }
+
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Whether the commit point has passed.
+    pub(crate) fn committed(&self) -> bool {
+        self.job.committed
+    }
+
+    /// Whether a step of this attempt may have been begun.
+    pub(crate) fn may_have_begun<S: Step>(&self, step: S) -> bool {
+        self.job.started.contains(&format!("{step:?}"))
+    }
+
+    /// Forgets the steps of an attempt that was undone.
+    pub(crate) fn next_attempt(&mut self) {
+        self.job.started.clear();
+        self.job.facts = Facts::None;
+    }
+
+    /// Makes durable that these steps may have begun, and all that was done before. A burst that only commits needs no
+    /// mark: its one transaction happens or does not.
+    pub(crate) async fn begin<S: Step>(&mut self, burst: &[S], facts: Facts) -> Result<(), StepError> {
+        if burst.iter().all(|step| step.nature() == Nature::Commit) {
+            return Ok(());
+        }
+        self.job.started.extend(burst.iter().map(|step| format!("{step:?}")));
+        self.flush(facts).await
+    }
+
+    /// Notes that a step is done; a commit is written at once, together with its changes.
+    pub(crate) async fn done<S: Step>(&mut self, step: S, changes: Changes, facts: Facts) -> Result<(), StepError> {
+        self.pending = std::mem::take(&mut self.pending).and(changes);
+        if step.nature() != Nature::Commit {
+            return Ok(());
+        }
+        self.job.committed = true;
+        let written = self.flush(facts).await;
+        self.job.committed = written.is_ok();
+        written
+    }
+
+    /// Writes down facts and all that was done.
+    pub(crate) async fn flush(&mut self, facts: Facts) -> Result<(), StepError> {
+        self.job.facts = facts;
+        self.job.operation = self.reporter.now();
+        let changes = std::mem::take(&mut self.pending).set_job(&self.job);
+        Ok(self.catalogue.commit(changes).await?)
+    }
+
+    /// Writes down how it ended, and tells those who watch.
+    pub(crate) async fn end(mut self, result: Result<Outcome, Failure>, now: jiff::Timestamp) -> Operation {
+        self.job.operation = self.reporter.now();
+        let ended = self.job.ended(result, now);
+        let changes = self.pending.set_job(&ended);
+        if let Err(error) = self.catalogue.commit(changes).await {
+            // The job stays open in the store; the next start of the service recovers it.
+            tracing::error!(operation = %ended.operation.id, %error, "the end of an operation could not be written");
+        }
+        self.reporter.publish(ended.operation.clone());
+        ended.operation
+    }
+}
