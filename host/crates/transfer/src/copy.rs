@@ -1,0 +1,50 @@
+//! Copying and hashing files, beside the async tasks.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use stillpoint_common::Progress;
+use stillpoint_engine::ports::ProgressSink;
+
+const CHUNK: usize = 1 << 20;
+
+/// BLAKE3 of a file, hexadecimal, and its size. The file's bytes are on disk when it returns.
+pub(crate) fn hash_and_sync(path: &Path) -> io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    file.sync_all()?;
+    let mut hasher = blake3::Hasher::new();
+    let bytes = pump(&mut file, |chunk| {
+        hasher.update(chunk);
+        Ok(())
+    })?;
+    Ok((hasher.finalize().to_hex().to_string(), bytes))
+}
+
+/// Copies a file into a new one and answers its BLAKE3, hexadecimal.
+pub(crate) fn copy_hashed(from: &Path, to: &Path, total: u64, progress: &ProgressSink) -> io::Result<String> {
+    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+    let (mut hasher, mut done) = (blake3::Hasher::new(), 0);
+    pump(&mut source, |chunk| {
+        hasher.update(chunk);
+        done += chunk.len() as u64;
+        progress(Progress { done, total });
+        target.write_all(chunk)
+    })?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn pump(source: &mut File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
+    loop {
+        match source.read(&mut buffer)? {
+            0 => return Ok(bytes),
+            n => {
+                each(&buffer[..n])?;
+                bytes += n as u64;
+            }
+        }
+    }
+}
