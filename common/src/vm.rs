@@ -31,6 +31,9 @@ pub struct Vm {
     pub generation_id: Uuid,
     /// What it runs on, since its last start.
     pub accelerator: Option<Accelerator>,
+    /// The request id it was defined with, if any: the same request again is the same VM.
+    #[serde(default)]
+    pub made_by: Option<String>,
     /// When it was defined.
     pub created: Timestamp,
     /// When its record last changed.

@@ -1,6 +1,10 @@
 //! The engine as its service sees it.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use stillpoint_common::{
     CheckpointId, CheckpointName, Failure, GuestDescription, Operation, OperationId, PowerState, Reason, Vm, VmId,
@@ -9,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::{
-    CheckpointView, EngineConfig, NewVm, Ports, Request, VmChange, VmView,
+    CheckpointView, EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
     actor::{Message, VmActor},
     catalogue::{Catalogue, Changes},
     context::World,
@@ -45,7 +49,7 @@ impl Engine {
             open.entry(job.operation.vm.clone()).or_default().push(job);
         }
         let mut actors = engine.actors.lock().await;
-        for vm in engine.world.catalogue.vms(None, usize::MAX).await? {
+        for vm in engine.world.catalogue.vms().await? {
             let jobs = open.remove(&vm.id).unwrap_or_default();
             let actor = VmActor::spawn(engine.world.clone(), engine.hub.clone(), vm.id.clone(), jobs);
             actors.insert(vm.id, actor);
@@ -89,20 +93,23 @@ impl Engine {
         }
     }
 
-    /// Defines a VM; it is off.
+    /// Defines a VM; it is off. The same `request_id` again answers the VM that it has made.
     ///
     /// # Errors
     /// The field that is wrong, or the disk that cannot be taken.
-    pub async fn create_vm(&self, new: NewVm) -> Result<VmView, Failure> {
+    pub async fn create_vm(&self, new: NewVm, request_id: Option<String>) -> Result<VmView, Failure> {
         let wrong = |wrong: stillpoint_common::DefinitionError| {
             Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem)
         };
         new.definition.check().map_err(wrong)?;
-        if self.world.catalogue.vm(&new.id).await.is_ok() {
-            return Err(exists(&new.id));
+        if let Ok(known) = self.world.catalogue.vm(&new.id).await {
+            return match request_id.is_some() && known.made_by == request_id && known.definition == new.definition {
+                true => self.view(known).await,
+                false => Err(exists(&new.id)),
+            };
         }
         let layers = take_disks(&self.world, None, &new.definition).await?;
-        let vm = self.new_record(new, &layers);
+        let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
         let changes =
             layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
         match self.world.catalogue.commit(changes).await {
@@ -130,6 +137,7 @@ impl Engine {
             instance: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
+            made_by: None,
             created: now,
             updated: now,
             definition: new.definition,
@@ -145,16 +153,14 @@ impl Engine {
         self.view(self.world.catalogue.vm(id).await?).await
     }
 
-    /// VMs by name, those after `after`, at most `limit`.
+    /// Names of all VMs, in order.
     ///
     /// # Errors
     /// If the catalogue cannot be read.
-    pub async fn vms(&self, after: Option<&VmId>, limit: usize) -> Result<Vec<VmView>, Failure> {
-        let mut views = Vec::new();
-        for vm in self.world.catalogue.vms(after, limit).await? {
-            views.push(self.view(vm).await?);
-        }
-        Ok(views)
+    pub async fn vm_ids(&self) -> Result<Vec<VmId>, Failure> {
+        let mut ids: Vec<VmId> = self.actors.lock().await.keys().cloned().collect();
+        ids.sort();
+        Ok(ids)
     }
 
     async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
@@ -166,7 +172,7 @@ impl Engine {
             let depth = chain.len();
             disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
         }
-        let operation = self.running_operation(&vm.id).await;
+        let operation = self.hub.of_vm(&vm.id);
         Ok(VmView { power: self.power(&vm).await, disks, operation, vm })
     }
 
@@ -179,10 +185,6 @@ impl Engine {
             Ok(RunState::Critical(_)) => PowerState::PausedCritical,
             Ok(RunState::Gone | RunState::ShutDown) => PowerState::Off,
         }
-    }
-
-    async fn running_operation(&self, vm: &VmId) -> Option<Operation> {
-        self.hub.of_vm(vm)
     }
 
     /// Changes a VM's record.
@@ -315,6 +317,14 @@ impl Engine {
         let off = || Failure::new(Reason::VmNotRunning, format!("VM {vm} is off"));
         let instance = record.instance.ok_or_else(off)?;
         Ok(self.world.ports.guest.describe(instance).await.map_err(StepError::from)?)
+    }
+
+    /// What a finished export consists of, the manifest last.
+    ///
+    /// # Errors
+    /// If the folder is no export.
+    pub async fn export_files(&self, folder: &Path) -> Result<Vec<ExportedFile>, Failure> {
+        Ok(self.world.ports.exports.files(folder).await.map_err(StepError::from)?)
     }
 
     /// How many VMs are defined.

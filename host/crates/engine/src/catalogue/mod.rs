@@ -37,10 +37,9 @@ impl Catalogue {
         found.ok_or_else(|| Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))
     }
 
-    pub(crate) async fn vms(&self, after: Option<&VmId>, limit: usize) -> Result<Vec<Vm>, Failure> {
-        let after = after.map(keys::vm);
-        let found = self.store.scan(keys::VMS, after.as_deref(), limit).await.map_err(unavailable)?;
-        found.iter().map(|(key, stored)| decode(key, &stored.value)).collect()
+    /// All VMs, by name.
+    pub(crate) async fn vms(&self) -> Result<Vec<Vm>, Failure> {
+        self.all(keys::VMS).await
     }
 
     /// A VM's checkpoints, oldest first.
