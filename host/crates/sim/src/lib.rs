@@ -13,6 +13,7 @@
 //!
 //! All time is tokio's: under a paused clock a lease of ten seconds costs a test nothing.
 
+mod captures;
 pub mod conformance;
 mod exports;
 mod fault;

@@ -1,30 +1,28 @@
 //! What a hypervisor does with its instances, by QEMU's rules.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use stillpoint_common::{Accelerator, DiskFormat, InstanceId, LayerFile, LayerId};
 use stillpoint_engine::ports::{
     DiskChain, HypervisorError, HypervisorEventKind, LaunchSpec, Launched, Overlay, RunState, StartMode,
 };
-use tokio::time::Instant;
 
 use crate::{
     AgentScript,
     instance::{Instance, OpenLayer, Saving},
-    memory::MemoryImage,
     state::State,
 };
 
 /// Version of the simulated hypervisor.
 pub(crate) const VERSION: &str = "10.0.2";
 
-type Outcome<T = ()> = Result<T, HypervisorError>;
+pub(crate) type Outcome<T = ()> = Result<T, HypervisorError>;
 
 pub(crate) fn refused<T>(command: &str, message: impl Into<String>) -> Outcome<T> {
     Err(HypervisorError::Refused { command: command.to_owned(), message: message.into() })
 }
 
-fn wrong_state<T>(message: &str) -> Outcome<T> {
+pub(crate) fn wrong_state<T>(message: &str) -> Outcome<T> {
     Err(HypervisorError::WrongState(message.to_owned()))
 }
 
@@ -239,68 +237,4 @@ impl State {
         }
         Ok(())
     }
-
-    pub(crate) fn prepare_capture(&mut self, id: InstanceId, sink: OwnedFd) -> Outcome {
-        let instance = self.instance(id)?;
-        if matches!(instance.saving, Saving::Active { .. }) || instance.run == RunState::AwaitingMemory {
-            return wrong_state("memory is being saved or loaded already");
-        }
-        instance.saving = Saving::Prepared(sink);
-        Ok(())
-    }
-
-    pub(crate) fn start_capture(&mut self, id: InstanceId) -> Outcome {
-        let (captured, done_at) = (self.now(), Instant::now() + self.capture_time);
-        let instance = self.instance(id)?;
-        match std::mem::replace(&mut instance.saving, Saving::None) {
-            Saving::Prepared(sink) if instance.run == RunState::Paused => {
-                let image = MemoryImage { value: instance.memory, disks: instance.believed.clone(), captured };
-                instance.saving = Saving::Active { sink, image, done_at };
-                Ok(())
-            }
-            before @ (Saving::Active { .. } | Saving::Completed) => {
-                instance.saving = before;
-                Ok(())
-            }
-            before @ (Saving::Prepared(_) | Saving::None | Saving::Failed(_)) => {
-                instance.saving = before;
-                wrong_state("a capture starts prepared, in a paused VM")
-            }
-        }
-    }
-
-    pub(crate) fn end_captures(&mut self) {
-        let now = Instant::now();
-        let full = self.full;
-        for instance in self.instances.values_mut() {
-            if let Saving::Active { sink, image, done_at } = &instance.saving
-                && *done_at <= now
-            {
-                let saved = if full { Err("No space left on device".to_owned()) } else { save(image, sink) };
-                instance.saving = saved.map_or_else(Saving::Failed, |()| Saving::Completed);
-            }
-        }
-    }
-
-    pub(crate) fn load_memory(&mut self, id: InstanceId, source: OwnedFd) -> Outcome {
-        let now = self.now();
-        let instance = self.instance(id)?;
-        if instance.run != RunState::AwaitingMemory {
-            return wrong_state("the VM does not await its memory");
-        }
-        let Ok(image) = MemoryImage::load(source) else {
-            self.end_instance(id);
-            return refused("migrate-incoming", "load of migration failed: Invalid argument");
-        };
-        instance.memory = image.value;
-        instance.believed = image.disks;
-        instance.clock_behind = now.duration_since(image.captured).unsigned_abs();
-        instance.agent_started = true;
-        instance.run = RunState::Paused;
-        Ok(())
-    }
-}
-
-fn save(image: &MemoryImage, sink: &OwnedFd) -> Result<(), String> {
-    image.save(sink).map_err(|error| error.to_string())
 }

@@ -1,1 +1,100 @@
-//! (see host/docs/design.md)
+//! The catalogue's and journal's store: one file, by redb.
+//!
+//! What is true here: a commit that returned is on disk; a reader sees whole commits only; revisions grow and are never
+//! used twice, also over restarts; one process has the file open at a time.
+//!
+//! ```text
+//! commit ──▶ queue ──▶ writing thread: all that waits becomes one redb transaction ──▶ one sync ──▶ answers
+//! get, scan ─────────▶ blocking pool: a snapshot of the last commit
+//! ```
+//!
+//! A disk syncs a few hundred times a second at best. While one sync runs, the transactions of other VMs gather, and
+//! the next sync takes them all: each still has its own guards, its own revision and its own answer.
+
+mod file;
+mod reading;
+mod writing;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use redb::Database;
+use stillpoint_engine::ports::{Put, Store, StoreError, Stored, Txn};
+use tokio::task::spawn_blocking;
+
+use crate::writing::Writer;
+
+/// Writes in a transaction, at most.
+const MOST_WRITES: usize = 128;
+/// Bytes of keys and values in a transaction, at most.
+const MOST_BYTES: usize = 3 * 512 * 1024;
+
+/// A store in one file. Dropping the last handle closes the file, when what was queued is written.
+#[derive(Debug)]
+pub struct RedbStore {
+    database: Arc<Database>,
+    writer: Writer,
+}
+
+impl RedbStore {
+    /// Opens the file, or makes it, readable for its owner alone. An older format is brought up to date first.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] leaves the records as they are. [`StoreError::Failed`] says whether the file is in use, damaged
+    /// or out of reach.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let shown = path.display().to_string();
+        // redb may panic over a file that something else has written to.
+        let opened = spawn_blocking(move || file::open(&path)).await;
+        let opened = opened.unwrap_or_else(|_| Err(failed(format!("{shown} is damaged and cannot be opened"))))?;
+        let database = Arc::new(opened);
+        Ok(Self { writer: Writer::start(Arc::clone(&database))?, database })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let database = Arc::clone(&self.database);
+        let result = spawn_blocking(move || read(&database)).await;
+        result.map_err(|_| failed("a read broke off: the file is damaged"))?.map_err(broken)
+    }
+}
+
+#[async_trait]
+impl Store for RedbStore {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        let key = key.to_owned();
+        self.read(move |database| reading::get(database, &key)).await
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Stored)>, StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        self.read(move |database| reading::scan(database, &prefix, after.as_deref(), limit)).await
+    }
+
+    /// A dropped future leaves the transaction queued: it may be done or not.
+    async fn commit(&self, txn: Txn) -> Result<u64, StoreError> {
+        let (writes, bytes) = (txn.writes.len(), txn.writes.iter().map(size).sum());
+        if writes > MOST_WRITES || bytes > MOST_BYTES {
+            return Err(StoreError::TooLarge { writes, bytes });
+        }
+        self.writer.commit(txn).await
+    }
+}
+
+fn size(put: &Put) -> usize {
+    match put {
+        Put::Set(key, value) => key.len() + value.len(),
+        Put::Delete(key) => key.len(),
+    }
+}
+
+fn failed(message: impl Into<String>) -> StoreError {
+    StoreError::Failed { message: message.into() }
+}
+
+fn broken(error: impl Into<redb::Error>) -> StoreError {
+    failed(error.into().to_string())
+}
