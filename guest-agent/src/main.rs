@@ -1,0 +1,142 @@
+//! The agent's program. See the library for what it does.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use stillpoint_agent::{
+    PORT_NAME,
+    coordinator::Coordinator,
+    freezer::{self, Freezer, select::Scope},
+    grpc,
+    guardian::{self, Guardian},
+    logging::{self, Sink},
+};
+use stillpoint_transport::{AgentLink, SocketPort, VirtioPort, find_virtio_port};
+use tracing::{Level, info, warn};
+
+const USAGE: &str = "\
+Usage: stillpoint-agent [OPTION…]
+       stillpoint-agent thaw-all      let go of every file system that a dead agent left frozen
+
+Makes this guest quiet for checkpoints of its host.
+
+  --port PATH     the virtio-serial port; else the one named org.stillpoint.agent.0 is looked for
+  --listen PATH   serve on a unix socket instead of a port (for tests; needs --below)
+  --below PATH    deal only with file systems mounted at or below PATH
+  --log WHERE     stderr (default) or kernel
+  --verbose       say more
+  --version       print the version
+";
+
+#[derive(Debug, Default)]
+struct Arguments {
+    port: Option<PathBuf>,
+    listen: Option<PathBuf>,
+    below: Option<PathBuf>,
+    kernel_log: bool,
+    verbose: bool,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut found = Self::default();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--port" => found.port = Some(value()?.into()),
+                "--listen" => found.listen = Some(value()?.into()),
+                "--below" => found.below = Some(value()?.into()),
+                "--log" => {
+                    found.kernel_log = match value()?.as_str() {
+                        "kernel" => true,
+                        "stderr" => false,
+                        other => return Err(format!("cannot log to {other}")),
+                    }
+                }
+                "--verbose" => found.verbose = true,
+                other => return Err(format!("unknown argument {other}")),
+            }
+        }
+        if found.listen.is_some() && found.below.is_none() {
+            return Err("--listen needs --below: whoever reaches the socket can freeze what lies there".to_owned());
+        }
+        Ok(found)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1).peekable();
+    match words.peek().map(String::as_str) {
+        Some(guardian::SUBCOMMAND) => {
+            return if guardian::run().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Some("--version") => {
+            println!("stillpoint-agent {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some("--help") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some("thaw-all") => {
+            for mount_point in freezer::thaw_all(&Scope::default()) {
+                println!("thawed {mount_point}");
+            }
+            return ExitCode::SUCCESS;
+        }
+        Some(_) | None => {}
+    }
+    let arguments = match Arguments::parse(words) {
+        Ok(arguments) => arguments,
+        Err(wrong) => {
+            eprint!("stillpoint-agent: {wrong}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stillpoint-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    // Before there are threads, and before the port is open.
+    let guardian = Guardian::start("/proc/self/exe".as_ref())?;
+    let sink = if arguments.kernel_log { Sink::Kernel } else { Sink::StandardError };
+    logging::start(sink, if arguments.verbose { Level::DEBUG } else { Level::INFO })?;
+    for mount_point in freezer::thaw_all(&Scope { below: arguments.below.clone(), exclude: Vec::new() }) {
+        warn!(mount_point, "an earlier agent left this frozen: thawed");
+    }
+    let coordinator = Coordinator::new(Freezer::start(guardian)?, arguments.below.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let link = match &arguments.listen {
+            Some(path) => AgentLink::listen(SocketPort::bind(path)?),
+            None => AgentLink::listen(open_port(arguments.port).await?),
+        };
+        info!(version = env!("CARGO_PKG_VERSION"), "waiting for the host");
+        grpc::serve(link, coordinator).await;
+        Err("the port is lost".into())
+    })
+}
+
+/// Opens the port, waiting for it: it may appear after us, and a predecessor that is stuck in the kernel keeps it.
+async fn open_port(given: Option<PathBuf>) -> std::io::Result<VirtioPort> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let mut told = false;
+    loop {
+        let path = given.clone().map_or_else(|| find_virtio_port(PORT_NAME), Ok);
+        match path.and_then(|path| VirtioPort::open(&path)) {
+            Ok(port) => return Ok(port),
+            Err(error) => {
+                if !told {
+                    warn!(%error, "no port yet: waiting for it");
+                    told = true;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
