@@ -18,3 +18,4 @@ pub mod ext4;
 pub mod guest_image;
 pub mod lab;
 pub mod qmp;
+pub mod sim_host;

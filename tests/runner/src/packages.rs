@@ -81,7 +81,7 @@ pub(crate) fn update() -> Outcome {
     shell::succeeds(Command::new("apt-get").args(["update", "-q"])).map(drop)
 }
 
-/// The plain way, if apt says that it would work. It does not where a part of QEMU was installed from backports and
+/// The plain way, if apt says that it would work without removing anything. It does not where a part of QEMU was installed from backports and
 /// that source is no longer listed: the other parts must then come from there too.
 fn install(packages: &[&str], folder: &Path) -> Outcome {
     let plain = Vec::new();
@@ -109,6 +109,8 @@ fn get(packages: &[&str], options: &[OsString]) -> Outcome {
 fn apt_install(options: &[OsString]) -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
-    command.args(["install", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]).args(options);
+    command
+        .args(["install", "-q", "--no-install-recommends", "--no-remove", "-o", "DPkg::Lock::Timeout=300"])
+        .args(options);
     command
 }

@@ -32,9 +32,11 @@ const FOLDERS: [&str; 17] = [
 
 /// Modules by the number of the virtio device that needs them (`/sys/bus/virtio/devices/*/device`), and by the name
 /// under which the guest's `load` command knows them.
-const DRIVERS: [(&str, &str); 11] = [
+const DRIVERS: [(&str, &str); 13] = [
+    ("bus", "virtio_pci"),
     ("virtio-0x0001", "virtio_net"),
     ("virtio-0x0002", "virtio_blk"),
+    ("virtio-0x0003", "virtio_console"),
     ("virtio-0x0004", "virtio_rng"),
     ("virtio-0x0005", "virtio_balloon"),
     ("virtio-0x0008", "virtio_scsi"),

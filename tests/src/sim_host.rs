@@ -1,0 +1,216 @@
+//! The engine on the simulated world, with one VM: what suites without a real guest begin with.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use stillpoint_common::{
+    Checkpoint, CheckpointId, CheckpointPolicy, DiskName, Failure, MemoryState, Operation, OperationState, Outcome,
+    VmId,
+};
+use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewVm, Ports, Request, StopMode};
+use stillpoint_sim::{Content, SimPorts, World, definition};
+
+/// Size of each disk.
+const DISK: u64 = 1 << 30;
+
+/// A host service on a simulated world. Its VM is called `web` and has the disks `system` and `data`.
+pub struct SimHost {
+    /// The world.
+    pub world: World,
+    /// The engine of the present process.
+    pub engine: Engine,
+}
+
+/// The engine's ports of a simulated process.
+#[must_use]
+pub fn engine_ports(sim: SimPorts) -> Ports {
+    Ports {
+        hypervisor: sim.hypervisor,
+        images: sim.images,
+        memory: sim.memory,
+        guest: sim.guest,
+        exports: sim.exports,
+        store: sim.store,
+        clock: sim.clock,
+    }
+}
+
+/// Which disk is meant.
+///
+/// # Panics
+/// If it is not the name of a disk.
+#[must_use]
+pub fn disk(name: &str) -> DiskName {
+    name.parse().expect("a disk name")
+}
+
+/// The engine's settings in tests.
+#[must_use]
+pub fn config() -> EngineConfig {
+    EngineConfig { clock_after_apply: Duration::from_secs(1), ..EngineConfig::new("/state") }
+}
+
+impl SimHost {
+    /// A host whose VM is off.
+    ///
+    /// # Panics
+    /// If the VM cannot be defined.
+    pub async fn new() -> Self {
+        let world = World::new();
+        for path in ["/vm/system.qcow2", "/vm/data.qcow2"] {
+            world.add_image(path, DISK);
+        }
+        world.add_folder("/exports");
+        let engine = Engine::open(engine_ports(world.ports()), config()).await.expect("the store opens");
+        let host = Self { world, engine };
+        let new = NewVm {
+            id: host.vm(),
+            definition: definition(&[("system", "/vm/system.qcow2"), ("data", "/vm/data.qcow2")]),
+            checkpoint_policy: CheckpointPolicy::Production,
+            checkpoint_location: None,
+        };
+        host.engine.create_vm(new, None).await.expect("the VM is fine");
+        host
+    }
+
+    /// A host whose VM runs and has written block 1 = 1 to both disks.
+    ///
+    /// # Panics
+    /// If the VM does not start.
+    pub async fn running() -> Self {
+        let host = Self::new().await;
+        host.run(Request::Start).await.expect("it starts");
+        host.write(1, 1);
+        host
+    }
+
+    /// The VM.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn vm(&self) -> VmId {
+        "web".parse().expect("a VM name")
+    }
+
+    /// A new process of the service over the world as it is.
+    ///
+    /// # Panics
+    /// If the store cannot be read.
+    pub async fn restart(&mut self) {
+        self.engine = Engine::open(engine_ports(self.world.restart()), config()).await.expect("the store opens");
+    }
+
+    /// Does a request, to its end.
+    ///
+    /// # Errors
+    /// Why it was refused or failed.
+    pub async fn run(&self, request: Request) -> Result<Outcome, Failure> {
+        let accepted = self.engine.submit(&self.vm(), request, None).await?;
+        self.end_of(&accepted).await
+    }
+
+    /// Waits for the end of an operation.
+    ///
+    /// # Errors
+    /// Why it failed.
+    ///
+    /// # Panics
+    /// If it is not known.
+    pub async fn end_of(&self, operation: &Operation) -> Result<Outcome, Failure> {
+        let mut watch = self.engine.watch_operation(operation.id).await.expect("it is known");
+        let ended = watch.wait_for(|operation| operation.state != OperationState::Running).await;
+        match ended.expect("the last state is kept").state.clone() {
+            OperationState::Done(outcome) => Ok(outcome),
+            OperationState::Failed(failure) => Err(failure),
+            OperationState::Running => unreachable!("it has ended"),
+        }
+    }
+
+    /// Makes a checkpoint.
+    ///
+    /// # Errors
+    /// Why it was refused or failed.
+    ///
+    /// # Panics
+    /// If something else was made.
+    pub async fn create(&self, policy: CheckpointPolicy) -> Result<Checkpoint, Failure> {
+        let made = self.run(Request::CreateCheckpoint { name: None, policy: Some(policy) }).await?;
+        let Outcome::Checkpoint(id) = made else { panic!("{made:?} is no checkpoint") };
+        Ok(self.checkpoint(id).await.checkpoint)
+    }
+
+    /// A checkpoint that is there.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub async fn checkpoint(&self, id: CheckpointId) -> CheckpointView {
+        self.engine.checkpoint(&self.vm(), id).await.expect("it is there")
+    }
+
+    /// All checkpoints.
+    ///
+    /// # Panics
+    /// If the catalogue cannot be read.
+    pub async fn checkpoints(&self) -> Vec<CheckpointView> {
+        self.engine.checkpoints(&self.vm()).await.expect("the catalogue can be read")
+    }
+
+    /// The guest writes the same to both disks and is told that it is written.
+    ///
+    /// # Panics
+    /// If it could not write.
+    pub fn write(&self, block: u64, value: u64) {
+        for name in ["system", "data"] {
+            self.world.guest_write(&self.vm(), &disk(name), block, value).expect("the guest can write");
+        }
+    }
+
+    /// What a block of both disks reads as in the guest.
+    ///
+    /// # Panics
+    /// If the two differ, or the VM is off.
+    #[must_use]
+    pub fn read(&self, block: u64) -> u64 {
+        let read = |name| {
+            let content: Content = self.world.guest_content(&self.vm(), &disk(name)).expect("the VM runs");
+            content.get(&block).copied().unwrap_or_default()
+        };
+        assert_eq!(read("system"), read("data"), "disks are cut together");
+        read("system")
+    }
+
+    /// What a checkpoint's disks read as, by disk.
+    ///
+    /// # Panics
+    /// If a file of it is missing.
+    #[must_use]
+    pub fn content(&self, view: &CheckpointView) -> BTreeMap<DiskName, Content> {
+        let content = |(disk, path): (&DiskName, &PathBuf)| {
+            (disk.clone(), self.world.content(path).unwrap_or_else(|| panic!("{} is missing", path.display())))
+        };
+        view.files.iter().map(content).collect()
+    }
+
+    /// Every file the catalogue knows of.
+    ///
+    /// # Panics
+    /// If the catalogue cannot be read.
+    pub async fn referenced(&self) -> Vec<PathBuf> {
+        let view = self.engine.vm(&self.vm()).await.expect("the VM is there");
+        let mut files = self.engine.layer_files(&self.vm()).await.expect("the catalogue can be read");
+        files.extend(view.disks.into_iter().map(|(_, head, _)| head.path));
+        for view in self.checkpoints().await {
+            files.extend(view.files.into_values());
+            files.extend(view.checkpoint.memory.map(|MemoryState { path, .. }| path));
+        }
+        files
+    }
+
+    /// Pulls the plug.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn turn_off(&self) {
+        self.run(Request::Stop(StopMode::TurnOff)).await.expect("the plug can be pulled");
+    }
+}
