@@ -1,1 +1,27 @@
-//! (see host/docs/design.md)
+//! The engine's ports [`Hypervisor`](stillpoint_engine::ports::Hypervisor) and
+//! [`Images`](stillpoint_engine::ports::Images) on QEMU: the oldest supported is 7.2.
+//!
+//! A VM is one QEMU process in a session of its own, which outlives the service. Whatever must be known to find it again
+//! is in the folder of its instance, written before QEMU begins; whatever is true of its disks is asked of QEMU, never
+//! remembered: node names carry the layer ids.
+
+mod accelerator;
+mod attached;
+mod capture;
+mod config;
+mod disks;
+mod events;
+mod graph;
+mod hypervisor;
+mod images;
+mod launch;
+mod merge;
+mod nodes;
+mod observe;
+mod process;
+pub mod qmp;
+mod registry;
+
+pub use config::{Deadlines, QemuConfig};
+pub use hypervisor::QemuHypervisor;
+pub use images::QemuImages;

@@ -1,0 +1,104 @@
+//! What the adapter is told from outside.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+/// Which QEMU to use, and how long to wait for it.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// The emulator. Default: `qemu-system-x86_64`, searched in `PATH`.
+    pub qemu: PathBuf,
+    /// The image tool. Default: `qemu-img`.
+    pub qemu_img: PathBuf,
+    /// Put before all other arguments of the emulator: `-L` and a folder with firmware, say. Default: none.
+    pub prefix_arguments: Vec<String>,
+    /// Machine type. A numbered one, since a memory state can be loaded only into the machine that it was saved from,
+    /// and the plain `q35` is another machine after each update of QEMU. Default: `pc-q35-7.2`, which every supported
+    /// QEMU has.
+    pub machine: String,
+    /// Limits of every wait.
+    pub deadlines: Deadlines,
+}
+
+/// Limits of every wait on QEMU and its tools.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// From the start of a process until it answers. Default: 30 s.
+    pub start: Duration,
+    /// For QEMU to greet on its control socket. Default: 5 s.
+    pub greeting: Duration,
+    /// For commands that do not wait for disks. Default: 10 s.
+    pub command: Duration,
+    /// For commands that wait until disk writes in flight are done. Default: 60 s.
+    pub drain: Duration,
+    /// For a process to close its images and end when it is told to; then it is killed. Default: 10 s.
+    pub quit: Duration,
+    /// For the trial of hardware acceleration. Default: 5 s.
+    pub trial: Duration,
+    /// For a capture to become active. Default: 30 s.
+    pub arm: Duration,
+    /// For image tools at work that does not grow with the image. Default: 30 s.
+    pub image: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            start: seconds(30),
+            greeting: seconds(5),
+            command: seconds(10),
+            drain: seconds(60),
+            quit: seconds(10),
+            trial: seconds(5),
+            arm: seconds(30),
+            image: seconds(30),
+        }
+    }
+}
+
+impl Default for QemuConfig {
+    fn default() -> Self {
+        Self {
+            qemu: "qemu-system-x86_64".into(),
+            qemu_img: "qemu-img".into(),
+            prefix_arguments: Vec::new(),
+            machine: "pc-q35-7.2".into(),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+impl QemuConfig {
+    /// The default, changed by the environment: `STILLPOINT_QEMU` and `STILLPOINT_QEMU_IMG` are paths,
+    /// `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        Self::with(|name| std::env::var_os(name))
+    }
+
+    fn with(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let mut config = Self::default();
+        if let Some(path) = variable("STILLPOINT_QEMU") {
+            config.qemu = path.into();
+        }
+        if let Some(path) = variable("STILLPOINT_QEMU_IMG") {
+            config.qemu_img = path.into();
+        }
+        if let Some(arguments) = variable("STILLPOINT_QEMU_ARGS") {
+            config.prefix_arguments = arguments.to_string_lossy().split_whitespace().map(str::to_owned).collect();
+        }
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_chooses_another_qemu() {
+        let config = QemuConfig::with(|name| (name == "STILLPOINT_QEMU_ARGS").then(|| " -L /a  -L /b".into()));
+        assert_eq!(config.prefix_arguments, ["-L", "/a", "-L", "/b"]);
+        assert_eq!(config.qemu, PathBuf::from("qemu-system-x86_64"));
+    }
+}

@@ -1,0 +1,157 @@
+//! The port, thin: each call finds the instance and hands it to the module that knows.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use stillpoint_common::{InstanceId, LayerId};
+use stillpoint_engine::{
+    layout::RuntimeLayout,
+    ports::{
+        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, Overlay, ProgressSink,
+    },
+};
+use tokio::sync::broadcast;
+
+use crate::{
+    capture,
+    config::QemuConfig,
+    disks, launch, merge, observe,
+    process::ProcessIdentity,
+    qmp::commands::{Cont, QueryVersion, Quit, Stop, SystemPowerdown},
+    registry::Shared,
+};
+
+/// Runs VMs on QEMU.
+///
+/// Dropping it closes the control connections and leaves the VMs running; another one, with the same runtime layout,
+/// attaches to them when it is asked for them. Only one at a time: QEMU serves one control connection.
+#[derive(Debug)]
+pub struct QemuHypervisor {
+    shared: Arc<Shared>,
+}
+
+impl QemuHypervisor {
+    /// With this QEMU, and runtime files in this layout. Nothing is started or touched yet.
+    #[must_use]
+    pub fn new(config: QemuConfig, layout: RuntimeLayout) -> Self {
+        Self { shared: Arc::new(Shared::new(config, layout)) }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for QemuHypervisor {
+    async fn observe(&self, instance: InstanceId) -> Result<Observed, HypervisorError> {
+        let observed = match self.shared.attach(instance).await {
+            Ok(attached) => observe::observe(&attached).await,
+            Err(error) => Err(error),
+        };
+        match observed {
+            Err(HypervisorError::Gone) => Ok(observe::gone()),
+            other => other,
+        }
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Launched, HypervisorError> {
+        launch::launch(&self.shared, spec).await
+    }
+
+    async fn version(&self, instance: InstanceId) -> Result<String, HypervisorError> {
+        Ok(self.shared.attach(instance).await?.run(&QueryVersion {}).await?.qemu.to_string())
+    }
+
+    async fn load_memory(
+        &self,
+        instance: InstanceId,
+        source: OwnedFd,
+        within: Duration,
+    ) -> Result<(), HypervisorError> {
+        capture::load(&*self.shared.attach(instance).await?, source, within).await
+    }
+
+    /// QEMU is told to close its images and end; one that does not within the deadline is killed.
+    async fn retire(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        let folder = self.shared.layout.instance(instance);
+        let deadline = self.shared.config.deadlines.quit;
+        let io = |what: &str, source| HypervisorError::Io { what: what.to_owned(), source };
+        if let Some(process) = ProcessIdentity::read(&folder).filter(ProcessIdentity::is_alive) {
+            if let Ok(attached) = self.shared.attach(instance).await {
+                // It often hangs up before it answers.
+                let _ = attached.client.execute(&Quit {}, deadline).await;
+            }
+            if !process.ended(deadline).await {
+                tracing::warn!(%instance, pid = %process.pid().as_raw_nonzero(), "QEMU does not end: killing it");
+                process.kill().map_err(|source| io("killing QEMU", source))?;
+                if !process.ended(deadline).await {
+                    return Err(HypervisorError::Unanswered { command: "SIGKILL".to_owned(), waited: deadline });
+                }
+            }
+        }
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io("removing the runtime folder of the VM", error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn press_power_button(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        self.shared.attach(instance).await?.run(&SystemPowerdown {}).await.map(drop)
+    }
+
+    async fn pause(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        self.shared.attach(instance).await?.drain(&Stop {}).await.map(drop)
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        self.shared.attach(instance).await?.drain(&Cont {}).await.map(drop)
+    }
+
+    async fn attach_overlays(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError> {
+        disks::attach(&*self.shared.attach(instance).await?, overlays).await
+    }
+
+    async fn detach_overlays(&self, instance: InstanceId, overlays: &[LayerId]) -> Result<(), HypervisorError> {
+        disks::detach(&*self.shared.attach(instance).await?, overlays).await
+    }
+
+    async fn switch_heads(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError> {
+        disks::switch(&*self.shared.attach(instance).await?, overlays).await
+    }
+
+    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Result<(), HypervisorError> {
+        capture::prepare(&*self.shared.attach(instance).await?, sink).await
+    }
+
+    async fn start_capture(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        capture::start(&*self.shared.attach(instance).await?).await
+    }
+
+    async fn finish_capture(&self, instance: InstanceId, progress: &ProgressSink) -> Result<(), HypervisorError> {
+        capture::finish(&*self.shared.attach(instance).await?, progress).await
+    }
+
+    async fn cancel_capture(&self, instance: InstanceId) -> Result<(), HypervisorError> {
+        capture::cancel(&*self.shared.attach(instance).await?).await
+    }
+
+    async fn merge(
+        &self,
+        instance: InstanceId,
+        merge: &LiveMerge,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError> {
+        merge::merge(&*self.shared.attach(instance).await?, merge, progress).await
+    }
+
+    async fn finish_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError> {
+        merge::finish(&*self.shared.attach(instance).await?, merge).await
+    }
+
+    async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError> {
+        merge::cancel(&*self.shared.attach(instance).await?, merge).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<HypervisorEvent> {
+        self.shared.events.subscribe()
+    }
+}

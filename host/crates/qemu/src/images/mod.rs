@@ -1,0 +1,219 @@
+//! Image files that no VM is writing to, by qemu-img.
+//!
+//! Formats are always declared and backing files always named by us: nothing that stands in an image makes a file be
+//! opened. What must be durable is synced, the file and then its folder.
+
+mod files;
+mod header;
+mod tool;
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use files::{blocking, folder, identity, io_error, lies_on, look, place, sync, sync_one, temporary};
+use header::{Header, resolve};
+use serde::Deserialize;
+use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
+use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink};
+use tool::{Tool, failed};
+
+use crate::{config::QemuConfig, nodes};
+
+/// Works on images with qemu-img.
+#[derive(Debug, Clone)]
+pub struct QemuImages {
+    config: QemuConfig,
+}
+
+/// What we read of `qemu-img info`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    virtual_size: u64,
+    #[serde(default)]
+    actual_size: u64,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Deserialize)]
+struct FormatSpecific {
+    #[serde(default)]
+    data: SpecificData,
+}
+
+#[derive(Default, Deserialize)]
+struct SpecificData {
+    #[serde(default)]
+    corrupt: bool,
+}
+
+/// What we read of `qemu-img check`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Check {
+    #[serde(default)]
+    allocated_clusters: u64,
+    #[serde(default)]
+    check_errors: u64,
+}
+
+impl QemuImages {
+    /// With this qemu-img.
+    #[must_use]
+    pub const fn new(config: QemuConfig) -> Self {
+        Self { config }
+    }
+
+    fn tool<'a>(&'a self, subject: &'a Path) -> Tool<'a> {
+        Tool { program: &self.config.qemu_img, subject }
+    }
+
+    /// Runs a call whose work does not grow with the image.
+    async fn quick<const N: usize>(&self, subject: &Path, words: [&str; N]) -> Result<Vec<u8>, ImageError> {
+        self.tool(subject).quick(self.config.deadlines.image, arguments(words)).await
+    }
+
+    /// The file under the name of a new overlay is the overlay: empty, of this size, on this backing file.
+    async fn is_empty_overlay(&self, overlay: &Path, name: &str, virtual_size: u64) -> Result<bool, ImageError> {
+        if header(overlay)?.and_then(|header| header.backing) != Some(name.into()) {
+            return Ok(false);
+        }
+        let alone = serde_json::json!({
+            "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": said(overlay)?},
+        });
+        let check = self.quick(overlay, ["check", "-U", "--output=json", &format!("json:{alone}")]).await?;
+        let check: Check = understood("check", &check)?;
+        let facts = self.stat(overlay, DiskFormat::Qcow2).await?;
+        Ok(check.allocated_clusters == 0 && check.check_errors == 0 && facts.virtual_size == virtual_size)
+    }
+}
+
+#[async_trait]
+impl Images for QemuImages {
+    async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError> {
+        let identity = look(path)?;
+        let header = if format == DiskFormat::Qcow2 { header(path)? } else { None };
+        if header.as_ref().is_some_and(|header| header.external_data) {
+            let message = "its data is in another file, which is not supported".to_owned();
+            return Err(ImageError::Unusable { path: path.to_owned(), message });
+        }
+        let info = self.quick(path, ["info", "-U", "--output=json", "-f", format.driver(), said(path)?]).await?;
+        let info: Info = understood("info", &info)?;
+        let backing = header.and_then(|header| header.backing).map(|name| resolve(folder(path), &name));
+        let corrupt = info.format_specific.is_some_and(|specific| specific.data.corrupt);
+        Ok(ImageFacts { identity, virtual_size: info.virtual_size, allocated: info.actual_size, backing, corrupt })
+    }
+
+    async fn create_overlay(
+        &self,
+        overlay: &Path,
+        backing: &LayerFile,
+        virtual_size: u64,
+    ) -> Result<FileIdentity, ImageError> {
+        let name = backing_name(&backing.path)?;
+        look(&backing.path)?;
+        if overlay.symlink_metadata().is_err() {
+            let new = temporary(overlay);
+            let (format, size) = (backing.format.driver(), virtual_size.to_string());
+            let target = said(&new)?;
+            let words = ["create", "-q", "-f", "qcow2", "-u", "-b", &name, "-F", format, target, &size];
+            let made = self.quick(overlay, words).await.and_then(|_| place(&new, overlay));
+            let _ = fs::remove_file(&new);
+            match made {
+                // Somebody was quicker; below we see whether it is what we want.
+                Ok(()) | Err(ImageError::Exists { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !self.is_empty_overlay(overlay, &name, virtual_size).await? {
+            return Err(ImageError::Exists { path: overlay.to_owned() });
+        }
+        sync(overlay).await?;
+        look(overlay)
+    }
+
+    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+        let total = self.stat(&merge.child.path, merge.child.format).await?.allocated;
+        let mut layers: Vec<_> = merge.below.iter().rev().cloned().collect();
+        layers.extend([merge.parent.clone(), merge.child.clone()]);
+        let chain = chain(&layers)?;
+        self.tool(&merge.parent.path).long(total, progress, arguments(["commit", "-d", "-p", &chain])).await?;
+        sync(&merge.parent.path).await
+    }
+
+    async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {
+        let path = path.to_owned();
+        blocking(move || {
+            let wanted = look(&path)?;
+            let folder = folder(&path);
+            let entries = fs::read_dir(folder).map_err(|error| io_error(folder, "reading", &error))?;
+            let overlays = entries.flatten().map(|entry| entry.path()).filter(|file| lies_on(file, wanted));
+            Ok(overlays.collect())
+        })
+        .await
+    }
+
+    async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Result<(), ImageError> {
+        let name = backing_name(&backing.path)?;
+        let target = said(&overlay.path)?;
+        let words = ["rebase", "-u", "-f", overlay.format.driver(), "-F", backing.format.driver(), "-b", &name, target];
+        self.quick(&overlay.path, words).await?;
+        sync(&overlay.path).await
+    }
+
+    async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Result<(), ImageError> {
+        let Some(top) = flatten.layers.last() else { return Err(failed("flatten", "a chain without layers".into())) };
+        let total = self.stat(&top.path, top.format).await?.virtual_size;
+        let chain = chain(&flatten.layers)?;
+        let options: &[&str] = match flatten.format {
+            // Without it the size is rounded up to whole cylinders.
+            DiskFormat::Vpc => &["-o", "force_size=on"],
+            DiskFormat::Raw | DiskFormat::Qcow2 | DiskFormat::Vhdx => &[],
+        };
+        let mut words = arguments(["convert", "-U", "-p", "-O", flatten.format.driver()]);
+        words.extend(arguments(options.iter().copied()));
+        words.extend(arguments([chain.as_str(), said(&flatten.target)?]));
+        self.tool(&flatten.target).long(total, progress, words).await?;
+        sync(&flatten.target).await
+    }
+
+    async fn remove(&self, path: &Path, expected: FileIdentity) -> Result<(), ImageError> {
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error(path, "looking at", &error)),
+            Ok(found) if identity(&found) != expected => return Err(ImageError::Changed { path: path.to_owned() }),
+            Ok(_) => {}
+        }
+        fs::remove_file(path).map_err(|error| io_error(path, "removing", &error))?;
+        let folder = folder(path).to_owned();
+        blocking(move || sync_one(&folder)).await
+    }
+}
+
+fn arguments<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
+    words.into_iter().map(OsString::from).collect()
+}
+
+fn chain(layers: &[LayerFile]) -> Result<String, ImageError> {
+    nodes::chain(layers).map(|chain| format!("json:{chain}")).map_err(|message| failed("qemu-img", message))
+}
+
+fn said(path: &Path) -> Result<&str, ImageError> {
+    nodes::text(path).map_err(|message| failed("qemu-img", message))
+}
+
+fn backing_name(backing: &Path) -> Result<String, ImageError> {
+    nodes::backing_name(backing).map_err(|message| failed("qemu-img", message))
+}
+
+fn understood<'a, T: Deserialize<'a>>(verb: &str, output: &'a [u8]) -> Result<T, ImageError> {
+    serde_json::from_slice(output).map_err(|error| failed(&format!("reading the answer of {verb}"), error.to_string()))
+}
+
+fn header(path: &Path) -> Result<Option<Header>, ImageError> {
+    Header::read(path).map_err(|error| io_error(path, "reading", &error))
+}

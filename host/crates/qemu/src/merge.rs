@@ -1,0 +1,257 @@
+//! Moves the data of a layer down into the one below it, while the VM runs.
+//!
+//! ```text
+//! middle:  running ─▶ concluded (the layer above names the parent now) ─▶ child closed
+//! head:    running ─▶ ready (child and parent are kept the same) ─▶ finish ─▶ concluded ─▶ child closed
+//! ```
+//! What has been done is decided by the chain, never by the job: a job may have ended, or been forgotten, with the
+//! service that started it. A job's id is made of its child's, so that a later service finds it and goes on.
+//!
+//! A guest that writes to the head as fast as its layers are copied would never let the merge become ready. When
+//! everything was copied once and it still is not ready for [`PATIENCE`], what the guest may write to this disk is
+//! limited, step by step; the limit goes when the merge is ready, or is given up.
+
+mod convergence;
+
+use std::time::Duration;
+
+use stillpoint_common::{LayerId, Progress};
+use stillpoint_engine::ports::{HypervisorError, LiveMerge, ProgressSink};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    attached::{Attached, refused},
+    disks,
+    nodes::{backing_name, device, format_node},
+    qmp::{
+        Event,
+        commands::{BlockCommit, Job, JobCancel, JobComplete, JobDismiss, QueryJobs, SetThrottle, ThrottleLimits},
+    },
+};
+use convergence::Convergence;
+#[cfg(doc)]
+use convergence::PATIENCE;
+
+/// Where a merge stands, by the chain.
+enum Place {
+    /// The child is not in the chain any more: done.
+    Gone,
+    /// The child is the head.
+    Head,
+    /// The child lies below another layer; this is the head.
+    Middle(LayerId),
+}
+
+/// See [`stillpoint_engine::ports::Hypervisor::merge`].
+pub(crate) async fn merge(at: &Attached, merge: &LiveMerge, progress: &ProgressSink) -> Result<(), HypervisorError> {
+    let mut jobs = Jobs::of(at, merge);
+    let place = place(at, merge).await?;
+    if matches!(place, Place::Gone) {
+        return close(at, merge, &jobs).await;
+    }
+    if jobs.look().await?.is_none_or(|job| has_ended(&job)) {
+        jobs.clear().await?;
+        start(at, merge, &place, &jobs.id).await?;
+    }
+    let done = follow(at, merge, &mut jobs, progress).await;
+    match done {
+        Ok(Followed::Ready) => Ok(()),
+        Ok(Followed::Ended(error)) => conclude(at, merge, &jobs, error).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// See [`stillpoint_engine::ports::Hypervisor::finish_merge`]. What the guest wrote last is copied first; with the VM
+/// paused that ends soon.
+pub(crate) async fn finish(at: &Attached, merge: &LiveMerge) -> Result<(), HypervisorError> {
+    let mut jobs = Jobs::of(at, merge);
+    if matches!(place(at, merge).await?, Place::Gone) {
+        return close(at, merge, &jobs).await;
+    }
+    let deadline = Instant::now() + at.deadlines.drain;
+    let mut told = false;
+    let error = loop {
+        match jobs.look().await? {
+            None if !told => {
+                return Err(HypervisorError::WrongState(format!("no merge of {} is at work", merge.child)));
+            }
+            None => break None,
+            Some(job) if has_ended(&job) => break job.error,
+            Some(job) if job.status == "ready" && !told => {
+                at.run(&JobComplete { id: &jobs.id }).await?;
+                told = true;
+                continue;
+            }
+            Some(_) if Instant::now() >= deadline => {
+                let waited = at.deadlines.drain;
+                return Err(HypervisorError::Unanswered { command: "job-complete".to_owned(), waited });
+            }
+            Some(_) => jobs.changed(Duration::from_millis(5)).await,
+        }
+    };
+    conclude(at, merge, &jobs, error).await
+}
+
+/// See [`stillpoint_engine::ports::Hypervisor::cancel_merge`].
+pub(crate) async fn cancel(at: &Attached, merge: &LiveMerge) -> Result<(), HypervisorError> {
+    let jobs = Jobs::of(at, merge);
+    jobs.clear().await?;
+    throttle(at, merge, 0).await?;
+    if matches!(place(at, merge).await?, Place::Gone) { disks::detach(at, &[merge.child]).await } else { Ok(()) }
+}
+
+async fn place(at: &Attached, merge: &LiveMerge) -> Result<Place, HypervisorError> {
+    let layers = at.layers().await?;
+    let chain = layers.chains.get(&merge.disk).map_or(&[][..], Vec::as_slice);
+    let Some(position) = chain.iter().position(|layer| *layer == merge.child) else { return Ok(Place::Gone) };
+    if chain.get(position + 1) != Some(&merge.parent.id) {
+        let (child, parent) = (merge.child, merge.parent.id);
+        return Err(HypervisorError::WrongState(format!("the layer {parent} is not right below {child}")));
+    }
+    Ok(if position == 0 { Place::Head } else { Place::Middle(chain[0]) })
+}
+
+async fn start(at: &Attached, merge: &LiveMerge, place: &Place, job: &str) -> Result<(), HypervisorError> {
+    let (head, backing_file) = match place {
+        Place::Middle(head) => {
+            let name = backing_name(&merge.parent.path).map_err(|message| refused("block-commit", message))?;
+            (*head, Some(name))
+        }
+        Place::Head | Place::Gone => (merge.child, None),
+    };
+    let command = BlockCommit {
+        job_id: job,
+        device: &format_node(head),
+        top_node: &format_node(merge.child),
+        base_node: &format_node(merge.parent.id),
+        backing_file: backing_file.as_deref(),
+        auto_dismiss: false,
+    };
+    at.drain(&command).await.map(drop)
+}
+
+/// How following a job ended.
+enum Followed {
+    /// Child and parent are kept the same.
+    Ready,
+    /// The job is over, with this error.
+    Ended(Option<String>),
+}
+
+async fn follow(
+    at: &Attached,
+    merge: &LiveMerge,
+    jobs: &mut Jobs<'_>,
+    progress: &ProgressSink,
+) -> Result<Followed, HypervisorError> {
+    let mut convergence = Convergence::default();
+    loop {
+        let Some(job) = jobs.look().await? else {
+            throttle(at, merge, 0).await?;
+            return Ok(Followed::Ended(None));
+        };
+        progress(Progress { done: job.current_progress, total: job.total_progress });
+        let ended = has_ended(&job);
+        if ended || job.status == "ready" {
+            throttle(at, merge, 0).await?;
+            return Ok(if ended { Followed::Ended(job.error) } else { Followed::Ready });
+        }
+        if let Some(limit) = convergence.next_limit(&job, Instant::now()) {
+            tracing::info!(disk = %merge.disk, limit, "limiting the guest's writes so that a merge comes to its end");
+            throttle(at, merge, limit).await?;
+        }
+        jobs.changed(Duration::from_millis(100)).await;
+    }
+}
+
+/// Limits the guest's writes to this many bytes a second; 0 lifts the limit.
+async fn throttle(at: &Attached, merge: &LiveMerge, bytes: u64) -> Result<(), HypervisorError> {
+    let limits = ThrottleLimits { bps_wr: bytes, iops_wr: bytes >> 14, ..ThrottleLimits::default() };
+    at.run(&SetThrottle { id: &device(&merge.disk), limits }).await.map(drop)
+}
+
+/// The job is over: the chain says whether it did it.
+async fn conclude(
+    at: &Attached,
+    merge: &LiveMerge,
+    jobs: &Jobs<'_>,
+    error: Option<String>,
+) -> Result<(), HypervisorError> {
+    if matches!(place(at, merge).await?, Place::Gone) {
+        return close(at, merge, jobs).await;
+    }
+    jobs.clear().await?;
+    Err(refused("block-commit", error.unwrap_or_else(|| "the merge was cancelled".to_owned())))
+}
+
+/// Done: forgets the job and closes what left the chain.
+async fn close(at: &Attached, merge: &LiveMerge, jobs: &Jobs<'_>) -> Result<(), HypervisorError> {
+    jobs.clear().await?;
+    disks::detach(at, &[merge.child]).await
+}
+
+/// The job of one merge.
+struct Jobs<'a> {
+    at: &'a Attached,
+    id: String,
+    events: Option<broadcast::Receiver<Event>>,
+}
+
+impl<'a> Jobs<'a> {
+    fn of(at: &'a Attached, merge: &LiveMerge) -> Self {
+        Self { at, id: format!("merge-{}", merge.child), events: at.client.events() }
+    }
+
+    /// How it stands. `None` if there is none.
+    async fn look(&self) -> Result<Option<Job>, HypervisorError> {
+        Ok(self.at.run(&QueryJobs {}).await?.into_iter().find(|job| job.id == self.id))
+    }
+
+    /// Returns when a job has changed its state, or after this time.
+    async fn changed(&mut self, at_most: Duration) {
+        let wait = async {
+            match &mut self.events {
+                Some(events) => while events.recv().await.is_ok_and(|event| event.name != "JOB_STATUS_CHANGE") {},
+                None => std::future::pending().await,
+            }
+        };
+        let _ = timeout(at_most, wait).await;
+    }
+
+    /// Gives the job up if it is at work, and forgets it. Afterwards there is none.
+    async fn clear(&self) -> Result<(), HypervisorError> {
+        let deadline = Instant::now() + self.at.deadlines.drain;
+        let mut cancelled = false;
+        while let Some(job) = self.look().await? {
+            if has_ended(&job) {
+                tolerate(self.at.run(&JobDismiss { id: &self.id }).await)?;
+                continue;
+            }
+            if !cancelled {
+                tolerate(self.at.run(&JobCancel { id: &self.id }).await)?;
+                cancelled = true;
+            }
+            if Instant::now() >= deadline {
+                let waited = self.at.deadlines.drain;
+                return Err(HypervisorError::Unanswered { command: "job-cancel".to_owned(), waited });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+/// A job may end between looking at it and telling it something.
+fn tolerate<T>(answer: Result<T, HypervisorError>) -> Result<(), HypervisorError> {
+    match answer {
+        Ok(_) | Err(HypervisorError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_ended(job: &Job) -> bool {
+    matches!(job.status.as_str(), "concluded" | "null")
+}

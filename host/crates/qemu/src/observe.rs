@@ -1,0 +1,95 @@
+//! What is true of an instance, asked of QEMU.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stillpoint_common::DiskName;
+use stillpoint_engine::ports::{Capture, HypervisorError, Observed, RunState};
+
+use crate::{
+    attached::Attached,
+    nodes::disk_of,
+    qmp::commands::{BlockDevice, Migration, QueryBlock, QueryMigrate, QueryStatus},
+};
+
+/// There is no process.
+pub(crate) const fn gone() -> Observed {
+    Observed { run: RunState::Gone, chains: BTreeMap::new(), attached: BTreeSet::new(), capture: Capture::None }
+}
+
+pub(crate) async fn observe(at: &Attached) -> Result<Observed, HypervisorError> {
+    let status = at.run(&QueryStatus {}).await?.status;
+    let layers = at.layers().await?;
+    let capture = capture(at.run(&QueryMigrate {}).await?);
+    let run = match run_state(&status) {
+        RunState::Critical(_) => RunState::Critical(failed_disk(&at.run(&QueryBlock {}).await?)),
+        run @ (RunState::Gone
+        | RunState::AwaitingMemory
+        | RunState::Paused
+        | RunState::Running
+        | RunState::ShutDown) => run,
+    };
+    // While an instance loads its memory, the same answer speaks of loading.
+    let capture = if run == RunState::AwaitingMemory { Capture::None } else { capture };
+    Ok(Observed { run, chains: layers.chains, attached: layers.attached, capture })
+}
+
+/// QEMU's names of run states. A name we do not know is a VM that does not run.
+pub(crate) fn run_state(status: &str) -> RunState {
+    match status {
+        "running" | "suspended" => RunState::Running,
+        "inmigrate" => RunState::AwaitingMemory,
+        "io-error" | "internal-error" => RunState::Critical(None),
+        "shutdown" => RunState::ShutDown,
+        _ => RunState::Paused,
+    }
+}
+
+fn failed_disk(devices: &[BlockDevice]) -> Option<DiskName> {
+    let failed = |device: &&BlockDevice| device.io_status.as_deref().is_some_and(|status| status != "ok");
+    devices.iter().filter(failed).find_map(|device| disk_of(&device.qdev))
+}
+
+/// How a capture stands.
+pub(crate) fn capture(migration: Migration) -> Capture {
+    match migration.status.as_deref() {
+        None | Some("none" | "cancelled") => Capture::None,
+        Some("completed") => Capture::Completed,
+        Some("failed") => Capture::Failed(migration.error_desc.unwrap_or_else(|| "QEMU does not say why".to_owned())),
+        Some(_) => Capture::Active,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn run_states_of_later_versions_are_standing_still() {
+        assert_eq!(run_state("prelaunch"), RunState::Paused);
+        assert_eq!(run_state("some-new-state"), RunState::Paused);
+        assert_eq!(run_state("inmigrate"), RunState::AwaitingMemory);
+        assert_eq!(run_state("io-error"), RunState::Critical(None));
+    }
+
+    #[test]
+    fn the_disk_that_failed_is_named() {
+        let devices = serde_json::from_value::<Vec<BlockDevice>>(json!([
+            {"qdev": "/machine/peripheral/disk-system/virtio-backend", "io-status": "ok"},
+            {"qdev": "/machine/peripheral/disk-data/virtio-backend", "io-status": "nospace"},
+            {"device": "cd0"},
+        ]));
+        assert_eq!(failed_disk(&devices.unwrap()), Some("data".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_capture_is_told_from_its_state() {
+        let migration = |value| capture(serde_json::from_value::<Migration>(value).unwrap());
+        assert_eq!(migration(json!({})), Capture::None);
+        assert_eq!(migration(json!({"status": "cancelled"})), Capture::None);
+        assert_eq!(migration(json!({"status": "setup"})), Capture::Active);
+        assert_eq!(migration(json!({"status": "completed", "ram": {"total": 1}})), Capture::Completed);
+        assert!(matches!(migration(json!({"status": "failed"})), Capture::Failed(_)));
+    }
+}

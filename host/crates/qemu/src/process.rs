@@ -1,0 +1,145 @@
+//! QEMU as a process: started in a session of its own, found again by pid *and* start time, ended for good.
+
+use std::{ffi::OsString, fs::File, io, path::Path, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+/// Written into the instance's folder by the process itself, before it becomes QEMU: so it is there however early the
+/// service dies. `exec` keeps pid and start time; setsid(1) does not fork, since the shell leads no process group.
+const START: &str = r#"cat "/proc/$$/stat" /proc/sys/kernel/random/boot_id >"$0" && exec setsid -- "$@""#;
+const FILE: &str = "process";
+
+/// A process, never to be confused with a later one of the same pid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProcessIdentity {
+    pid: Pid,
+    /// Clock ticks since boot.
+    started: u64,
+    boot: String,
+}
+
+impl ProcessIdentity {
+    /// Who was started in this folder. `None` if nobody was.
+    pub(crate) fn read(folder: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
+        let (stat, boot) = text.trim_end().rsplit_once('\n')?;
+        let stat = Stat::parse(stat)?;
+        Some(Self { pid: stat.pid, started: stat.started, boot: boot.to_owned() })
+    }
+
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The process is there and has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())) else {
+            return false;
+        };
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Stat::parse(&text).is_some_and(|stat| stat.started == self.started && !stat.ended) && boot.trim() == self.boot
+    }
+
+    /// Kills the process, and no other that got its pid. One that has ended is fine.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty()) else { return Ok(()) };
+        // The descriptor holds on to one process; if the identity fits now, that one is ours.
+        if !self.is_alive() {
+            return Ok(());
+        }
+        match pidfd_send_signal(&pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the end of the process. False if it is still there at the deadline.
+    pub(crate) async fn ended(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+}
+
+/// What `/proc/PID/stat` says, as far as we care.
+struct Stat {
+    pid: Pid,
+    ended: bool,
+    started: u64,
+}
+
+impl Stat {
+    /// The command in the middle may contain anything, parentheses and line ends too.
+    fn parse(text: &str) -> Option<Self> {
+        let pid = Pid::from_raw(text.split(' ').next()?.parse().ok()?)?;
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let ended = matches!(fields.next()?, "Z" | "X" | "x");
+        Some(Self { pid, ended, started: fields.nth(18)?.parse().ok()? })
+    }
+}
+
+/// Starts a program in a session of its own: it does not end with the service, nor by a signal from its terminal.
+///
+/// What it prints goes to `log`. Its identity is in `folder` before it runs.
+pub(crate) fn start(folder: &Path, program: &Path, arguments: &[OsString], log: &File) -> io::Result<Child> {
+    Command::new("sh")
+        .arg("-c")
+        .arg(START)
+        .arg(folder.join(FILE))
+        .arg(program)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .kill_on_drop(false)
+        .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_full_of_tricks_does_not_confuse() {
+        let stat = "42 (a) Z (b\n) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 777 10 11";
+        let stat = Stat::parse(stat).unwrap();
+        assert_eq!((stat.pid.as_raw_nonzero().get(), stat.ended, stat.started), (42, false, 777));
+        assert!(Stat::parse("").is_none() && Stat::parse("0 () R").is_none() && Stat::parse("7 (x").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_process_leads_its_own_session_and_is_known_by_more_than_its_pid() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut child = start(folder.path(), Path::new("sleep"), &["60".into()], &log).unwrap();
+        let identity = loop {
+            match ProcessIdentity::read(folder.path()) {
+                Some(identity) => break identity,
+                None => sleep(Duration::from_millis(2)).await,
+            }
+        };
+        assert_eq!(child.id(), u32::try_from(identity.pid().as_raw_nonzero().get()).ok());
+        while rustix::process::getsid(Some(identity.pid())).unwrap() != identity.pid() {
+            sleep(Duration::from_millis(2)).await;
+        }
+        assert!(identity.is_alive());
+        let stranger = ProcessIdentity { started: identity.started + 1, ..identity.clone() };
+        assert!(!stranger.is_alive());
+        stranger.kill().unwrap();
+        assert!(identity.is_alive(), "a process of another start time is left alone");
+        identity.kill().unwrap();
+        assert!(identity.ended(Duration::from_secs(5)).await, "a zombie counts as ended");
+        child.wait().await.unwrap();
+        identity.kill().unwrap();
+    }
+}
