@@ -102,3 +102,62 @@ impl From<PowerState> for pb::VmState {
         }
     }
 }
+
+/// The kind of a checkpoint that a service told of; `None` if it is none that this version knows.
+#[must_use]
+pub fn read_kind(value: i32) -> Option<Kind> {
+    match pb::CheckpointKind::try_from(value).ok()? {
+        pb::CheckpointKind::Unspecified => None,
+        pb::CheckpointKind::Production => Some(Kind::Production),
+        pb::CheckpointKind::Standard => Some(Kind::Standard),
+    }
+}
+
+/// The consistency that a service told of; `None` if it is none that this version knows.
+#[must_use]
+pub fn read_consistency(value: i32) -> Option<Consistency> {
+    match pb::Consistency::try_from(value).ok()? {
+        pb::Consistency::Unspecified => None,
+        pb::Consistency::Application => Some(Consistency::Application),
+        pb::Consistency::FileSystem => Some(Consistency::FileSystem),
+        pb::Consistency::Crash => Some(Consistency::Crash),
+        pb::Consistency::Memory => Some(Consistency::Memory),
+        pb::Consistency::Offline => Some(Consistency::Offline),
+    }
+}
+
+/// The reason of a fallback that a service told of; `None` if there was none, or none that this version knows.
+#[must_use]
+pub fn read_fallback(value: i32) -> Option<FallbackReason> {
+    match pb::FallbackReason::try_from(value).ok()? {
+        pb::FallbackReason::Unspecified => None,
+        pb::FallbackReason::AgentUnreachable => Some(FallbackReason::AgentUnreachable),
+        pb::FallbackReason::AgentIncompatible => Some(FallbackReason::AgentIncompatible),
+        pb::FallbackReason::WriterRefused => Some(FallbackReason::WriterRefused),
+        pb::FallbackReason::WriterTimedOut => Some(FallbackReason::WriterTimedOut),
+        pb::FallbackReason::FileSystemRefused => Some(FallbackReason::FileSystemRefused),
+        pb::FallbackReason::FreezeTimedOut => Some(FallbackReason::FreezeTimedOut),
+        pb::FallbackReason::HoldLapsed => Some(FallbackReason::HoldLapsed),
+        pb::FallbackReason::NothingToFreeze => Some(FallbackReason::NothingToFreeze),
+        pb::FallbackReason::VmNotRunning => Some(FallbackReason::VmNotRunning),
+    }
+}
+
+/// The state of a VM that a service told of; `None` if it is none that this version knows.
+#[must_use]
+pub fn read_power(value: i32) -> Option<PowerState> {
+    match pb::VmState::try_from(value).ok()? {
+        pb::VmState::Unspecified => None,
+        pb::VmState::Off => Some(PowerState::Off),
+        pb::VmState::Running => Some(PowerState::Running),
+        pb::VmState::Paused => Some(PowerState::Paused),
+        pb::VmState::PausedCritical => Some(PowerState::PausedCritical),
+    }
+}
+
+/// The name of what became of a file system or writer: `HELD`, `LEFT_OUT`, …; `None` if this version does not know it.
+#[must_use]
+pub fn read_outcome(value: i32) -> Option<&'static str> {
+    let result = pb::OutcomeResult::try_from(value).ok()?;
+    result.as_str_name().strip_prefix("OUTCOME_RESULT_")
+}

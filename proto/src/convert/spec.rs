@@ -107,7 +107,11 @@ fn each<M, T>(
     messages.iter().enumerate().map(|(i, message)| read(message, &format!("{field}[{i}]"))).collect()
 }
 
-fn accelerator(value: i32, field: &str) -> Result<AcceleratorChoice, Failure> {
+/// Reads a choice of accelerator; UNSPECIFIED means AUTO.
+///
+/// # Errors
+/// The value is not known.
+pub fn accelerator(value: i32, field: &str) -> Result<AcceleratorChoice, Failure> {
     Ok(match known(value, field)? {
         pb::AcceleratorChoice::Unspecified | pb::AcceleratorChoice::Auto => AcceleratorChoice::Auto,
         pb::AcceleratorChoice::Kvm => AcceleratorChoice::Kvm,

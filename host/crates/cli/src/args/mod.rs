@@ -1,0 +1,132 @@
+//! What a user types.
+
+mod checkpoint;
+mod operation;
+pub(crate) mod parse;
+mod vm;
+
+pub use checkpoint::{CheckpointCommand, CheckpointRef};
+pub use operation::OperationCommand;
+pub use vm::{CreateVm, HardwareFlags, UpdateVm, VmCommand};
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stillpoint_common::{CheckpointPolicy, VmId};
+
+use crate::client::DEFAULT_SOCKET;
+
+/// Checkpoints for virtual machines on QEMU/KVM.
+///
+/// Exit codes: 0 done; 1 refused or failed; 2 typed wrongly; 3 the service cannot be reached; 130 stopped waiting
+/// (the operation goes on).
+#[derive(Debug, Parser)]
+#[command(name = "stillpoint", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Socket of the service.
+    #[arg(long, global = true, env = "STILLPOINT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Print one JSON document instead of text. Refusals are printed as {"error": …}.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Define, start, stop and look at VMs.
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Make, look at, apply, delete and export checkpoints.
+    #[command(subcommand, visible_alias = "cp")]
+    Checkpoint(CheckpointCommand),
+    /// Look at the writers of a guest: applications that take part in production checkpoints.
+    #[command(subcommand)]
+    Writer(WriterCommand),
+    /// Look at long-running work, wait for it, give it up.
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// Look at the system in a VM.
+    #[command(subcommand)]
+    Guest(GuestCommand),
+    /// Look at the host.
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Print the completion script of a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What can be asked about writers.
+#[derive(Debug, Subcommand)]
+pub enum WriterCommand {
+    /// List the writers of a running VM.
+    List {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+}
+
+/// What can be asked about a guest.
+#[derive(Debug, Subcommand)]
+pub enum GuestCommand {
+    /// Show what the agent of a running VM says: its version, file systems, writers.
+    Show {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+}
+
+/// What can be asked about the host.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Show what the service found on its host.
+    Show,
+}
+
+/// How to wait for work that was begun.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Waiting {
+    /// Print the operation at once and do not wait for its end.
+    #[arg(long = "async")]
+    pub at_once: bool,
+}
+
+/// Whether to ask before something is lost.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Consent {
+    /// Do not ask. Needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// What a checkpoint shall be, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// Checkpoints are refused.
+    Disabled,
+    /// Memory, devices and disks of one instant; the guest is not asked.
+    Standard,
+    /// The guest is made quiet for the cut; if that fails, a standard checkpoint is made.
+    Production,
+    /// The guest is made quiet for the cut, or there is no checkpoint.
+    ProductionOnly,
+}
+
+impl From<PolicyArg> for CheckpointPolicy {
+    fn from(policy: PolicyArg) -> Self {
+        match policy {
+            PolicyArg::Disabled => Self::Disabled,
+            PolicyArg::Standard => Self::Standard,
+            PolicyArg::Production => Self::Production,
+            PolicyArg::ProductionOnly => Self::ProductionOnly,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Values that are typed as one word: sizes, times, `key=value` lists.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use stillpoint_common::{AcceleratorChoice, DiskFormat, VmId};
+
+use crate::view::{Disk, Nic, PassThroughDisk, TapNetwork, UserNetwork};
+
+/// The name of a VM, also as the resource name `vms/{vm}`.
+pub(crate) fn vm(text: &str) -> Result<VmId, String> {
+    let name = text.strip_prefix("vms/").unwrap_or(text);
+    name.parse().map_err(|problem| format!("the name of a VM {problem}"))
+}
+
+/// `512M`, `2G`, `1T`, or MiB: in MiB.
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: write 512M, 2G or a number of MiB");
+    let upper = text.to_ascii_uppercase();
+    let upper = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (number, factor) = match upper.as_bytes().last() {
+        Some(b'M') => (&upper[..upper.len() - 1], 1),
+        Some(b'G') => (&upper[..upper.len() - 1], 1024),
+        Some(b'T') => (&upper[..upper.len() - 1], 1024 * 1024),
+        Some(_) | None => (upper, 1),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).ok_or_else(wrong)
+}
+
+/// `90s`, `5m`, `1h`, or seconds.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write 90s, 5m or 1h");
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3600),
+        Some(_) | None => (text, 1),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// `auto`, `kvm`, `tcg`.
+pub(crate) fn accelerator(text: &str) -> Result<AcceleratorChoice, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(AcceleratorChoice::Auto),
+        "kvm" => Ok(AcceleratorChoice::Kvm),
+        "tcg" => Ok(AcceleratorChoice::Tcg),
+        _ => Err("write auto, kvm or tcg".to_owned()),
+    }
+}
+
+/// `raw`, `qcow2`, `vhdx`, `vpc`.
+pub(crate) fn format(text: &str) -> Result<DiskFormat, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "raw" => Ok(DiskFormat::Raw),
+        "qcow2" => Ok(DiskFormat::Qcow2),
+        "vhdx" => Ok(DiskFormat::Vhdx),
+        "vpc" | "vhd" => Ok(DiskFormat::Vpc),
+        _ => Err(format!("{text:?} is no format: write raw, qcow2, vhdx or vpc")),
+    }
+}
+
+/// `name=system,path=/vm/web.qcow2,format=qcow2`
+pub(crate) fn disk(text: &str) -> Result<Disk, String> {
+    let mut pairs = Pairs::read(text)?;
+    let disk = Disk {
+        name: pairs.take("name")?,
+        path: absolute(Path::new(&pairs.take("path")?))?,
+        format: format(&pairs.take("format").map_err(|missing| format!("{missing}; it is not probed"))?)?,
+    };
+    pairs.end("name, path and format").map(|()| disk)
+}
+
+/// `name=tape,device=/dev/sdb[,read-only]`
+pub(crate) fn pass_through(text: &str) -> Result<PassThroughDisk, String> {
+    let mut pairs = Pairs::read(text)?;
+    let read_only = match pairs.0.remove("read-only").as_deref() {
+        None | Some("no" | "false") => false,
+        Some("" | "yes" | "true") => true,
+        Some(other) => return Err(format!("read-only is yes or no, not {other:?}")),
+    };
+    let device = absolute(Path::new(&pairs.take("device")?))?;
+    let disk = PassThroughDisk { name: pairs.take("name")?, device, read_only };
+    pairs.end("name, device and read-only").map(|()| disk)
+}
+
+/// `user`, `tap=tap0`, each with `,mac=…` if wanted
+pub(crate) fn nic(text: &str) -> Result<Nic, String> {
+    let mut pairs = Pairs::read(text)?;
+    let user = pairs.0.remove("user").map(|_| UserNetwork {});
+    let tap = pairs.0.remove("tap").map(|interface| TapNetwork { interface });
+    if user.is_some() == tap.is_some() {
+        return Err("write user or tap=NAME".to_owned());
+    }
+    let mac = pairs.0.remove("mac").unwrap_or_default();
+    pairs.end("user, tap and mac").map(|()| Nic { user, tap, mac })
+}
+
+/// A path as the service, whose working folder is another, can use it.
+pub(crate) fn absolute(path: &Path) -> Result<String, String> {
+    let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    path.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))
+}
+
+/// A list of `key=value`, where a comma in a value is written twice.
+struct Pairs(BTreeMap<String, String>);
+
+impl Pairs {
+    fn read(text: &str) -> Result<Self, String> {
+        let mut pairs = BTreeMap::new();
+        for term in text.replace(",,", "\0").split(',') {
+            let (key, value) = term.split_once('=').unwrap_or((term, ""));
+            let (key, value) = (key.trim().to_owned(), value.replace('\0', ","));
+            if pairs.insert(key.clone(), value).is_some() {
+                return Err(format!("{key} is given twice"));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn take(&mut self, key: &str) -> Result<String, String> {
+        self.0.remove(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("{key}= is missing"))
+    }
+
+    fn end(&self, known: &str) -> Result<(), String> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(format!("{key:?} is not known; there are {known}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_read_with_their_units() {
+        assert_eq!(["512", "512M", "2g", "1T", "2GiB"].map(memory), [512, 512, 2048, 1_048_576, 2048].map(Ok));
+        assert!(["", "M", "2 apples", "-1", "99999999999999T"].iter().all(|text| memory(text).is_err()));
+        assert_eq!(["90", "90s", "5m", "1h"].map(time), [90, 90, 300, 3600].map(|s| Ok(Duration::from_secs(s))));
+        assert!(["", "5 days", "é"].iter().all(|text| time(text).is_err()));
+    }
+
+    #[test]
+    fn a_disk_is_read_from_its_pairs() {
+        let disk = disk("name=data,path=/vm/a,,b.vhdx,format=VHDX").unwrap();
+        assert_eq!((disk.name.as_str(), disk.path.as_str(), disk.format), ("data", "/vm/a,b.vhdx", DiskFormat::Vhdx));
+        for (text, problem) in [
+            ("name=data,path=/a", "format= is missing"),
+            ("name=data,path=/a,format=vmdk", "no format"),
+            ("name=data,path=/a,format=raw,cache=none", "\"cache\" is not known"),
+            ("name=a,name=b,path=/a,format=raw", "name is given twice"),
+            ("path=,name=a,format=raw", "path= is missing"),
+        ] {
+            assert!(super::disk(text).unwrap_err().contains(problem), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_card_is_of_the_user_or_a_tap() {
+        assert_eq!(nic("user").unwrap().user, Some(UserNetwork {}));
+        let tap = nic("tap=tap0,mac=52:54:00:12:34:56").unwrap();
+        assert_eq!((tap.tap.unwrap().interface.as_str(), tap.mac.as_str()), ("tap0", "52:54:00:12:34:56"));
+        assert!(["", "bridge=br0", "user,tap=tap0"].iter().all(|text| nic(text).is_err()));
+    }
+
+    #[test]
+    fn a_device_is_writable_unless_it_is_said_otherwise() {
+        assert!(!pass_through("name=tape,device=/dev/sdb").unwrap().read_only);
+        assert!(pass_through("name=tape,device=/dev/sdb,read-only").unwrap().read_only);
+        assert!(pass_through("name=tape,device=/dev/sdb,read-only=perhaps").is_err());
+    }
+}

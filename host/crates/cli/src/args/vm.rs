@@ -1,0 +1,158 @@
+//! `stillpoint vm …`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use stillpoint_common::{AcceleratorChoice, VmId};
+
+use super::{Consent, PolicyArg, Waiting, parse};
+use crate::view::{Disk, Nic, PassThroughDisk};
+
+/// What can be done with VMs.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Define a VM, from flags or from a JSON file. It is off afterwards.
+    Create(Box<CreateVm>),
+    /// List the VMs.
+    List,
+    /// Show one VM.
+    Show {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Start a VM.
+    Start {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stop a VM: ask its guest, and wait for it.
+    Stop {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Do not ask the guest: as pulling the plug.
+        #[arg(long)]
+        turn_off: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Make a running VM stand still, in memory.
+    Pause {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Let a paused VM go on.
+    Resume {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Change a VM: its policy at any time, the rest while it is off.
+    Update(Box<UpdateVm>),
+    /// Forget a VM that is off and has no checkpoints. Its image files stay.
+    Delete {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// `stillpoint vm create`
+#[derive(Debug, Args)]
+pub struct CreateVm {
+    /// Its name: lower-case letters, digits and '-'. May be left out if the file has it.
+    #[arg(value_parser = parse::vm, required_unless_present = "from")]
+    pub vm: Option<VmId>,
+    /// JSON file as `vm show --json` prints it, `-` for standard input. Flags for hardware cannot be added.
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "disk", "kernel", "nic", "pass_through", "serial_log", "extra_argument"])]
+    pub from: Option<PathBuf>,
+    /// Virtual CPUs [default: 1].
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory: 512M, 2G, or a number of MiB.
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory, required_unless_present = "from")]
+    pub memory: Option<u64>,
+    /// Hardware.
+    #[command(flatten)]
+    pub hardware: HardwareFlags,
+    /// What a checkpoint of it shall be [default: production].
+    #[arg(long)]
+    pub policy: Option<PolicyArg>,
+    /// Folder for configuration and memory of its checkpoints. Layers always lie beside their images.
+    #[arg(long, value_name = "FOLDER")]
+    pub checkpoint_location: Option<PathBuf>,
+}
+
+/// Hardware of a new VM.
+#[derive(Debug, Args)]
+pub struct HardwareFlags {
+    /// What the CPUs run on: auto (hardware if a trial shows that it works), kvm, tcg [default: auto].
+    #[arg(long, value_parser = parse::accelerator, value_name = "WHAT")]
+    pub accelerator: Option<AcceleratorChoice>,
+    /// A disk: name=system,path=/vm/web.qcow2,format=qcow2. Formats: raw, qcow2, vhdx, vpc. A comma in a path: ",,".
+    #[arg(long, value_parser = parse::disk, value_name = "name=,path=,format=")]
+    pub disk: Vec<Disk>,
+    /// Boot this Linux kernel instead of the disks.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk of the kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Command line of the kernel.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    pub append: Option<String>,
+    /// A network card: user, or tap=tap0; with ,mac=52:54:00:12:34:56 if wanted.
+    #[arg(long, value_parser = parse::nic, value_name = "user|tap=NAME[,mac=]")]
+    pub nic: Vec<Nic>,
+    /// A block device of the host, never part of a checkpoint: name=tape,device=/dev/sdb[,read-only].
+    #[arg(long, value_parser = parse::pass_through, value_name = "name=,device=[,read-only]")]
+    pub pass_through: Vec<PassThroughDisk>,
+    /// File that the first serial port is written to.
+    #[arg(long, value_name = "FILE")]
+    pub serial_log: Option<PathBuf>,
+    /// Appended to QEMU's command line as it is; may be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub extra_argument: Vec<String>,
+}
+
+/// `stillpoint vm update`
+#[derive(Debug, Args)]
+pub struct UpdateVm {
+    /// Which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// What a checkpoint of it shall be.
+    #[arg(long)]
+    pub policy: Option<PolicyArg>,
+    /// Folder for its checkpoints, while it has none.
+    #[arg(long, value_name = "FOLDER")]
+    pub checkpoint_location: Option<PathBuf>,
+    /// Take what it is made of from the `spec` of this JSON file, `-` for standard input.
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator"])]
+    pub from: Option<PathBuf>,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory: 512M, 2G, or a number of MiB.
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
+    pub memory: Option<u64>,
+    /// What the CPUs run on: auto, kvm, tcg.
+    #[arg(long, value_parser = parse::accelerator, value_name = "WHAT")]
+    pub accelerator: Option<AcceleratorChoice>,
+}

@@ -1,0 +1,63 @@
+//! How people call a checkpoint: by its id, the beginning of its id, or its name.
+
+use stillpoint_common::{CheckpointId, Failure, Reason, VmId};
+use stillpoint_proto::convert::failure::Refusal;
+
+use crate::view::{Checkpoint, Operation};
+
+/// A beginning of an id that is shorter than this is taken for nothing but a name.
+const SHORTEST_PREFIX: usize = 4;
+
+/// The one checkpoint that is called so.
+///
+/// A whole id (or resource name) names it outright. Everything else may be a name or the beginning of an id; if it fits
+/// more than one checkpoint it is refused, and the candidates are listed.
+///
+/// # Errors
+/// CHECKPOINT_NOT_FOUND or CHECKPOINT_AMBIGUOUS.
+pub fn resolve<'a>(vm: &VmId, called: &str, checkpoints: &'a [Checkpoint]) -> Result<&'a Checkpoint, Refusal> {
+    let called = called.trim();
+    let id = called.strip_prefix(&format!("vms/{vm}/checkpoints/")).unwrap_or(called);
+    let found: Vec<_> = match id.parse::<CheckpointId>() {
+        Ok(id) => checkpoints.iter().filter(|checkpoint| checkpoint.id == id).collect(),
+        Err(_) => checkpoints.iter().filter(|checkpoint| is_called(checkpoint, called)).collect(),
+    };
+    match found[..] {
+        [checkpoint] => Ok(checkpoint),
+        [] => {
+            let message = format!("VM {vm} has no checkpoint {called:?}");
+            Err(Failure::new(Reason::CheckpointNotFound, message).into())
+        }
+        _ => Err(Failure::new(Reason::CheckpointAmbiguous, ambiguous(vm, called, &found)).into()),
+    }
+}
+
+/// The one operation whose id begins so.
+pub(super) fn resolve_operation(called: &str, operations: Vec<Operation>) -> Result<Operation, Refusal> {
+    let begin = called.to_ascii_lowercase();
+    let fits = |operation: &Operation| begin.len() >= SHORTEST_PREFIX && operation.id.to_string().starts_with(&begin);
+    let mut found = operations.into_iter().filter(fits);
+    match (found.next(), found.next()) {
+        (Some(operation), None) => Ok(operation),
+        (None, _) => Err(Failure::new(Reason::OperationNotFound, format!("there is no operation {called:?}")).into()),
+        (Some(_), Some(_)) => {
+            let message = format!("the ids of several operations begin with {called:?}: give more of it");
+            Err(Failure::field("operation", message).into())
+        }
+    }
+}
+
+fn is_called(checkpoint: &Checkpoint, called: &str) -> bool {
+    let begins = || checkpoint.id.to_string().starts_with(&called.to_ascii_lowercase());
+    checkpoint.display_name == called || (called.len() >= SHORTEST_PREFIX && begins())
+}
+
+fn ambiguous(vm: &VmId, called: &str, found: &[&Checkpoint]) -> String {
+    let list: Vec<_> = found.iter().map(|checkpoint| candidate(checkpoint)).collect();
+    format!("{called:?} is said of {} checkpoints of VM {vm}:\n  {}", found.len(), list.join("\n  "))
+}
+
+fn candidate(checkpoint: &Checkpoint) -> String {
+    let time = checkpoint.create_time.map(|time| format!("  {time:.0}")).unwrap_or_default();
+    format!("{}  {:?}{time}", checkpoint.id, checkpoint.display_name)
+}

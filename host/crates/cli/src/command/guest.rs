@@ -1,0 +1,30 @@
+//! `stillpoint guest|writer|host …`
+
+use super::{Context, show};
+use crate::{
+    CliError,
+    args::{GuestCommand, HostCommand, WriterCommand},
+    output::{Answer, table, text},
+};
+
+pub(super) async fn guest(context: &Context, command: &GuestCommand) -> Result<Answer, CliError> {
+    let GuestCommand::Show { vm } = command;
+    let guest = context.client.guest(vm).await?;
+    Answer::new(show::guest(&guest), &guest)
+}
+
+pub(super) async fn writers(context: &Context, command: &WriterCommand) -> Result<Answer, CliError> {
+    let WriterCommand::List { vm } = command;
+    let writers = context.client.guest(vm).await?.writers;
+    if writers.is_empty() {
+        return Answer::new(format!("The guest of {vm} has no writers."), &writers);
+    }
+    let rows = writers.iter().map(|writer| [writer.writer.clone(), text::word(writer.result), writer.detail.clone()]);
+    Answer::new(table::table(["writer", "state", "detail"], rows), &writers)
+}
+
+pub(super) async fn host(context: &Context, command: &HostCommand) -> Result<Answer, CliError> {
+    let HostCommand::Show = command;
+    let host = context.client.host().await?;
+    Answer::new(show::host(&host), &host)
+}

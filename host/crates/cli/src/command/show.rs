@@ -1,0 +1,134 @@
+//! One thing with all its details.
+
+use jiff::Timestamp;
+
+use super::work::fallback_text;
+use crate::{
+    output::{
+        phases,
+        table::{details, section},
+        text,
+    },
+    view::{Checkpoint, FileSystem, Guest, Host, Operation, Spec, Vm, Writer},
+};
+
+pub(super) fn vm(vm: &Vm) -> String {
+    let head = details([
+        ("vm", vm.id.to_string()),
+        ("state", vm.status_line.clone()),
+        ("cpus", vm.spec.cpus.to_string()),
+        ("memory", memory(&vm.spec)),
+        (
+            "runs on",
+            if vm.accelerator.is_empty() { text::word(Some(vm.spec.accelerator)) } else { vm.accelerator.clone() },
+        ),
+        ("boots", vm.spec.kernel.as_ref().map_or_else(|| "from its disks".to_owned(), |boot| boot.kernel.clone())),
+        ("checkpoint policy", text::word(vm.checkpoint_policy)),
+        ("checkpoint location", vm.checkpoint_location.clone()),
+        ("after checkpoint", vm.parent_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
+        ("operation", vm.operation.map(|id| id.to_string()).unwrap_or_default()),
+        ("serial log", vm.spec.serial_log.clone()),
+        ("uid", vm.uid.clone()),
+        ("generation id", vm.generation_id.clone()),
+        ("defined", text::time(vm.create_time)),
+    ]);
+    let disks = vm.disks.iter().map(|disk| [disk.disk.clone(), disk.head_path.clone(), disk.depth.to_string()]);
+    let passed = vm.spec.pass_through.iter();
+    let passed = passed.map(|disk| [disk.name.clone(), disk.device.clone(), "not part of checkpoints".to_owned()]);
+    let disks = section("Disks", ["disk", "writes to", "layers"], disks);
+    format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
+}
+
+pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
+    let head = details([
+        ("checkpoint", checkpoint.display_name.clone()),
+        ("id", checkpoint.id.to_string()),
+        ("vm", checkpoint.vm.to_string()),
+        ("after", checkpoint.parent.map(|id| id.to_string()).unwrap_or_default()),
+        ("made", made(checkpoint)),
+        ("kind", text::word(checkpoint.kind)),
+        ("consistency", text::word(checkpoint.consistency)),
+        ("policy", text::word(checkpoint.requested_policy)),
+        ("fallback", fallback_text(checkpoint).unwrap_or_default()),
+        ("memory", if checkpoint.memory_bytes == 0 { "none".into() } else { text::bytes(checkpoint.memory_bytes) }),
+        ("vm was", if checkpoint.was_running { "running".into() } else { "not running".into() }),
+        ("hardware", format!("{} CPUs, {}", checkpoint.spec.cpus, memory(&checkpoint.spec))),
+        ("phases", phases::line(&checkpoint.phases)),
+        ("state", if checkpoint.deleting { "being deleted".to_owned() } else { String::new() }),
+    ]);
+    let disks = checkpoint.disks.iter().map(|disk| [disk.disk.clone(), disk.path.clone()]);
+    let left_out = checkpoint.left_out.iter().map(|disk| [disk.disk.clone(), disk.why.clone()]);
+    let disks = section("Disks", ["disk", "layer"], disks);
+    let left_out = section("Disks left out", ["disk", "why"], left_out);
+    format!("{head}{disks}{left_out}{}", parts(&checkpoint.file_systems, &checkpoint.writers))
+}
+
+pub(super) fn operation(operation: &Operation) -> String {
+    details([
+        ("operation", operation.id.to_string()),
+        ("kind", operation.kind.clone()),
+        ("vm", operation.vm.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("checkpoint", operation.checkpoint.map(|id| id.to_string()).unwrap_or_default()),
+        ("state", operation_state(operation)),
+        ("error", operation.ended.error.as_ref().map(|error| error.message.clone()).unwrap_or_default()),
+        ("what to do", operation.ended.error.as_ref().and_then(|error| error.advice.clone()).unwrap_or_default()),
+        ("phases", phases::line(&operation.phases)),
+        ("warnings", operation.warnings.join("\n")),
+        ("begun", text::time(operation.start_time)),
+        ("ended", text::time(operation.end_time)),
+    ])
+}
+
+/// `at work: capture 42%`, `done`, `failed: NO_SPACE`
+pub(super) fn operation_state(operation: &Operation) -> String {
+    if let Some(error) = &operation.ended.error {
+        return format!("failed: {}", error.reason);
+    }
+    if operation.done {
+        return "done".to_owned();
+    }
+    let percent = (u128::from(operation.done_bytes) * 100).checked_div(u128::from(operation.total_bytes));
+    let percent = percent.map(|percent| format!(" {}%", percent.min(100))).unwrap_or_default();
+    if operation.phase.is_empty() { "at work".to_owned() } else { format!("at work: {}{percent}", operation.phase) }
+}
+
+pub(super) fn guest(guest: &Guest) -> String {
+    let head = details([
+        ("agent", guest.agent_version.clone()),
+        ("host name", guest.hostname.clone()),
+        ("kernel", guest.kernel.clone()),
+        ("writers", if guest.writers.is_empty() { "none".to_owned() } else { String::new() }),
+    ]);
+    format!("{head}{}", parts(&guest.file_systems, &guest.writers))
+}
+
+pub(super) fn host(host: &Host) -> String {
+    details([
+        ("service", host.service_version.clone()),
+        ("qemu", if host.qemu_version.is_empty() { "cannot be run".into() } else { host.qemu_version.clone() }),
+        ("auto runs on", host.accelerator.clone()),
+        ("state folder", host.state_folder.clone()),
+        ("vms", host.vms.to_string()),
+        ("problems", if host.problems.is_empty() { "none".to_owned() } else { host.problems.join("\n") }),
+    ])
+}
+
+fn parts(file_systems: &[FileSystem], writers: &[Writer]) -> String {
+    let row = |fs: &FileSystem| {
+        let took = if fs.took_ms > 0.0 { text::took(fs.took_ms) } else { String::new() };
+        [fs.mount_point.clone(), fs.source.clone(), fs.fs_type.clone(), text::word(fs.result), took, fs.detail.clone()]
+    };
+    let head = ["mounted on", "source", "type", "result", "froze in", "detail"];
+    let writer = |writer: &Writer| [writer.writer.clone(), text::word(writer.result), writer.detail.clone()];
+    let file_systems = section("File systems", head, file_systems.iter().map(row));
+    format!("{file_systems}{}", section("Writers", ["writer", "result", "detail"], writers.iter().map(writer)))
+}
+
+fn made(checkpoint: &Checkpoint) -> String {
+    let (time, age) = (text::time(checkpoint.create_time), text::age(checkpoint.create_time, Timestamp::now()));
+    format!("{time} ({age})")
+}
+
+fn memory(spec: &Spec) -> String {
+    text::bytes(spec.memory_mib.saturating_mul(1024 * 1024))
+}

@@ -1,0 +1,90 @@
+//! `stillpoint vm …`
+
+use stillpoint_common::VmId;
+
+use super::{Context, confirm, show, vm_file, work};
+use crate::{
+    CliError,
+    args::{UpdateVm, VmCommand, parse},
+    client::VmChange,
+    output::{Answer, table, text},
+    view::{Operation, Vm},
+};
+
+pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer, CliError> {
+    let client = &context.client;
+    match command {
+        VmCommand::Create(create) => {
+            let vm = client.create_vm(&vm_file::to_create(create)?).await?;
+            Answer::new(format!("{} is defined, and off", vm.id), &vm)
+        }
+        VmCommand::List => list(&client.list_vms().await?),
+        VmCommand::Show { vm } => {
+            let vm = client.vm(vm).await?;
+            Answer::new(show::vm(&vm), &vm)
+        }
+        VmCommand::Start { vm, waiting } => {
+            work::finish(context, client.start_vm(vm).await?, *waiting, |done| state(vm, done)).await
+        }
+        VmCommand::Stop { vm, turn_off, waiting } => {
+            work::finish(context, client.stop_vm(vm, *turn_off).await?, *waiting, |done| state(vm, done)).await
+        }
+        VmCommand::Pause { vm, waiting } => {
+            work::finish(context, client.pause_vm(vm).await?, *waiting, |done| state(vm, done)).await
+        }
+        VmCommand::Resume { vm, waiting } => {
+            work::finish(context, client.resume_vm(vm).await?, *waiting, |done| state(vm, done)).await
+        }
+        VmCommand::Update(update) => {
+            let vm = client.update_vm(&update.vm, &change(context, update).await?).await?;
+            Answer::new(format!("{} is changed", vm.id), &vm)
+        }
+        VmCommand::Delete { vm, consent } => {
+            confirm::ask(*consent, &format!("Forget VM {vm}? Its image files stay."))?;
+            client.delete_vm(vm).await?;
+            Answer::new(format!("{vm} is forgotten; its image files are where they were"), &serde_json::json!({}))
+        }
+    }
+}
+
+/// `web: Running`, after an operation that answers a VM.
+pub(super) fn state(vm: &VmId, done: &Operation) -> String {
+    let line = done.vm_response().map_or("done", |vm| vm.status_line.as_str());
+    format!("{vm}: {line}")
+}
+
+fn list(vms: &[Vm]) -> Result<Answer, CliError> {
+    if vms.is_empty() {
+        return Answer::new("There are no VMs.", &vms);
+    }
+    let row = |vm: &Vm| {
+        [
+            vm.id.to_string(),
+            vm.status_line.clone(),
+            vm.spec.cpus.to_string(),
+            text::bytes(vm.spec.memory_mib.saturating_mul(1024 * 1024)),
+            text::word(vm.checkpoint_policy),
+            vm.accelerator.split(' ').next().unwrap_or_default().to_owned(),
+        ]
+    };
+    Answer::new(table::table(["vm", "state", "cpus", "memory", "checkpoints", "runs on"], vms.iter().map(row)), &vms)
+}
+
+async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliError> {
+    let location = update.checkpoint_location.as_deref().map(parse::absolute).transpose();
+    let location = location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?;
+    let mut spec = update.from.as_deref().map(vm_file::read).transpose()?.map(|file| file.spec);
+    if update.cpus.is_some() || update.memory.is_some() || update.accelerator.is_some() {
+        let mut present = context.client.vm(&update.vm).await?.spec;
+        present.cpus = update.cpus.unwrap_or(present.cpus);
+        present.memory_mib = update.memory.unwrap_or(present.memory_mib);
+        present.accelerator = update.accelerator.unwrap_or(present.accelerator);
+        spec = Some(present);
+    }
+    let change = VmChange { checkpoint_policy: update.policy.map(Into::into), checkpoint_location: location, spec };
+    if change == VmChange::default() {
+        let advice = "Add --policy, --cpus, --memory, --accelerator, --checkpoint-location or --from.";
+        return Err(CliError::usage("nothing to change", advice));
+    }
+    Ok(change)
+}

@@ -1,0 +1,107 @@
+//! A checkpoint.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use stillpoint_common::{CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, VmId};
+use stillpoint_proto::{
+    convert::{names, policy},
+    v1 as pb,
+};
+
+use super::{FileSystem, Phase, Spec, Writer, read_checkpoint_id, read_time};
+
+/// An unchanging point in the life of a VM.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Checkpoint {
+    /// `vms/{vm}/checkpoints/{checkpoint}`
+    pub name: String,
+    /// The {checkpoint} in it.
+    pub id: CheckpointId,
+    /// The {vm} in it.
+    pub vm: VmId,
+    /// What people call it.
+    pub display_name: String,
+    /// The checkpoint it came after.
+    pub parent: Option<CheckpointId>,
+    /// When it was asked for.
+    pub create_time: Option<Timestamp>,
+    /// What it is.
+    pub kind: Option<Kind>,
+    /// What was asked.
+    pub requested_policy: Option<CheckpointPolicy>,
+    /// What is proven.
+    pub consistency: Option<Consistency>,
+    /// Why it is not the production checkpoint that was asked for.
+    pub fallback_reason: Option<FallbackReason>,
+    /// The same in words.
+    pub fallback_detail: String,
+    /// The configuration the VM had.
+    pub spec: Spec,
+    /// The layer of each disk.
+    pub disks: Vec<CheckpointDisk>,
+    /// Size of its memory state; 0: it has none.
+    pub memory_bytes: u64,
+    /// The VM was running when it was made.
+    pub was_running: bool,
+    /// File systems of the guest and what became of each.
+    pub file_systems: Vec<FileSystem>,
+    /// Writers of the guest and what became of each.
+    pub writers: Vec<Writer>,
+    /// How long each phase of its making took.
+    pub phases: Vec<Phase>,
+    /// Disks it does not contain.
+    pub left_out: Vec<LeftOutDisk>,
+    /// Its layers are being merged away: it cannot be used any more.
+    pub deleting: bool,
+}
+
+/// The layer that holds a disk of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckpointDisk {
+    /// Name of the disk.
+    pub disk: String,
+    /// The file.
+    pub path: String,
+}
+
+/// A disk that is not part of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOutDisk {
+    /// Name of the disk.
+    pub disk: String,
+    /// Why.
+    pub why: String,
+}
+
+impl TryFrom<pb::Checkpoint> for Checkpoint {
+    type Error = Failure;
+
+    fn try_from(checkpoint: pb::Checkpoint) -> Result<Self, Failure> {
+        let (vm, id) = names::parse_checkpoint(&checkpoint.name, "checkpoint.name")?;
+        let spec = checkpoint.spec.as_ref().ok_or_else(|| Failure::field("checkpoint.spec", "is missing"))?;
+        let disk = |pb::CheckpointDisk { disk, path }| CheckpointDisk { disk, path };
+        let left_out = |pb::LeftOutDisk { disk, why }| LeftOutDisk { disk, why };
+        Ok(Self {
+            id,
+            vm,
+            parent: read_checkpoint_id(&checkpoint.parent, "checkpoint.parent")?,
+            create_time: read_time(checkpoint.create_time.as_ref()),
+            kind: policy::read_kind(checkpoint.kind),
+            requested_policy: policy::policy(checkpoint.requested_policy, "requested_policy").ok().flatten(),
+            consistency: policy::read_consistency(checkpoint.consistency),
+            fallback_reason: policy::read_fallback(checkpoint.fallback_reason),
+            spec: Spec::try_from(spec)?,
+            disks: checkpoint.disks.into_iter().map(disk).collect(),
+            file_systems: checkpoint.file_systems.into_iter().map(FileSystem::from).collect(),
+            writers: checkpoint.writers.into_iter().map(Writer::from).collect(),
+            phases: checkpoint.phases.into_iter().map(Phase::from).collect(),
+            left_out: checkpoint.left_out.into_iter().map(left_out).collect(),
+            name: checkpoint.name,
+            display_name: checkpoint.display_name,
+            fallback_detail: checkpoint.fallback_detail,
+            memory_bytes: checkpoint.memory_bytes,
+            was_running: checkpoint.was_running,
+            deleting: checkpoint.deleting,
+        })
+    }
+}

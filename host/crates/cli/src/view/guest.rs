@@ -1,0 +1,107 @@
+//! The system in a VM, and the host.
+
+use serde::Serialize;
+use stillpoint_proto::{convert::policy, v1 as pb};
+
+use super::read_took;
+
+/// The system in a VM.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Guest {
+    /// `vms/{vm}/guest`
+    pub name: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// The guest's own host name.
+    pub hostname: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Its file systems, and whether a production checkpoint would hold each.
+    pub file_systems: Vec<FileSystem>,
+    /// Its registered writers.
+    pub writers: Vec<Writer>,
+}
+
+/// A file system of a guest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileSystem {
+    /// Where it is mounted in the guest.
+    pub mount_point: String,
+    /// What it is mounted from.
+    pub source: String,
+    /// `ext4`, `xfs`, …
+    pub fs_type: String,
+    /// `SELECTED`, `HELD`, `LEFT_OUT`, `FAILED`, `TIMED_OUT`.
+    pub result: Option<&'static str>,
+    /// Why, where it was left out or failed.
+    pub detail: String,
+    /// How long its freeze took.
+    pub took_ms: f64,
+}
+
+/// A writer of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Writer {
+    /// Its name.
+    pub writer: String,
+    /// `SELECTED`, `HELD`, `FAILED`, `TIMED_OUT`.
+    pub result: Option<&'static str>,
+    /// Why, where it refused or failed.
+    pub detail: String,
+}
+
+/// The host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Version of the service.
+    pub service_version: String,
+    /// Version of QEMU; empty if it could not be run.
+    pub qemu_version: String,
+    /// What VMs with accelerator AUTO run on.
+    pub accelerator: String,
+    /// Folder of the catalogue.
+    pub state_folder: String,
+    /// VMs defined.
+    pub vms: u32,
+    /// What stands in the way, in words.
+    pub problems: Vec<String>,
+}
+
+impl From<pb::Guest> for Guest {
+    fn from(guest: pb::Guest) -> Self {
+        Self {
+            name: guest.name,
+            agent_version: guest.agent_version,
+            hostname: guest.hostname,
+            kernel: guest.kernel,
+            file_systems: guest.file_systems.into_iter().map(FileSystem::from).collect(),
+            writers: guest.writers.into_iter().map(Writer::from).collect(),
+        }
+    }
+}
+
+impl From<pb::FileSystemOutcome> for FileSystem {
+    fn from(outcome: pb::FileSystemOutcome) -> Self {
+        Self {
+            mount_point: outcome.mount_point,
+            source: outcome.source,
+            fs_type: outcome.fs_type,
+            result: policy::read_outcome(outcome.result),
+            detail: outcome.detail,
+            took_ms: read_took(outcome.took.as_ref()),
+        }
+    }
+}
+
+impl From<pb::WriterOutcome> for Writer {
+    fn from(outcome: pb::WriterOutcome) -> Self {
+        Self { writer: outcome.writer, result: policy::read_outcome(outcome.result), detail: outcome.detail }
+    }
+}
+
+impl From<pb::Host> for Host {
+    fn from(host: pb::Host) -> Self {
+        let pb::Host { service_version, qemu_version, accelerator, state_folder, vms, problems } = host;
+        Self { service_version, qemu_version, accelerator, state_folder, vms, problems }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the service answers, as this program shows it and as `--json` prints it.
+//!
+//! The keys of the JSON documents are the names of the fields here, which are the words of the `.proto` files. They are
+//! stable: a key is never renamed or given another meaning; new ones may come. Times are RFC 3339 in UTC, durations are
+//! milliseconds (`took_ms`), sizes are bytes. What is not there is `null`, not left out.
+
+mod checkpoint;
+mod guest;
+mod operation;
+mod spec;
+mod vm;
+
+pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
+pub use guest::{FileSystem, Guest, Host, Writer};
+pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
+pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
+pub use vm::{DiskStatus, Vm};
+
+use jiff::Timestamp;
+use stillpoint_common::{CheckpointId, Failure};
+use stillpoint_proto::convert::{names, time};
+
+/// A time that came; `None` if none came or it is no date.
+fn read_time(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    time.and_then(time::parse_timestamp)
+}
+
+/// A duration that came, in milliseconds; 0 if none came.
+fn read_took(took: Option<&prost_types::Duration>) -> f64 {
+    took.and_then(time::parse_duration).map_or(0.0, |took| took.as_secs_f64() * 1000.0)
+}
+
+/// The id in the name of a checkpoint; `None` if the name is empty.
+fn read_checkpoint_id(name: &str, field: &str) -> Result<Option<CheckpointId>, Failure> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    names::parse_checkpoint(name, field).map(|(_, id)| Some(id))
+}

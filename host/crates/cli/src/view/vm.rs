@@ -1,0 +1,89 @@
+//! A VM.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use stillpoint_common::{CheckpointId, CheckpointPolicy, Failure, OperationId, PowerState, VmId};
+use stillpoint_proto::{
+    convert::{names, policy},
+    v1 as pb,
+};
+
+use super::{Spec, read_checkpoint_id, read_time};
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Vm {
+    /// `vms/{vm}`
+    pub name: String,
+    /// The {vm} in it.
+    pub id: VmId,
+    /// Identity towards the guest.
+    pub uid: String,
+    /// What it is made of.
+    pub spec: Spec,
+    /// What a checkpoint of it shall be.
+    pub checkpoint_policy: Option<CheckpointPolicy>,
+    /// Folder for configuration and memory of its checkpoints.
+    pub checkpoint_location: String,
+    /// Whether it runs.
+    pub state: Option<PowerState>,
+    /// State in words, with progress.
+    pub status_line: String,
+    /// The checkpoint Now is a child of.
+    pub parent_checkpoint: Option<CheckpointId>,
+    /// What each disk is writing to.
+    pub disks: Vec<DiskStatus>,
+    /// What the CPUs run on since the last start.
+    pub accelerator: String,
+    /// VM generation id.
+    pub generation_id: String,
+    /// The operation that works on it.
+    pub operation: Option<OperationId>,
+    /// When it was defined.
+    pub create_time: Option<Timestamp>,
+    /// When its record last changed.
+    pub update_time: Option<Timestamp>,
+}
+
+/// What a disk is writing to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiskStatus {
+    /// Name of the disk.
+    pub disk: String,
+    /// The file that takes the guest's writes now.
+    pub head_path: String,
+    /// How many layers it reads through.
+    pub depth: u32,
+}
+
+impl TryFrom<pb::Vm> for Vm {
+    type Error = Failure;
+
+    fn try_from(vm: pb::Vm) -> Result<Self, Failure> {
+        let spec = vm.spec.as_ref().ok_or_else(|| Failure::field("vm.spec", "is missing"))?;
+        let operation = Some(vm.operation.as_str()).filter(|name| !name.is_empty());
+        Ok(Self {
+            id: names::parse_vm(&vm.name, "vm.name")?,
+            spec: Spec::try_from(spec)?,
+            checkpoint_policy: policy::policy(vm.checkpoint_policy, "vm.checkpoint_policy").ok().flatten(),
+            state: policy::read_power(vm.state),
+            parent_checkpoint: read_checkpoint_id(&vm.parent_checkpoint, "vm.parent_checkpoint")?,
+            operation: operation.map(|name| names::parse_operation(name, "vm.operation")).transpose()?,
+            disks: vm.disks.into_iter().map(DiskStatus::from).collect(),
+            create_time: read_time(vm.create_time.as_ref()),
+            update_time: read_time(vm.update_time.as_ref()),
+            name: vm.name,
+            uid: vm.uid,
+            checkpoint_location: vm.checkpoint_location,
+            status_line: vm.status_line,
+            accelerator: vm.accelerator,
+            generation_id: vm.generation_id,
+        })
+    }
+}
+
+impl From<pb::DiskStatus> for DiskStatus {
+    fn from(pb::DiskStatus { disk, head_path, depth }: pb::DiskStatus) -> Self {
+        Self { disk, head_path, depth }
+    }
+}

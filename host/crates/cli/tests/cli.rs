@@ -1,0 +1,288 @@
+//! The real program against a service with canned answers: what it prints, asks and answers.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+
+mod fake;
+
+use std::process::{Command, Output, Stdio};
+
+use fake::{CLEAN, Fake, HANGING, TWIN_A, UPGRADE};
+use serde_json::Value;
+
+fn command(fake: &Fake, arguments: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("stillpoint"));
+    command.args(arguments).env("STILLPOINT_SOCKET", fake.socket()).stdin(Stdio::null());
+    command
+}
+
+fn run(fake: &Fake, arguments: &[&str]) -> Output {
+    command(fake, arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Standard output of a command that succeeds.
+fn says(fake: &Fake, arguments: &[&str]) -> String {
+    let output = run(fake, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    stdout(&output).to_owned()
+}
+
+fn json(fake: &Fake, arguments: &[&str]) -> Value {
+    serde_json::from_str(&says(fake, &[arguments, &["--json"]].concat())).unwrap()
+}
+
+/// Exit code and standard error of a command that does not succeed and prints no answer.
+fn refused(fake: &Fake, arguments: &[&str]) -> (i32, String) {
+    let output = run(fake, arguments);
+    assert_eq!(stdout(&output), "");
+    (output.status.code().unwrap(), stderr(&output).to_owned())
+}
+
+#[test]
+fn the_tree_shows_where_now_is_and_what_each_checkpoint_is() {
+    let drawn = says(&Fake::start(), &["checkpoint", "tree", "web"]);
+    let expected = "\
+web
+ └─ clean install            019a0000       PRODUCTION  FILE_SYSTEM  3 days ago
+    ├─ before the upgrade    019b1111       STANDARD    MEMORY       2 h ago     412 MiB memory  instead of PRODUCTION: AGENT_UNREACHABLE
+    │  └─ Now (Running)
+    ├─ twin                  019c2222-0     PRODUCTION  FILE_SYSTEM  1 h ago
+    └─ twin                  019c2222-3     PRODUCTION  FILE_SYSTEM  1 h ago
+";
+    assert_eq!(drawn, expected, "{drawn}");
+}
+
+#[test]
+fn a_vm_without_checkpoints_is_a_tree_of_now() {
+    let fake = Fake::start();
+    assert_eq!(says(&fake, &["checkpoint", "tree", "db"]), "db\n └─ Now (Off)\n");
+    assert_eq!(says(&fake, &["checkpoint", "list", "db"]), "VM db has no checkpoints.\n");
+}
+
+#[test]
+fn lists_go_over_all_pages() {
+    let list = says(&Fake::start(), &["vm", "list"]);
+    let expected = "\
+ VM   STATE    CPUS  MEMORY   CHECKPOINTS  RUNS ON
+ db   Off      2     512 MiB  PRODUCTION
+ web  Running  2     512 MiB  PRODUCTION   TCG
+";
+    assert_eq!(list, expected, "{list}");
+}
+
+#[test]
+fn every_answer_is_also_a_json_document() {
+    let fake = Fake::start();
+    assert_eq!(json(&fake, &["vm", "list"])[1]["id"], "web");
+    let vm = json(&fake, &["vm", "show", "web"]);
+    assert_eq!((&vm["state"], &vm["parent_checkpoint"]), (&"RUNNING".into(), &UPGRADE.into()));
+    assert_eq!(vm["spec"]["disks"][0]["format"], "QCOW2");
+    let tree = json(&fake, &["checkpoint", "tree", "web"]);
+    assert_eq!(tree["checkpoints"][1]["fallback_reason"], "AGENT_UNREACHABLE");
+    assert_eq!(tree["checkpoints"][1]["memory_bytes"], 412 << 20);
+    assert_eq!(tree["checkpoints"][0]["fallback_reason"], Value::Null);
+    let made = json(&fake, &["checkpoint", "create", "web"]);
+    assert_eq!((&made["done"], &made["error"]), (&true.into(), &Value::Null));
+    assert_eq!(made["response"]["checkpoint"]["id"], UPGRADE);
+    assert_eq!((&made["phases"][0]["name"], &made["phases"][0]["took_ms"]), (&"pause".into(), &14.0.into()));
+    let guest = json(&fake, &["guest", "show", "web"]);
+    assert_eq!(guest["writers"][0]["result"], "FAILED");
+    assert_eq!(json(&fake, &["host", "show"])["qemu_version"], "10.0.2");
+    assert_eq!(json(&fake, &["operation", "list", "--at-work"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_refusal_says_what_to_do_and_ends_with_1() {
+    let fake = Fake::start();
+    let (code, error) = refused(&fake, &["vm", "show", "mail"]);
+    assert_eq!(code, 1);
+    let expected =
+        "error: there is no VM mail\nreason: VM_NOT_FOUND\nwhat to do: List the VMs with `stillpoint vm list`.\n";
+    assert_eq!(error, expected);
+    let output = run(&fake, &["vm", "pause", "web", "--json"]);
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &error["error"]["reason"]), (Some(1), &"VM_BUSY".into()));
+    assert!(error["error"]["message"].as_str().unwrap().contains("busy with operation"));
+    let (_, error) = refused(&fake, &["checkpoint", "create", "web", "--name", &"x".repeat(101)]);
+    assert!(error.contains("display_name: is 101 characters long"), "{error}");
+}
+
+#[test]
+fn a_service_that_cannot_be_reached_is_named_and_ends_with_3() {
+    let fake = Fake::start();
+    let nowhere = fake.folder.path().join("nowhere.sock");
+    let (code, error) = refused(&fake, &["vm", "list", "--socket", nowhere.to_str().unwrap()]);
+    assert_eq!(code, 3);
+    assert!(error.contains("nowhere.sock: No such file"), "{error}");
+    assert!(error.contains("systemctl start stillpointd") && error.contains("STILLPOINT_SOCKET"), "{error}");
+}
+
+#[test]
+fn what_is_typed_wrongly_ends_with_2() {
+    let fake = Fake::start();
+    for wrong in [
+        &["vm", "create", "web", "--memory", "lots"][..],
+        &["vm", "create", "web", "--memory", "1G", "--disk", "name=a,path=/a"],
+        &["vm", "create", "web"],
+        &["vm", "show", "Web"],
+        &["vm", "update", "web"],
+        &["checkpoint", "create", "web", "--policy", "perhaps"],
+        &["nonsense"],
+    ] {
+        assert_eq!(refused(&fake, wrong).0, 2, "{wrong:?}");
+    }
+    assert_eq!(fake.asked(), [""; 0]);
+}
+
+#[test]
+fn a_fallback_is_a_warning_and_phases_are_told() {
+    let fake = Fake::start();
+    let output = run(&fake, &["checkpoint", "create", "web", "--name", "before the upgrade"]);
+    assert_eq!(stdout(&output), format!("\"before the upgrade\" is made: STANDARD, MEMORY\n{UPGRADE}\n"));
+    let expected = "  paused 14 ms\n  captured 1.2 s\nwarning: a PRODUCTION checkpoint was asked for and a STANDARD one \
+                    was made: no guest agent answers: the channel is closed (AGENT_UNREACHABLE)\n";
+    assert_eq!(stderr(&output), expected);
+    assert_eq!(fake.asked(), ["checkpoint web Some(CheckpointName(\"before the upgrade\")) None"]);
+}
+
+#[test]
+fn an_operation_that_fails_fails_the_command() {
+    let (code, error) = refused(&Fake::start(), &["checkpoint", "create", "web", "--policy", "production-only"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("error: file system /data cannot be frozen: EIO\nreason: QUIESCE_FAILED\n"), "{error}");
+}
+
+#[test]
+fn async_answers_with_the_operation_at_once() {
+    let fake = Fake::start();
+    let output = run(&fake, &["vm", "resume", "web", "--async"]);
+    assert_eq!(stdout(&output), format!("{HANGING}\n"));
+    assert_eq!(stderr(&output), format!("watch it with: stillpoint operation watch {HANGING}\n"));
+    assert_eq!(json(&fake, &["vm", "resume", "web", "--async"])["done"], false);
+}
+
+#[test]
+fn what_would_be_lost_must_be_agreed_to() {
+    let fake = Fake::start();
+    let (code, error) = refused(&fake, &["checkpoint", "revert", "web", "--yes"]);
+    assert_eq!((code, error.contains("Add --discard-now to agree")), (2, true), "{error}");
+    for wrong in [
+        &["checkpoint", "apply", "web", "clean install", "--discard-now"][..],
+        &["checkpoint", "revert", "web", "--discard-now"],
+        &["checkpoint", "delete", "web", "clean install"],
+        &["vm", "delete", "db"],
+    ] {
+        let (code, error) = refused(&fake, wrong);
+        assert_eq!((code, error.contains("Add --yes")), (2, true), "{wrong:?}: {error}");
+    }
+    assert_eq!(fake.asked(), [""; 0]);
+    let back = says(&fake, &["checkpoint", "apply", "web", "clean install", "--discard-now", "--yes"]);
+    assert_eq!(back, "brought back web: Running\n");
+    assert_eq!(says(&fake, &["checkpoint", "delete", "web", &TWIN_A[..12], "--yes"]), "\"twin\" is deleted\n");
+    assert_eq!(fake.asked(), [format!("apply web {CLEAN}"), format!("delete web {TWIN_A}")]);
+}
+
+#[test]
+fn a_checkpoint_is_found_by_id_prefix_or_name_and_never_guessed() {
+    let fake = Fake::start();
+    for called in [CLEAN, "019a", "clean install", &format!("vms/web/checkpoints/{CLEAN}")] {
+        assert_eq!(json(&fake, &["checkpoint", "show", "web", called])["id"], CLEAN);
+    }
+    for called in ["twin", "019c2222"] {
+        let (code, error) = refused(&fake, &["checkpoint", "show", "web", called]);
+        assert_eq!((code, error.contains("reason: CHECKPOINT_AMBIGUOUS")), (1, true));
+        assert!(error.contains(&format!("\n  {TWIN_A}  \"twin\"  ")), "{error}");
+    }
+    for called in ["019", "nothing", "019a0000-0000-7000-8000-00000000ffff"] {
+        assert!(refused(&fake, &["checkpoint", "show", "web", called]).1.contains("reason: CHECKPOINT_NOT_FOUND"));
+    }
+}
+
+#[test]
+fn a_vm_is_made_from_flags_or_from_what_another_one_shows() {
+    let fake = Fake::start();
+    let disk = "name=system,path=relative.qcow2,format=qcow2";
+    let flags = ["--memory", "1G", "--cpus", "4", "--disk", disk, "--nic", "user", "--policy", "standard"];
+    let made = says(&fake, &[&["vm", "create", "mail"][..], &flags, &["--extra-argument", "-nodefaults"]].concat());
+    assert_eq!(made, "mail is defined, and off\n");
+    let asked = fake.asked().remove(0);
+    assert!(asked.starts_with("create mail Standard VmDefinition { cpus: 4, memory_mib: 1024"), "{asked}");
+    let here = std::env::current_dir().unwrap().join("relative.qcow2");
+    assert!(asked.contains(here.to_str().unwrap()) && asked.contains("[\"-nodefaults\"]"), "{asked}");
+
+    let file = fake.folder.path().join("web.json");
+    std::fs::write(&file, says(&fake, &["vm", "show", "web", "--json"])).unwrap();
+    says(&fake, &["vm", "create", "--from", file.to_str().unwrap()]);
+    says(&fake, &["vm", "create", "copy", "--from", file.to_str().unwrap()]);
+    assert!(fake.asked()[1].starts_with("create web Production VmDefinition { cpus: 2, memory_mib: 512"));
+    assert!(fake.asked()[2].starts_with("create copy "));
+    std::fs::write(&file, "{\"name\": \"x\",\n \"spec\": {\"cpus\": 1, \"memory\": 512}}").unwrap();
+    let (code, error) = refused(&fake, &["vm", "create", "--from", file.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(error.contains("unknown field `memory`") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn an_update_keeps_what_is_not_named() {
+    let fake = Fake::start();
+    says(&fake, &["vm", "update", "web", "--cpus", "8"]);
+    says(&fake, &["vm", "update", "web", "--policy", "production-only"]);
+    let asked = ["update web policy None cpus Some(8)", "update web policy Some(ProductionOnly) cpus None"];
+    assert_eq!(fake.asked(), asked);
+}
+
+#[test]
+fn other_commands_answer_in_a_line() {
+    let fake = Fake::start();
+    assert_eq!(says(&fake, &["vm", "start", "web"]), "web: Running\n");
+    assert_eq!(says(&fake, &["vm", "stop", "web", "--turn-off"]), "web: Running\n");
+    assert_eq!(says(&fake, &["vm", "delete", "db", "-y"]), "db is forgotten; its image files are where they were\n");
+    let exported = says(&fake, &["checkpoint", "export", "web", "019a", "/exports/one", "--format", "raw"]);
+    assert_eq!(exported, "/exports/one: 2 files, 1 GiB\n");
+    let renamed = says(&fake, &["checkpoint", "rename", "web", "clean install", "fresh"]);
+    assert_eq!(renamed, "\"clean install\" is now called \"fresh\"\n");
+    assert!(says(&fake, &["writer", "list", "web"]).contains("postgresql  FAILED  the log is full"));
+    assert_eq!(fake.asked(), ["stop web TurnOff", "export /exports/one Raw"]);
+    assert!(says(&fake, &["checkpoint", "show", "web", "019a"]).contains("phases:"));
+    assert!(says(&fake, &["completions", "bash"]).contains("_stillpoint"));
+}
+
+#[test]
+fn operations_are_listed_shown_and_given_up() {
+    let fake = Fake::start();
+    let list = says(&fake, &["operation", "list"]);
+    assert!(list.contains("RESUME_VM") && list.contains("at work: capture 42%"), "{list}");
+    assert!(list.contains("failed: QUIESCE_FAILED"), "{list}");
+    let shown = says(&fake, &["operation", "show", "019d0000-0000-7000-8000-00000000000e"]);
+    assert!(shown.contains("failed: QUIESCE_FAILED") && shown.contains("what to do:"), "{shown}");
+    assert!(says(&fake, &["operation", "cancel", HANGING]).contains("is asked to stop"));
+    assert_eq!(fake.asked(), [format!("cancel operations/{HANGING}")]);
+    let ended = "CREATE_CHECKPOINT has ended well\n";
+    assert_eq!(says(&fake, &["operation", "watch", "019d0000-0000-7000-8000-000000000003"]), ended);
+    assert!(refused(&fake, &["operation", "show", "019d"]).1.contains("several operations"));
+}
+
+#[test]
+fn to_stop_waiting_is_not_to_stop_the_work() {
+    let fake = Fake::start();
+    let (code, error) = refused(&fake, &["operation", "wait", HANGING, "--timeout", "1s"]);
+    assert_eq!((code, error.contains("is still at work")), (1, true), "{error}");
+
+    let mut child = command(&fake, &["vm", "resume", "web"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first phase is printed when the program is waiting.
+    let mut line = [0; 14];
+    std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut line).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let watch = format!("stillpoint operation watch {HANGING}");
+    assert!(stderr(&output).contains("goes on") && stderr(&output).contains(&watch), "{}", stderr(&output));
+}

@@ -1,0 +1,176 @@
+//! The world that the fake service tells of: VM `web` with four checkpoints, VM `db` with none.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use stillpoint_common::{
+    Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
+    DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome, FileSystemResult, GuestDescription, Kind,
+    LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord,
+    PowerState, Progress, Vm, VmDefinition, WriterOutcome, WriterResult,
+};
+use stillpoint_proto::{convert, v1 as pb};
+use uuid::Uuid;
+
+pub(crate) const CLEAN: &str = "019a0000-0000-7000-8000-000000000001";
+pub(crate) const UPGRADE: &str = "019b1111-0000-7000-8000-000000000002";
+pub(crate) const TWIN_A: &str = "019c2222-0000-7000-8000-000000000003";
+const TWIN_B: &str = "019c2222-3333-7000-8000-000000000004";
+/// The operation that never ends.
+pub(crate) const HANGING: &str = "019d0000-0000-7000-8000-00000000000f";
+
+fn id(text: &str) -> CheckpointId {
+    text.parse().unwrap()
+}
+
+fn ago(hours: i64) -> Timestamp {
+    Timestamp::now() - SignedDuration::from_hours(hours) - SignedDuration::from_secs(30)
+}
+
+pub(crate) fn definition() -> VmDefinition {
+    VmDefinition {
+        cpus: 2,
+        memory_mib: 512,
+        accelerator: AcceleratorChoice::Auto,
+        boot: Boot::Bios,
+        disks: vec![DiskDefinition {
+            name: "system".parse().unwrap(),
+            path: "/vm/web.qcow2".into(),
+            format: DiskFormat::Qcow2,
+        }],
+        pass_through: vec![],
+        nics: vec![],
+        serial_log: None,
+        extra_arguments: vec![],
+    }
+}
+
+pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
+    let web = name == "web";
+    let layer = LayerFile { id: LayerId::generate(), path: "/vm/web.now.qcow2".into(), format: DiskFormat::Qcow2 };
+    let record = Vm {
+        id: name.parse().unwrap(),
+        uid: Uuid::from_u128(7),
+        definition,
+        checkpoint_policy: CheckpointPolicy::Production,
+        checkpoint_location: "/var/lib/stillpoint/checkpoints".into(),
+        parent: web.then(|| id(UPGRADE)),
+        heads: BTreeMap::new(),
+        instance: None,
+        generation_id: Uuid::from_u128(8),
+        accelerator: web.then(|| Accelerator::Tcg("no /dev/kvm".into())),
+        created: ago(100),
+        updated: ago(1),
+    };
+    let power = if web { PowerState::Running } else { PowerState::Off };
+    convert::vm::vm(&record, power, &[("system".parse().unwrap(), layer, 3)], None)
+}
+
+pub(crate) fn checkpoints() -> Vec<pb::Checkpoint> {
+    let clean = Checkpoint {
+        left_out: vec![LeftOut { disk: "tape".parse().unwrap(), why: "a pass-through disk".into() }],
+        ..production(CLEAN, "clean install", None, 75)
+    };
+    let upgrade =
+        fallback(Checkpoint { parent: Some(id(CLEAN)), ..production(UPGRADE, "before the upgrade", None, 2) });
+    let twins = [TWIN_A, TWIN_B].map(|twin| production(twin, "twin", Some(id(CLEAN)), 1));
+    [clean, upgrade].into_iter().chain(twins).map(|checkpoint| message(&checkpoint)).collect()
+}
+
+pub(crate) fn message(checkpoint: &Checkpoint) -> pb::Checkpoint {
+    let files = BTreeMap::from([("system".parse().unwrap(), "/vm/web.qcow2".into())]);
+    convert::checkpoint::checkpoint(checkpoint, &files)
+}
+
+pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, hours: i64) -> Checkpoint {
+    Checkpoint {
+        id: id(text),
+        vm: "web".parse().unwrap(),
+        name: name.parse().unwrap(),
+        parent,
+        created: ago(hours),
+        kind: Kind::Production,
+        requested_policy: CheckpointPolicy::Production,
+        consistency: Consistency::FileSystem,
+        fallback: None,
+        fallback_detail: String::new(),
+        definition: definition(),
+        disks: BTreeMap::new(),
+        memory: None,
+        was_running: true,
+        file_systems: file_systems(FileSystemResult::Frozen),
+        writers: vec![],
+        phases: phases(&[("freeze", 38.2), ("cut", 3.1), ("thaw", 0.4)]),
+        left_out: vec![],
+        state: CheckpointState::Ready,
+    }
+}
+
+pub(crate) fn fallback(checkpoint: Checkpoint) -> Checkpoint {
+    let memory =
+        MemoryState { path: "/m".into(), bytes: 412 << 20, blake3: String::new(), qemu_version: "10.0.2".into() };
+    Checkpoint {
+        kind: Kind::Standard,
+        consistency: Consistency::Memory,
+        fallback: Some(FallbackReason::AgentUnreachable),
+        fallback_detail: "no guest agent answers: the channel is closed".into(),
+        memory: Some(memory),
+        file_systems: vec![],
+        phases: phases(&[("pause", 14.0), ("capture", 1234.0)]),
+        ..checkpoint
+    }
+}
+
+fn file_systems(result: FileSystemResult) -> Vec<FileSystemOutcome> {
+    vec![FileSystemOutcome {
+        mount_point: "/".into(),
+        source: "/dev/vda1".into(),
+        fs_type: "ext4".into(),
+        result,
+        detail: String::new(),
+        took: Duration::from_millis(12),
+    }]
+}
+
+pub(crate) fn phases(phases: &[(&str, f64)]) -> Vec<PhaseRecord> {
+    let phase =
+        |(name, ms): &(&str, f64)| PhaseRecord { name: (*name).to_owned(), took: Duration::from_secs_f64(ms / 1000.0) };
+    phases.iter().map(phase).collect()
+}
+
+pub(crate) fn guest() -> GuestDescription {
+    let detail = "the log is full".to_owned();
+    GuestDescription {
+        agent_version: "0.1.0".into(),
+        hostname: "web.example".into(),
+        kernel: "6.1.0-28-amd64".into(),
+        file_systems: file_systems(FileSystemResult::Selected),
+        writers: vec![WriterOutcome { name: "postgresql".into(), result: WriterResult::Refused, detail }],
+    }
+}
+
+/// An operation on `web` in a state, its kind by the last digit of its id.
+pub(crate) fn operation(text: &str, kind: OperationKind, state: OperationState) -> Operation {
+    let ended = (state != OperationState::Running).then(Timestamp::now);
+    Operation {
+        id: text.parse::<OperationId>().unwrap(),
+        kind,
+        vm: "web".parse().unwrap(),
+        checkpoint: None,
+        phase: if ended.is_none() { "capture".into() } else { String::new() },
+        progress: if ended.is_none() { Progress { done: 42, total: 100 } } else { Progress::default() },
+        phases: if ended.is_none() {
+            phases(&[("pause", 14.0)])
+        } else {
+            phases(&[("pause", 14.0), ("capture", 1234.0)])
+        },
+        state,
+        warnings: vec![],
+        started: ago(0),
+        ended,
+    }
+}
+
+pub(crate) fn failed(failure: Failure) -> OperationState {
+    OperationState::Failed(failure)
+}

@@ -1,0 +1,69 @@
+//! A service with canned answers, on a unix socket of its own. Requests go through the real conversion, so that what
+//! the program sends is checked as the real service would.
+
+mod canned;
+mod services;
+
+pub(crate) use canned::{CLEAN, HANGING, TWIN_A, UPGRADE};
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use stillpoint_proto::{
+    longrunning::operations_server::OperationsServer,
+    v1::{
+        checkpoints_server::CheckpointsServer, guests_server::GuestsServer, host_service_server::HostServiceServer,
+        operations_extra_server::OperationsExtraServer, virtual_machines_server::VirtualMachinesServer,
+    },
+};
+use tempfile::TempDir;
+use tokio::{net::UnixListener, runtime::Runtime};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+/// Serves until it is dropped.
+pub(crate) struct Fake {
+    /// A folder for the test's own files; the socket is in it too.
+    pub(crate) folder: TempDir,
+    asked: Asked,
+    _runtime: Runtime,
+}
+
+/// What was asked of the service, one line a call that changes something.
+#[derive(Clone, Default)]
+pub(crate) struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Asked {
+    pub(crate) fn note(&self, what: String) {
+        self.0.lock().unwrap().push(what);
+    }
+}
+
+impl Fake {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let asked = Asked::default();
+        let service = services::Service { asked: asked.clone() };
+        let listener = runtime.block_on(async { UnixListener::bind(folder.path().join("api.sock")) }).unwrap();
+        let router = Server::builder()
+            .add_service(VirtualMachinesServer::new(service.clone()))
+            .add_service(CheckpointsServer::new(service.clone()))
+            .add_service(GuestsServer::new(service.clone()))
+            .add_service(HostServiceServer::new(service.clone()))
+            .add_service(OperationsServer::new(service.clone()))
+            .add_service(OperationsExtraServer::new(service));
+        runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
+        Self { folder, asked, _runtime: runtime }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.0.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,254 @@
+//! The services, answering what the canned world says.
+
+use std::pin::Pin;
+
+use prost_types::Any;
+use stillpoint_common::{Failure, OperationKind, OperationState, Outcome, Reason};
+use stillpoint_proto::{
+    convert::{
+        failure, guest,
+        names::{self, parse_operation, parse_vm},
+        operation::{any, export, operation},
+        request,
+    },
+    longrunning::{self, operations_server::Operations},
+    v1::{
+        self as pb, checkpoints_server::Checkpoints, guests_server::Guests, host_service_server::HostService,
+        operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
+    },
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Asked,
+    canned::{self, HANGING, UPGRADE},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) asked: Asked,
+}
+
+fn refused(failure: Failure) -> Status {
+    failure::status(&failure)
+}
+
+/// Operations are told apart by their last digits: what they do, and how they end.
+const KINDS: [(&str, OperationKind); 8] = [
+    ("019d0000-0000-7000-8000-000000000001", OperationKind::StartVm),
+    ("019d0000-0000-7000-8000-000000000002", OperationKind::StopVm),
+    ("019d0000-0000-7000-8000-000000000003", OperationKind::CreateCheckpoint),
+    ("019d0000-0000-7000-8000-000000000004", OperationKind::ApplyCheckpoint),
+    ("019d0000-0000-7000-8000-000000000005", OperationKind::DeleteCheckpoint),
+    ("019d0000-0000-7000-8000-000000000006", OperationKind::ExportCheckpoint),
+    ("019d0000-0000-7000-8000-000000000007", OperationKind::PauseVm),
+    (HANGING, OperationKind::ResumeVm),
+];
+/// The creation that fails.
+const FAILING: &str = "019d0000-0000-7000-8000-00000000000e";
+
+fn begun(kind: OperationKind) -> longrunning::Operation {
+    let (id, _) = KINDS.iter().find(|(_, known)| *known == kind).unwrap();
+    operation(&canned::operation(id, kind, OperationState::Running), None)
+}
+
+fn ended(id: &str) -> longrunning::Operation {
+    if id == FAILING {
+        let failure = Failure::new(Reason::QuiesceFailed, "file system /data cannot be frozen: EIO");
+        return operation(&canned::operation(id, OperationKind::CreateCheckpoint, canned::failed(failure)), None);
+    }
+    let kind = KINDS.iter().find(|(known, _)| *known == id).unwrap().1;
+    let done = canned::operation(id, kind, OperationState::Done(Outcome::Vm));
+    operation(&done, response(kind))
+}
+
+fn response(kind: OperationKind) -> Option<Any> {
+    match kind {
+        OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => None,
+        OperationKind::CreateCheckpoint => {
+            let checkpoint = canned::production(UPGRADE, "before the upgrade", None, 0);
+            Some(any(&canned::message(&canned::fallback(checkpoint))))
+        }
+        OperationKind::ExportCheckpoint => {
+            let files = [("system.qcow2", 1 << 30), ("manifest.json", 900)];
+            Some(any(&export("/exports/one", files.map(|(path, bytes)| (path.into(), bytes, String::new())))))
+        }
+        _ => Some(any(&canned::vm("web", canned::definition()))),
+    }
+}
+
+fn vm(name: &str) -> Result<pb::Vm, Status> {
+    let id = parse_vm(name, "name").map_err(refused)?;
+    match id.as_str() {
+        "web" | "db" => Ok(canned::vm(id.as_str(), canned::definition())),
+        _ => Err(refused(Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))),
+    }
+}
+
+#[tonic::async_trait]
+impl VirtualMachines for Service {
+    async fn create_vm(&self, request: Request<pb::CreateVmRequest>) -> Answer<pb::Vm> {
+        let vm = request::create_vm(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("create {} {:?} {:?}", vm.id, vm.checkpoint_policy, vm.definition));
+        Ok(Response::new(canned::vm(vm.id.as_str(), vm.definition)))
+    }
+    async fn get_vm(&self, request: Request<pb::GetVmRequest>) -> Answer<pb::Vm> {
+        vm(&request.get_ref().name).map(Response::new)
+    }
+    async fn list_vms(&self, request: Request<pb::ListVmsRequest>) -> Answer<pb::ListVmsResponse> {
+        // Two pages, so that the program has to ask for the second one.
+        let first = request.get_ref().page_token.is_empty();
+        let (name, token) = if first { ("db", "db") } else { ("web", "") };
+        let vms = vec![canned::vm(name, canned::definition())];
+        Ok(Response::new(pb::ListVmsResponse { vms, next_page_token: token.into() }))
+    }
+    async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
+        let change = request::update_vm(request.get_ref()).map_err(refused)?;
+        let cpus = change.definition.map(|definition| definition.cpus);
+        self.asked.note(format!("update {} policy {:?} cpus {cpus:?}", change.id, change.checkpoint_policy));
+        vm(&names::vm(&change.id)).map(Response::new)
+    }
+    async fn delete_vm(&self, request: Request<pb::DeleteVmRequest>) -> Answer<()> {
+        let vm = vm(&request.get_ref().name)?;
+        let failure = Failure::new(Reason::VmHasCheckpoints, format!("{} has 4 checkpoints", vm.name));
+        if vm.name == "vms/web" { Err(refused(failure)) } else { Ok(Response::new(())) }
+    }
+    async fn start_vm(&self, request: Request<pb::StartVmRequest>) -> Answer<longrunning::Operation> {
+        vm(&request.get_ref().name)?;
+        Ok(Response::new(begun(OperationKind::StartVm)))
+    }
+    async fn stop_vm(&self, request: Request<pb::StopVmRequest>) -> Answer<longrunning::Operation> {
+        let (vm, mode, _) = request::stop_vm(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("stop {vm} {mode:?}"));
+        Ok(Response::new(begun(OperationKind::StopVm)))
+    }
+    async fn pause_vm(&self, _: Request<pb::PauseVmRequest>) -> Answer<longrunning::Operation> {
+        Err(refused(Failure::new(Reason::VmBusy, "VM web is busy with operation 019d… (CREATE_CHECKPOINT)")))
+    }
+    async fn resume_vm(&self, _: Request<pb::ResumeVmRequest>) -> Answer<longrunning::Operation> {
+        Ok(Response::new(begun(OperationKind::ResumeVm)))
+    }
+}
+
+#[tonic::async_trait]
+impl Checkpoints for Service {
+    async fn create_checkpoint(&self, request: Request<pb::CreateCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let asked = request::create_checkpoint(request.get_ref()).map_err(refused)?;
+        assert!(asked.request_id.is_some(), "every change carries a request id");
+        self.asked.note(format!("checkpoint {} {:?} {:?}", asked.vm, asked.name, asked.policy));
+        let state = OperationState::Running;
+        let failing = operation(&canned::operation(FAILING, OperationKind::CreateCheckpoint, state), None);
+        let fails = asked.policy == Some(stillpoint_common::CheckpointPolicy::ProductionOnly);
+        Ok(Response::new(if fails { failing } else { begun(OperationKind::CreateCheckpoint) }))
+    }
+    async fn get_checkpoint(&self, _: Request<pb::GetCheckpointRequest>) -> Answer<pb::Checkpoint> {
+        Err(Status::unimplemented("not needed"))
+    }
+    async fn list_checkpoints(
+        &self,
+        request: Request<pb::ListCheckpointsRequest>,
+    ) -> Answer<pb::ListCheckpointsResponse> {
+        let vm = vm(&request.get_ref().parent)?;
+        let checkpoints = if vm.name == "vms/web" { canned::checkpoints() } else { vec![] };
+        Ok(Response::new(pb::ListCheckpointsResponse { checkpoints, next_page_token: String::new() }))
+    }
+    async fn update_checkpoint(&self, request: Request<pb::UpdateCheckpointRequest>) -> Answer<pb::Checkpoint> {
+        let rename = request::rename(request.get_ref()).map_err(refused)?;
+        let checkpoint = canned::production(&rename.checkpoint.to_string(), rename.name.as_str(), None, 1);
+        Ok(Response::new(canned::message(&checkpoint)))
+    }
+    async fn apply_checkpoint(&self, request: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let (vm, checkpoint, _) = request::apply_checkpoint(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("apply {vm} {checkpoint}"));
+        Ok(Response::new(begun(OperationKind::ApplyCheckpoint)))
+    }
+    async fn revert_vm(&self, request: Request<pb::RevertVmRequest>) -> Answer<longrunning::Operation> {
+        let (vm, _) = request::revert_vm(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("revert {vm}"));
+        Ok(Response::new(begun(OperationKind::ApplyCheckpoint)))
+    }
+    async fn delete_checkpoint(&self, request: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let (vm, checkpoint, _) = request::delete_checkpoint(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("delete {vm} {checkpoint}"));
+        Ok(Response::new(begun(OperationKind::DeleteCheckpoint)))
+    }
+    async fn export_checkpoint(&self, request: Request<pb::ExportCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let export = request::export_checkpoint(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("export {} {:?}", export.folder.display(), export.format));
+        Ok(Response::new(begun(OperationKind::ExportCheckpoint)))
+    }
+}
+
+#[tonic::async_trait]
+impl Operations for Service {
+    async fn list_operations(
+        &self,
+        request: Request<longrunning::ListOperationsRequest>,
+    ) -> Answer<longrunning::ListOperationsResponse> {
+        let wanted = request::list_operations(request.get_ref()).map_err(refused)?;
+        let done = KINDS.iter().rev().skip(1).map(|(id, _)| ended(id)).chain([ended(FAILING)]);
+        let operations = [begun(OperationKind::ResumeVm)].into_iter().chain(done);
+        let operations = operations.filter(|operation| wanted.filter.done.is_none_or(|done| done == operation.done));
+        let operations = operations.take(request.get_ref().page_size.unsigned_abs() as usize).collect();
+        Ok(Response::new(longrunning::ListOperationsResponse { operations, next_page_token: String::new() }))
+    }
+    async fn get_operation(
+        &self,
+        request: Request<longrunning::GetOperationRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let id = parse_operation(&request.get_ref().name, "name").map_err(refused)?.to_string();
+        Ok(Response::new(if id == HANGING { begun(OperationKind::ResumeVm) } else { ended(&id) }))
+    }
+    async fn cancel_operation(&self, request: Request<longrunning::CancelOperationRequest>) -> Answer<()> {
+        self.asked.note(format!("cancel {}", request.get_ref().name));
+        Ok(Response::new(()))
+    }
+    async fn wait_operation(&self, _: Request<longrunning::WaitOperationRequest>) -> Answer<longrunning::Operation> {
+        Err(Status::unimplemented("not needed"))
+    }
+}
+
+#[tonic::async_trait]
+impl OperationsExtra for Service {
+    type WatchOperationStream = Pin<Box<dyn Stream<Item = Result<longrunning::Operation, Status>> + Send>>;
+
+    async fn watch_operation(&self, request: Request<pb::WatchOperationRequest>) -> Answer<Self::WatchOperationStream> {
+        let id = parse_operation(&request.get_ref().name, "name").map_err(refused)?.to_string();
+        if id == HANGING {
+            let first = tokio_stream::once(Ok(begun(OperationKind::ResumeVm)));
+            return Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(first, tokio_stream::pending()))));
+        }
+        let kind =
+            KINDS.iter().find(|(known, _)| *known == id).map_or(OperationKind::CreateCheckpoint, |known| known.1);
+        let running = operation(&canned::operation(&id, kind, OperationState::Running), None);
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(running), Ok(ended(&id))]))))
+    }
+}
+
+#[tonic::async_trait]
+impl Guests for Service {
+    async fn get_guest(&self, request: Request<pb::GetGuestRequest>) -> Answer<pb::Guest> {
+        let vm = names::parse_guest(&request.get_ref().name, "name").map_err(refused)?;
+        if vm.as_str() != "web" {
+            return Err(refused(Failure::new(Reason::VmNotRunning, format!("VM {vm} is off"))));
+        }
+        Ok(Response::new(guest::guest(&vm, &canned::guest())))
+    }
+}
+
+#[tonic::async_trait]
+impl HostService for Service {
+    async fn get_host(&self, _: Request<pb::GetHostRequest>) -> Answer<pb::Host> {
+        Ok(Response::new(pb::Host {
+            service_version: "0.1.0".into(),
+            qemu_version: "10.0.2".into(),
+            accelerator: "TCG (no /dev/kvm)".into(),
+            state_folder: "/var/lib/stillpoint".into(),
+            vms: 2,
+            problems: vec![],
+        }))
+    }
+}
