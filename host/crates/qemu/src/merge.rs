@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     attached::{Attached, refused},
     disks,
-    nodes::{backing_name, device, format_node},
+    nodes::{backend, backing_name, format_node},
     qmp::{
         Event,
         commands::{BlockCommit, Job, JobCancel, JobComplete, JobDismiss, QueryJobs, SetThrottle, ThrottleLimits},
@@ -170,7 +170,7 @@ async fn follow(
 /// Limits the guest's writes to this many bytes a second; 0 lifts the limit.
 async fn throttle(at: &Attached, merge: &LiveMerge, bytes: u64) -> Result<(), HypervisorError> {
     let limits = ThrottleLimits { bps_wr: bytes, iops_wr: bytes >> 14, ..ThrottleLimits::default() };
-    at.run(&SetThrottle { id: &device(&merge.disk), limits }).await.map(drop)
+    at.run(&SetThrottle { id: &backend(&merge.disk), limits }).await.map(drop)
 }
 
 /// The job is over: the chain says whether it did it.

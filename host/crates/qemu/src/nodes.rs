@@ -36,6 +36,11 @@ pub(crate) fn device(disk: &DiskName) -> String {
     format!("disk-{disk}")
 }
 
+/// Path of what the device of a disk reads and writes through.
+pub(crate) fn backend(disk: &DiskName) -> String {
+    format!("/machine/peripheral/{}/virtio-backend", device(disk))
+}
+
 /// The disk whose device this is, by its path in the machine: `/machine/peripheral/disk-system/virtio-backend`.
 pub(crate) fn disk_of(device_path: &str) -> Option<DiskName> {
     device_path.split('/').find_map(|part| part.strip_prefix("disk-")?.parse().ok())
@@ -126,7 +131,7 @@ mod tests {
             assert_eq!(layer_of(&other), None, "{other}");
         }
         let disk: DiskName = "my-data".parse().unwrap();
-        assert_eq!(disk_of(&format!("/machine/peripheral/{}/virtio-backend", device(&disk))), Some(disk));
+        assert_eq!(disk_of(&backend(&disk)), Some(disk));
         assert_eq!(disk_of("/machine/peripheral/pass-x/virtio-backend"), None);
     }
 

@@ -87,7 +87,7 @@ commands! {
     }
     /// Limits what the guest writes to a disk; 0 is no limit.
     SetThrottle<'a> = "block_set_io_throttle" -> Done {
-        /// Id of the guest's device.
+        /// Path of the backend of the guest's device.
         id: &'a str,
         /// Limits, QEMU wants each of them.
         #[serde(flatten)] limits: ThrottleLimits,
