@@ -50,11 +50,11 @@ fn the_tree_shows_where_now_is_and_what_each_checkpoint_is() {
     let drawn = says(&Fake::start(), &["checkpoint", "tree", "web"]);
     let expected = "\
 web
- └─ clean install            019a0000       PRODUCTION  FILE_SYSTEM  3 days ago
-    ├─ before the upgrade    019b1111       STANDARD    MEMORY       2 h ago     412 MiB memory  instead of PRODUCTION: AGENT_UNREACHABLE
-    │  └─ Now (Running)
-    ├─ twin                  019c2222-0     PRODUCTION  FILE_SYSTEM  1 h ago
-    └─ twin                  019c2222-3     PRODUCTION  FILE_SYSTEM  1 h ago
+└─ clean install          019a0000-0  PRODUCTION  FILE_SYSTEM  3 days ago
+   ├─ before the upgrade  019b1111-0  STANDARD    MEMORY       2 h ago     412 MiB memory  instead of PRODUCTION: AGENT_UNREACHABLE
+   │  └─ Now (Running)
+   ├─ twin                019c2222-0  PRODUCTION  FILE_SYSTEM  1 h ago
+   └─ twin                019c2222-3  PRODUCTION  FILE_SYSTEM  1 h ago
 ";
     assert_eq!(drawn, expected, "{drawn}");
 }
@@ -62,7 +62,7 @@ web
 #[test]
 fn a_vm_without_checkpoints_is_a_tree_of_now() {
     let fake = Fake::start();
-    assert_eq!(says(&fake, &["checkpoint", "tree", "db"]), "db\n └─ Now (Off)\n");
+    assert_eq!(says(&fake, &["checkpoint", "tree", "db"]), "db\n└─ Now (Off)\n");
     assert_eq!(says(&fake, &["checkpoint", "list", "db"]), "VM db has no checkpoints.\n");
 }
 
@@ -70,9 +70,9 @@ fn a_vm_without_checkpoints_is_a_tree_of_now() {
 fn lists_go_over_all_pages() {
     let list = says(&Fake::start(), &["vm", "list"]);
     let expected = "\
- VM   STATE    CPUS  MEMORY   CHECKPOINTS  RUNS ON
- db   Off      2     512 MiB  PRODUCTION
- web  Running  2     512 MiB  PRODUCTION   TCG
+VM   STATE    CPUS  MEMORY   CHECKPOINTS  RUNS ON
+db   Off      2     512 MiB  PRODUCTION
+web  Running  2     512 MiB  PRODUCTION   TCG
 ";
     assert_eq!(list, expected, "{list}");
 }

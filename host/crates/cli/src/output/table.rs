@@ -6,15 +6,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = quiet(ContentArrangement::Dynamic);
     table.set_header(head.map(str::to_uppercase));
-    table.add_rows(rows);
-    table.trim_fmt()
+    print(table, rows)
 }
 
 /// Rows without a head whose lines are never broken.
 pub(crate) fn rows<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut table = quiet(ContentArrangement::Disabled);
-    table.add_rows(rows);
-    table.trim_fmt()
+    print(quiet(ContentArrangement::Disabled), rows)
 }
 
 /// `key  value` lines, without those that have no value.
@@ -34,6 +31,14 @@ pub(crate) fn section<const N: usize>(
     }
     let body = table(head, rows).lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
     format!("\n\n{title}\n{body}")
+}
+
+fn print<const N: usize>(mut table: Table, rows: impl IntoIterator<Item = [String; N]>) -> String {
+    table.add_rows(rows);
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    table.trim_fmt()
 }
 
 fn quiet(arrangement: ContentArrangement) -> Table {

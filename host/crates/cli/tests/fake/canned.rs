@@ -59,6 +59,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         instance: None,
         generation_id: Uuid::from_u128(8),
         accelerator: web.then(|| Accelerator::Tcg("no /dev/kvm".into())),
+        made_by: None,
         created: ago(100),
         updated: ago(1),
     };
