@@ -62,10 +62,9 @@ impl Coordinator {
         }
     }
 
-    /// Opens a session, unless there is one.
-    #[must_use]
-    pub fn begin(&self) -> Option<Turn> {
-        let permit = Arc::clone(&self.slot).try_acquire_owned().ok()?;
+    /// Opens a session. One that is just ending is waited for.
+    pub async fn begin(&self) -> Option<Turn> {
+        let permit = timeout(HANDOVER, Arc::clone(&self.slot).acquire_owned()).await.ok()?.ok()?;
         let mut host = self.hosts.subscribe();
         host.mark_unchanged();
         Some(Turn { freezer: self.freezer.clone(), host, _permit: permit })

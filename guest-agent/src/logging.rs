@@ -1,7 +1,7 @@
 //! Log lines that never wait for a disk.
 //!
 //! Lines go through a bounded queue to a thread that writes them to standard error, or to the kernel's log if standard
-//! error is a file: a file may lie on a file system that is frozen. A line that finds the queue full is dropped, and
+//! error is a file that does not live in memory: its file system may be frozen. A line that finds the queue full is dropped, and
 //! the next one that finds room says how many were.
 
 use std::{
@@ -51,15 +51,23 @@ pub fn start(sink: Sink, level: Level) -> io::Result<()> {
 }
 
 fn open(sink: Sink) -> Box<dyn Write + Send> {
-    let is_file = rustix::fs::fstat(rustix::stdio::stderr())
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    if sink == Sink::StandardError && !is_file {
+    if sink == Sink::StandardError && !may_be_frozen() {
         return Box::new(io::stderr());
     }
     match OpenOptions::new().write(true).open("/dev/kmsg") {
         Ok(kernel) => Box::new(KernelLog(kernel)),
         Err(_) => Box::new(io::sink()),
     }
+}
+
+/// Standard error is a file on something else than memory.
+fn may_be_frozen() -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58F6;
+    let stderr = rustix::stdio::stderr();
+    let file =
+        rustix::fs::fstat(stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    file && !rustix::fs::fstatfs(stderr).is_ok_and(|fs| [TMPFS, RAMFS].contains(&i64::from(fs.f_type)))
 }
 
 /// The kernel takes one line a write.

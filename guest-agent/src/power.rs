@@ -48,8 +48,8 @@ pub fn begin(ending: Ending) -> std::io::Result<()> {
 fn run(ending: Ending) {
     // The answer to the host goes first.
     thread::sleep(Duration::from_millis(100));
-    let command_line = fs::read("/proc/1/cmdline").unwrap_or_default();
-    let init = who(&command_line, Path::new("/run/systemd/system").exists(), ending, |path| Path::new(path).exists());
+    let facts = Facts::read(ending);
+    let init = who(&facts, ending, |path| Path::new(path).exists());
     if let Init::Ordered([program, arguments @ ..]) = init {
         info!(program, "the system is asked to end");
         let spawned = Command::new(program)
@@ -66,15 +66,49 @@ fn run(ending: Ending) {
     without_order(ending);
 }
 
-fn who(command_line: &[u8], systemd: bool, ending: Ending, exists: impl Fn(&str) -> bool) -> Init {
-    const SHELLS: [&str; 5] = ["sh", "ash", "dash", "bash", "busybox-sh"];
+/// What there is to know of process 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Facts {
+    systemd: bool,
+    /// It is a shell, running a script.
+    script: bool,
+    /// It has something to do on the signal that a busybox `poweroff` or `reboot` sends.
+    listens: bool,
+}
+
+impl Facts {
+    fn read(ending: Ending) -> Self {
+        let signal = match ending {
+            Ending::PowerOff => Signal::USR2,
+            Ending::Reboot => Signal::TERM,
+        };
+        Self {
+            systemd: Path::new("/run/systemd/system").exists(),
+            script: is_script(&fs::read("/proc/1/cmdline").unwrap_or_default()),
+            listens: catches(&fs::read_to_string("/proc/1/status").unwrap_or_default(), signal),
+        }
+    }
+}
+
+fn is_script(command_line: &[u8]) -> bool {
     let words = command_line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
     let mut names = words.map(|word| word.rsplit(|byte| *byte == b'/').next().unwrap_or(word));
+    names.any(|name| [&b"sh"[..], b"ash", b"dash", b"bash"].contains(&name))
+}
+
+/// Reads the line `SigCgt:` of a process's status.
+fn catches(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
+fn who(facts: &Facts, ending: Ending, exists: impl Fn(&str) -> bool) -> Init {
     let off = ending == Ending::PowerOff;
-    if systemd {
+    if facts.systemd {
         return Init::Ordered(if off { &["systemctl", "poweroff"] } else { &["systemctl", "reboot"] });
     }
-    if names.any(|name| SHELLS.iter().any(|shell| shell.as_bytes() == name)) {
+    if facts.script && !facts.listens {
         return Init::None;
     }
     if exists("/sbin/shutdown") {
@@ -93,6 +127,10 @@ fn without_order(ending: Ending) {
     ask_everyone();
     thread::sleep(LAST_WORDS);
     rustix::fs::sync();
+    // Mounts everything read-only, as far as the kernel can: the next start then finds nothing to recover.
+    if fs::write("/proc/sysrq-trigger", "u").is_ok() {
+        thread::sleep(LAST_WORDS);
+    }
     let command = match ending {
         Ending::PowerOff => RebootCommand::PowerOff,
         Ending::Reboot => RebootCommand::Restart,
@@ -119,14 +157,25 @@ mod tests {
     #[test]
     fn the_one_is_asked_who_takes_orders() {
         let all = |_: &str| true;
-        let none = |_: &str| false;
-        let script = b"/bin/busybox\0sh\0/init\0";
-        assert_eq!(who(b"/sbin/init\0", true, Ending::PowerOff, all), Init::Ordered(&["systemctl", "poweroff"]));
-        assert_eq!(who(script, false, Ending::PowerOff, all), Init::None);
-        assert_eq!(who(b"/bin/sh\0/init\0", false, Ending::Reboot, all), Init::None);
-        assert_eq!(who(b"init\0", false, Ending::Reboot, all), Init::Ordered(&["/sbin/shutdown", "-r", "now"]));
         let busybox = |path: &str| path != "/sbin/shutdown";
-        assert_eq!(who(b"init\0", false, Ending::PowerOff, busybox), Init::Ordered(&["/sbin/poweroff"]));
-        assert_eq!(who(b"init\0", false, Ending::PowerOff, none), Init::None);
+        let none = |_: &str| false;
+        let init = Facts { systemd: false, script: false, listens: false };
+        let systemd = Facts { systemd: true, ..init };
+        let deaf = Facts { script: true, ..init };
+        let script = Facts { listens: true, ..deaf };
+        assert_eq!(who(&systemd, Ending::PowerOff, all), Init::Ordered(&["systemctl", "poweroff"]));
+        assert_eq!(who(&deaf, Ending::PowerOff, all), Init::None);
+        assert_eq!(who(&script, Ending::PowerOff, busybox), Init::Ordered(&["/sbin/poweroff"]));
+        assert_eq!(who(&init, Ending::Reboot, all), Init::Ordered(&["/sbin/shutdown", "-r", "now"]));
+        assert_eq!(who(&init, Ending::PowerOff, none), Init::None);
+    }
+
+    #[test]
+    fn process_1_is_known_by_its_words_and_its_signals() {
+        assert!(is_script(b"/bin/busybox\0sh\0/init\0") && is_script(b"/bin/sh\0/init\0"));
+        assert!(!is_script(b"/sbin/init\0splash\0") && !is_script(b""));
+        let status = "Name:\tinit\nSigIgn:\tffffffffffffffff\nSigCgt:\t0000000000000800\n";
+        assert!(catches(status, Signal::USR2) && !catches(status, Signal::TERM));
+        assert!(!catches("", Signal::USR2));
     }
 }

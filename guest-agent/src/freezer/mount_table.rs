@@ -138,7 +138,8 @@ nonsense
         #[test]
         fn any_text_is_survived(text in "\\PC{0,200}", octal in "[\\\\0-9 ]{0,40}") {
             prop_assert!(parse(&text).len() <= text.lines().count());
-            prop_assert!(parse(&format!("1 2 3:4 / {octal} rw - ext4 {octal} rw")).len() <= 1);
+            let line = format!("1 2 3:4 / {octal} rw - ext4 {octal} rw");
+            prop_assert!(parse(&line).len() <= 1);
         }
     }
 }

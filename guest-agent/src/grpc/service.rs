@@ -65,7 +65,7 @@ impl GuestAgent for Service {
         &self,
         request: Request<Streaming<pb::QuiesceRequest>>,
     ) -> Result<Response<Self::QuiesceStream>, Status> {
-        let turn = self.coordinator.begin().ok_or_else(|| Status::aborted("another quiesce session is open"))?;
+        let turn = self.coordinator.begin().await.ok_or_else(|| Status::aborted("another quiesce session is open"))?;
         let (send, answers) = mpsc::channel(UNREAD);
         // On its own task: a call that is cancelled ends the session in order.
         let driver = quiesce::Driver::new(self.coordinator.clone(), turn, send);

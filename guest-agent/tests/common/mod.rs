@@ -1,0 +1,281 @@
+//! Real file systems on loop devices, a real agent on a unix socket, and a client that plays the host.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use stillpoint_agent::freezer::kernel;
+use stillpoint_proto::guest::v1::{
+    self as pb, guest_agent_client::GuestAgentClient, quiesce_request, quiesce_response::Step,
+};
+use stillpoint_transport::dial;
+use tempfile::TempDir;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+/// An ext4 in a file, mounted; and another one in a file on the first.
+pub struct Disks {
+    folder: TempDir,
+    mounted: Vec<PathBuf>,
+}
+
+impl Disks {
+    pub fn one() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let outer = folder.path().join("outer");
+        mount_new(&folder.path().join("outer.img"), &outer, 64);
+        Self { folder, mounted: vec![outer] }
+    }
+
+    pub fn stacked() -> Self {
+        let mut disks = Self::one();
+        let inner = disks.folder.path().join("inner");
+        mount_new(&disks.outer().join("inner.img"), &inner, 16);
+        disks.mounted.push(inner);
+        disks
+    }
+
+    pub fn below(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn outer(&self) -> PathBuf {
+        self.mounted[0].clone()
+    }
+
+    pub fn inner(&self) -> PathBuf {
+        self.mounted[1].clone()
+    }
+
+    /// True: it was frozen. It is not any more.
+    pub fn thaw(&self) -> bool {
+        let thaws = self.mounted.iter().map(|path| kernel::thaw(fs::File::open(path).unwrap()).unwrap());
+        thaws.fold(false, |any, frozen| any | frozen)
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        self.thaw();
+        for path in self.mounted.iter().rev() {
+            run("umount", &["-l".as_ref(), path.as_os_str()]);
+        }
+    }
+}
+
+fn mount_new(image: &Path, mount_point: &Path, mebibytes: u64) {
+    fs::File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
+    run("mkfs.ext4", &["-q".as_ref(), image.as_os_str()]);
+    fs::create_dir(mount_point).unwrap();
+    run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), mount_point.as_os_str()]);
+}
+
+fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}: {status} (these tests need root and loop devices)");
+}
+
+/// Writes and syncs without a pause, and remembers the longest one it was made to take.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    last: Arc<Mutex<std::time::Instant>>,
+    thread: Option<JoinHandle<Duration>>,
+}
+
+impl Writer {
+    pub fn start(folder: &Path) -> Self {
+        let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(std::time::Instant::now())));
+        let mut file = fs::File::create(folder.join("written")).unwrap();
+        let thread = std::thread::spawn({
+            let (stop, last) = (Arc::clone(&stop), Arc::clone(&last));
+            move || {
+                let mut longest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    file.write_all(&[7; 512]).unwrap();
+                    file.sync_data().unwrap();
+                    let mut last = last.lock().unwrap();
+                    longest = longest.max(last.elapsed());
+                    *last = std::time::Instant::now();
+                    drop(last);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                longest
+            }
+        });
+        Self { stop, last, thread: Some(thread) }
+    }
+
+    /// How long ago the last write was done.
+    pub fn silent_for(&self) -> Duration {
+        self.last.lock().unwrap().elapsed()
+    }
+
+    pub async fn is_held(&self) {
+        self.wait("is held", |silent| silent > Duration::from_millis(150)).await;
+    }
+
+    pub async fn goes_on(&self) {
+        self.wait("goes on", |silent| silent < Duration::from_millis(50)).await;
+    }
+
+    async fn wait(&self, what: &str, is: impl Fn(Duration) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !is(self.silent_for()) {
+            assert!(Instant::now() < until, "the writer never {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Stops; answers the longest pause between two writes.
+    pub fn longest_pause(mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// The agent's own program, on a socket.
+pub struct Agent {
+    process: Child,
+    pub socket: PathBuf,
+    _folder: TempDir,
+}
+
+impl Agent {
+    pub fn start(disks: &Disks) -> Self {
+        Self::start_with(disks, &[])
+    }
+
+    pub fn start_with(disks: &Disks, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent");
+        let process = Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
+            .arg("--listen")
+            .arg(&socket)
+            .arg("--below")
+            .arg(disks.below())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, socket, _folder: folder }
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// The process ids of its children: the guardian.
+    pub fn children(&self) -> Vec<u32> {
+        let pid = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+    }
+
+    pub async fn host(&self) -> Host {
+        let socket = self.socket.clone();
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { dial(&socket, Instant::now() + Duration::from_secs(10)).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://agent").connect_with_connector(connect).await.unwrap();
+        Host { client: GuestAgentClient::new(channel) }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub struct Host {
+    pub client: GuestAgentClient<Channel>,
+}
+
+impl Host {
+    pub async fn hello(&mut self) -> pb::HelloResponse {
+        self.client.hello(pb::HelloRequest::default()).await.unwrap().into_inner()
+    }
+
+    pub async fn open(&mut self) -> Session {
+        let (steps, stream) = mpsc::channel(4);
+        let answers = self.client.quiesce(ReceiverStream::new(stream)).await.unwrap().into_inner();
+        Session { steps, answers }
+    }
+
+    /// A session that is prepared.
+    pub async fn prepared(&mut self, lease: Duration) -> Session {
+        let mut session = self.open().await;
+        session.start(lease).await;
+        assert!(matches!(session.answer().await, Ok(Some(Step::Prepared(_)))));
+        session
+    }
+
+    /// A session that holds the guest.
+    pub async fn frozen(&mut self, lease: Duration) -> (Session, pb::Frozen) {
+        let mut session = self.prepared(lease).await;
+        session.freeze().await;
+        match session.answer().await {
+            Ok(Some(Step::Frozen(frozen))) => (session, frozen),
+            other => panic!("not frozen: {other:?}"),
+        }
+    }
+}
+
+pub struct Session {
+    pub steps: mpsc::Sender<pb::QuiesceRequest>,
+    pub answers: Streaming<pb::QuiesceResponse>,
+}
+
+impl Session {
+    pub async fn start(&self, lease: Duration) {
+        self.send(quiesce_request::Step::Start(pb::Start {
+            session_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            lease: Some(prost_types::Duration::try_from(lease).unwrap()),
+            ..Default::default()
+        }))
+        .await;
+    }
+
+    pub async fn freeze(&self) {
+        self.send(quiesce_request::Step::Freeze(pb::Freeze {})).await;
+    }
+
+    pub async fn thaw(&mut self) -> pb::Thawed {
+        self.send(quiesce_request::Step::Thaw(pb::Thaw {})).await;
+        match self.answer().await {
+            Ok(Some(Step::Thawed(thawed))) => thawed,
+            other => panic!("not thawed: {other:?}"),
+        }
+    }
+
+    pub async fn send(&self, step: quiesce_request::Step) {
+        self.steps.send(pb::QuiesceRequest { step: Some(step) }).await.unwrap();
+    }
+
+    pub async fn answer(&mut self) -> Result<Option<Step>, Status> {
+        let answer = timeout(Duration::from_secs(20), self.answers.message()).await.expect("an answer in time")?;
+        Ok(answer.and_then(|answer| answer.step))
+    }
+}

@@ -1,0 +1,210 @@
+//! From the agent's words to ours. Nothing that a guest says is taken as it comes.
+
+use std::time::Duration;
+
+use stillpoint_common::{
+    FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, Thawed, WriterOutcome, WriterResult,
+};
+use stillpoint_engine::ports::QuiesceError;
+use stillpoint_proto::guest::v1 as pb;
+
+/// A text of a guest is cut here.
+const MAX_TEXT: usize = 1024;
+/// Lists of a guest are cut here.
+const MAX_LIST: usize = 1024;
+
+/// A text of a guest that can be printed on a terminal.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
+}
+
+/// A duration of a guest; what makes no sense is zero.
+pub(crate) fn duration(value: Option<prost_types::Duration>) -> Duration {
+    value.and_then(|value| Duration::try_from(value).ok()).unwrap_or_default()
+}
+
+pub(crate) fn description(answer: pb::HelloResponse) -> Result<GuestDescription, QuiesceError> {
+    Ok(GuestDescription {
+        agent_version: clean(&answer.agent_version),
+        hostname: clean(&answer.hostname),
+        kernel: clean(&answer.kernel),
+        file_systems: file_systems(&answer.file_systems)?,
+        writers: writers(&answer.writers)?,
+    })
+}
+
+pub(crate) fn prepared(answer: &pb::Prepared) -> Result<Prepared, QuiesceError> {
+    Ok(Prepared { file_systems: file_systems(&answer.file_systems)?, writers: writers(&answer.writers)? })
+}
+
+/// An agent that says "frozen" and names a file system that is not, or none at all, has frozen nothing we could use.
+pub(crate) fn frozen(answer: &pb::Frozen) -> Result<Frozen, QuiesceError> {
+    let frozen = Frozen { file_systems: file_systems(&answer.file_systems)?, writers: writers(&answer.writers)? };
+    refused_file_system(&frozen.file_systems)?;
+    if frozen.file_systems.iter().any(|fs| fs.result == FileSystemResult::Frozen) {
+        Ok(frozen)
+    } else {
+        Err(QuiesceError::NothingToFreeze)
+    }
+}
+
+pub(crate) fn refusal(answer: &pb::Refused, budget: Duration) -> QuiesceError {
+    let message = clean(&answer.message);
+    match answer.reason() {
+        pb::RefusedReason::FileSystem => {
+            match file_systems(&answer.file_systems).and_then(|all| refused_file_system(&all)) {
+                Err(error) => error,
+                Ok(()) => QuiesceError::Failed { message },
+            }
+        }
+        pb::RefusedReason::NothingToFreeze => QuiesceError::NothingToFreeze,
+        pb::RefusedReason::TooSlow => QuiesceError::Unanswered { call: "freeze", waited: budget },
+        pb::RefusedReason::Writer => refused_writer(&answer.writers, message),
+        pb::RefusedReason::Cancelled => QuiesceError::Lapsed { why: message },
+        pb::RefusedReason::Agent | pb::RefusedReason::Unspecified => QuiesceError::Failed { message },
+    }
+}
+
+/// Nothing held is a lapse: the guest let go, or never held.
+pub(crate) fn thawed(answer: &pb::Thawed) -> Thawed {
+    match answer.outcome() {
+        pb::ThawOutcome::HeldThroughout => Thawed::HeldThroughout,
+        pb::ThawOutcome::Lapsed | pb::ThawOutcome::NotHeld | pb::ThawOutcome::Unspecified => Thawed::Lapsed,
+    }
+}
+
+pub(crate) fn file_systems(all: &[pb::FileSystem]) -> Result<Vec<FileSystemOutcome>, QuiesceError> {
+    all.iter().take(MAX_LIST).map(file_system).collect()
+}
+
+fn file_system(said: &pb::FileSystem) -> Result<FileSystemOutcome, QuiesceError> {
+    let mount_point = clean(&said.mount_point);
+    let result = match said.result() {
+        pb::FileSystemResult::Selected => FileSystemResult::Selected,
+        pb::FileSystemResult::Frozen => FileSystemResult::Frozen,
+        pb::FileSystemResult::LeftOut => FileSystemResult::LeftOut,
+        pb::FileSystemResult::Failed => FileSystemResult::Failed,
+        pb::FileSystemResult::Unspecified => {
+            return Err(QuiesceError::Failed { message: format!("it does not say what became of {mount_point}") });
+        }
+    };
+    Ok(FileSystemOutcome {
+        mount_point,
+        source: clean(&said.source),
+        fs_type: clean(&said.fs_type),
+        result,
+        detail: clean(&said.detail),
+        took: duration(said.took),
+    })
+}
+
+fn refused_file_system(all: &[FileSystemOutcome]) -> Result<(), QuiesceError> {
+    match all.iter().find(|fs| fs.result == FileSystemResult::Failed) {
+        Some(fs) => {
+            Err(QuiesceError::FileSystemRefused { mount_point: fs.mount_point.clone(), detail: fs.detail.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn writers(all: &[pb::Writer]) -> Result<Vec<WriterOutcome>, QuiesceError> {
+    all.iter().take(MAX_LIST).map(writer).collect()
+}
+
+fn writer(said: &pb::Writer) -> Result<WriterOutcome, QuiesceError> {
+    let name = clean(&said.name);
+    let result = match said.result() {
+        pb::WriterResult::Stable => WriterResult::Stable,
+        pb::WriterResult::Held => WriterResult::Held,
+        pb::WriterResult::Refused => WriterResult::Refused,
+        pb::WriterResult::TimedOut => WriterResult::TimedOut,
+        pb::WriterResult::Unspecified => {
+            return Err(QuiesceError::Failed { message: format!("it does not say what became of writer {name}") });
+        }
+    };
+    Ok(WriterOutcome { name, result, detail: clean(&said.detail) })
+}
+
+fn refused_writer(all: &[pb::Writer], message: String) -> QuiesceError {
+    for said in all {
+        match said.result() {
+            pb::WriterResult::Refused => {
+                return QuiesceError::WriterRefused { writer: clean(&said.name), detail: clean(&said.detail) };
+            }
+            pb::WriterResult::TimedOut => return QuiesceError::WriterTimedOut { writer: clean(&said.name) },
+            pb::WriterResult::Stable | pb::WriterResult::Held | pb::WriterResult::Unspecified => {}
+        }
+    }
+    QuiesceError::Failed { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(result: pb::FileSystemResult) -> pb::FileSystem {
+        pb::FileSystem {
+            mount_point: "/data".into(),
+            result: result.into(),
+            detail: "busy".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn frozen_counts_only_with_something_frozen_and_nothing_failed() {
+        let frozen_with = |all: &[pb::FileSystemResult]| {
+            frozen(&pb::Frozen { file_systems: all.iter().map(|result| said(*result)).collect(), ..Default::default() })
+        };
+        use pb::FileSystemResult::{Failed, Frozen, LeftOut, Unspecified};
+        assert!(frozen_with(&[Frozen, LeftOut]).is_ok());
+        assert!(matches!(frozen_with(&[]), Err(QuiesceError::NothingToFreeze)));
+        assert!(matches!(frozen_with(&[LeftOut]), Err(QuiesceError::NothingToFreeze)));
+        assert!(matches!(frozen_with(&[Frozen, Failed]), Err(QuiesceError::FileSystemRefused { .. })));
+        assert!(matches!(frozen_with(&[Frozen, Unspecified]), Err(QuiesceError::Failed { .. })));
+    }
+
+    #[test]
+    fn each_refusal_becomes_the_error_that_says_it() {
+        let refused = |reason: pb::RefusedReason| pb::Refused {
+            reason: reason.into(),
+            message: "no".into(),
+            file_systems: vec![said(pb::FileSystemResult::Failed)],
+            writers: vec![pb::Writer {
+                name: "db".into(),
+                result: pb::WriterResult::TimedOut.into(),
+                detail: String::new(),
+            }],
+        };
+        let error = |reason| refusal(&refused(reason), Duration::from_secs(5)).to_string();
+        assert_eq!(error(pb::RefusedReason::FileSystem), "file system /data cannot be frozen: busy");
+        assert_eq!(error(pb::RefusedReason::Writer), "writer db did not answer in time");
+        assert_eq!(error(pb::RefusedReason::TooSlow), "guest agent did not answer freeze within 5s");
+        assert_eq!(error(pb::RefusedReason::Agent), "guest agent failed: no");
+        assert_eq!(error(pb::RefusedReason::Unspecified), "guest agent failed: no");
+    }
+
+    #[test]
+    fn anything_but_held_throughout_is_a_lapse() {
+        for outcome in -1..10 {
+            let thaw = thawed(&pb::Thawed { outcome, ..Default::default() });
+            let held = outcome == i32::from(pb::ThawOutcome::HeldThroughout);
+            assert_eq!(thaw == Thawed::HeldThroughout, held);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_of_a_guest_reaches_a_terminal_raw(text in "\\PC*|[\\x00-\\x1f\\x7f-\\u{9f}a]{0,2000}") {
+            let clean = clean(&text);
+            prop_assert!(clean.chars().count() <= MAX_TEXT && !clean.chars().any(char::is_control));
+        }
+
+        #[test]
+        fn no_duration_of_a_guest_panics(seconds in any::<i64>(), nanos in any::<i32>()) {
+            let _ = duration(Some(prost_types::Duration { seconds, nanos }));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The link to one instance.
+
+use std::{path::PathBuf, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use stillpoint_common::{ClockSet, FileSystemOutcome, GuestDescription, Prepared, QuiesceRequest, WriterOutcome};
+use stillpoint_engine::ports::{PowerAction, QuiesceError};
+use stillpoint_proto::guest::v1::{self as pb, guest_agent_client::GuestAgentClient, watch_response::Event};
+use stillpoint_transport::dial;
+use tokio::time::Instant;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{Limits, PROTOCOL_VERSION, clock, convert, failure, session::QuiesceSession};
+
+/// The longest message that an agent may send.
+const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// Speaks to the agent of one instance. It keeps one connection, and begins another when that one is lost; then the
+/// agent lets go of whatever was held over the old one.
+#[derive(Debug, Clone)]
+pub struct GuestLink {
+    client: GuestAgentClient<Channel>,
+    limits: Limits,
+}
+
+impl GuestLink {
+    /// A link over this socket of QEMU's. Nothing is connected until the first call. Must be called inside a runtime.
+    #[must_use]
+    pub fn new(socket: PathBuf, limits: Limits) -> Self {
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { dial(&socket, Instant::now() + limits.connect).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://agent").connect_with_connector_lazy(connect);
+        let client = GuestAgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Self { client, limits }
+    }
+
+    /// What the agent says of its guest. Whatever an earlier connection held has been let go when this returns.
+    ///
+    /// # Errors
+    /// If there is no agent, or one that does not speak our protocol.
+    pub async fn hello(&self) -> Result<GuestDescription, QuiesceError> {
+        let request =
+            pb::HelloRequest { host_version: env!("CARGO_PKG_VERSION").to_owned(), protocol_version: PROTOCOL_VERSION };
+        let limit = self.limits.connect + self.limits.ask;
+        let answer = failure::within("hello", limit, self.client.clone().hello(request)).await?.into_inner();
+        if !(answer.oldest_protocol_version..=answer.protocol_version).contains(&PROTOCOL_VERSION) {
+            return Err(QuiesceError::Incompatible {
+                version: convert::clean(&answer.agent_version),
+                why: format!(
+                    "it speaks the protocols {} to {}, this host speaks {PROTOCOL_VERSION}",
+                    answer.oldest_protocol_version, answer.protocol_version
+                ),
+            });
+        }
+        convert::description(answer)
+    }
+
+    /// Opens a quiesce session. Nothing is held yet.
+    ///
+    /// # Errors
+    /// As [`Self::hello`], or if the agent does not get ready.
+    pub async fn prepare(&self, request: &QuiesceRequest) -> Result<(QuiesceSession, Prepared), QuiesceError> {
+        self.hello().await?;
+        QuiesceSession::open(self.client.clone(), self.limits, request).await
+    }
+
+    /// Sets the guest's clock to the host's time.
+    ///
+    /// # Errors
+    /// If the agent does not answer, or may not set it.
+    pub async fn set_clock(&self) -> Result<ClockSet, QuiesceError> {
+        self.hello().await?;
+        clock::set(self.client.clone(), &self.limits).await
+    }
+
+    /// Asks the guest's system to end. Returns when it has agreed.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn power(&self, action: PowerAction) -> Result<(), QuiesceError> {
+        let action = match action {
+            PowerAction::PowerOff => pb::ShutdownAction::PowerOff,
+            PowerAction::Reboot => pb::ShutdownAction::Reboot,
+        };
+        let limit = self.limits.connect + self.limits.ask;
+        let request = pb::ShutdownRequest { action: action.into() };
+        failure::within("shutdown", limit, self.client.clone().shutdown(request)).await.map(drop)
+    }
+
+    /// Listens to the agent's heartbeat.
+    ///
+    /// # Errors
+    /// If there is no agent.
+    pub async fn watch(&self, interval: Duration) -> Result<GuestWatch, QuiesceError> {
+        let request = pb::WatchRequest { interval: prost_types::Duration::try_from(interval).ok() };
+        let limit = self.limits.connect + self.limits.ask;
+        let events = failure::within("watch", limit, self.client.clone().watch(request)).await?.into_inner();
+        Ok(GuestWatch { events, patience: interval * 2 + self.limits.ask })
+    }
+}
+
+/// What an agent tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// It lives.
+    Heartbeat {
+        /// Time since the guest booted.
+        uptime: Duration,
+        /// A quiesce session is open.
+        held: bool,
+    },
+    /// What a freeze would deal with: at the start, and when it has changed.
+    Inventory {
+        /// The file systems.
+        file_systems: Vec<FileSystemOutcome>,
+        /// The writers.
+        writers: Vec<WriterOutcome>,
+    },
+}
+
+/// The agent's heartbeat.
+#[derive(Debug)]
+pub struct GuestWatch {
+    events: Streaming<pb::WatchResponse>,
+    patience: Duration,
+}
+
+impl GuestWatch {
+    /// The next event. Cancel-safe.
+    ///
+    /// # Errors
+    /// If the connection is lost, or two beats are missing.
+    pub async fn next(&mut self) -> Result<GuestEvent, QuiesceError> {
+        match failure::within("watch", self.patience, self.events.message()).await? {
+            None => Err(QuiesceError::Unreachable { why: "the agent ended the watch".to_owned() }),
+            Some(pb::WatchResponse { event: None }) => {
+                Err(QuiesceError::Failed { message: "watch: an event without content".to_owned() })
+            }
+            Some(pb::WatchResponse { event: Some(Event::Heartbeat(beat)) }) => {
+                Ok(GuestEvent::Heartbeat { uptime: convert::duration(beat.uptime), held: beat.held })
+            }
+            Some(pb::WatchResponse { event: Some(Event::Inventory(inventory)) }) => Ok(GuestEvent::Inventory {
+                file_systems: convert::file_systems(&inventory.file_systems)?,
+                writers: convert::writers(&inventory.writers)?,
+            }),
+        }
+    }
+}
