@@ -17,5 +17,6 @@ pub mod bare;
 pub mod ext4;
 pub mod guest_image;
 pub mod lab;
+pub mod programs;
 pub mod qmp;
 pub mod sim_host;

@@ -27,11 +27,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
     let kernel = kernel::ensure(&folder)?;
     let busybox = modules::busybox(&folder)?;
     let modules = modules::Modules::in_tree(&kernel.modules, &folder.join("modules"), &busybox)?;
-    let mut packages = vec!["stillpoint-lab"];
-    if workspace.root.join("guest-agent/src/main.rs").is_file() {
-        packages.push("stillpoint-agent");
-    }
-    let programs = programs::build(workspace, &packages)?;
+    let programs = programs::build(workspace, &["stillpoint-lab", "stillpoint-agent"])?;
     let sources = workspace.root.join("tests/guest");
     let content = initrd::Content {
         init: &sources.join("init"),
