@@ -56,6 +56,7 @@ pub(crate) struct State {
 pub(crate) struct Points {
     pub(crate) plan: FaultPlan,
     pub(crate) calls: Vec<Call>,
+    pub(crate) counts: BTreeMap<Call, u64>,
     pub(crate) struck: u64,
     /// Those that change something and were made while a guest was held.
     pub(crate) while_held: Vec<Call>,
@@ -65,8 +66,9 @@ impl Points {
     /// Counts a call, and says what is to go wrong with it.
     pub(crate) fn count(&mut self, call: Call) -> Option<Fault> {
         self.calls.push(call);
-        let nth = self.calls.iter().filter(|made| **made == call).count() as u64;
-        let fault = self.plan.strikes(call, nth, self.calls.len() as u64);
+        let nth = self.counts.entry(call).or_default();
+        *nth += 1;
+        let fault = self.plan.strikes(call, *nth, self.calls.len() as u64);
         self.struck += u64::from(fault.is_some());
         fault
     }
