@@ -2,9 +2,9 @@
 //! matters, and that can fail, hang and lose the service at any call.
 //!
 //! ```text
-//!  test ── guest_write, kill_instance, set_faults, … ──▶ World ◀── SimPorts (one process of the service)
+//!  test ── guest_write, kill_instance, set_faults, … ──▶ World ◀── Ports (one process of the service)
 //!                                                          │          crash: no call of it ever returns again
-//!                                                          └── restart(): fresh SimPorts over the same world
+//!                                                          └── restart(): fresh Ports over the same world
 //! ```
 //!
 //! Every call of a port is a numbered [point](Call) at which a [`FaultPlan`] can strike. Whatever happens, the world
@@ -36,6 +36,5 @@ pub use fault::{Call, Fault, FaultPlan};
 pub use files::Content;
 pub use guest::{AgentScript, FreezeScript, GuestScript, PowerScript, ScriptedWriter, ThawScript, WriterScript};
 pub use instance::NotWritten;
-pub use ports::SimPorts;
 pub use store::MemoryStore;
 pub use world::{World, definition};

@@ -9,11 +9,12 @@ use std::{
 use stillpoint_common::{
     AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, FileIdentity, InstanceId, VmDefinition, VmId,
 };
-use stillpoint_engine::ports::HypervisorEventKind;
+use stillpoint_engine::{Ports, ports::HypervisorEventKind};
 
 use crate::{
-    AgentScript, Call, FaultPlan, GuestScript, NotWritten, SimPorts,
+    AgentScript, Call, FaultPlan, GuestScript, NotWritten,
     files::Image,
+    ports::ports_of,
     state::{Points, State},
 };
 
@@ -45,16 +46,16 @@ impl World {
 
     /// The ports of the first process of the service; after [`Self::restart`] that one's answer counts.
     #[must_use]
-    pub fn ports(&self) -> SimPorts {
-        SimPorts::new(self, 0)
+    pub fn ports(&self) -> Ports {
+        ports_of(self, 0)
     }
 
     /// A new process of the service over the world as it is. Faults and counted calls are forgotten, ports given out
     /// before never return again, and what QEMU was merging it has merged.
     #[must_use]
-    pub fn restart(&self) -> SimPorts {
+    pub fn restart(&self) -> Ports {
         let process = self.with(State::restart);
-        SimPorts::new(self, process)
+        ports_of(self, process)
     }
 
     /// Kills the service: no call of a port it has returns any more, or has an effect.

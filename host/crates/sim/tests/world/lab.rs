@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use stillpoint_common::{DiskFormat, DiskName, InstanceId, LayerFile, LayerId, VmId};
+use stillpoint_engine::Ports;
 use stillpoint_engine::ports::{
     DiskChain, HypervisorError, LaunchSpec, Launched, LiveMerge, Overlay, ProgressSink, StartMode,
 };
-use stillpoint_sim::{SimPorts, World, definition};
+use stillpoint_sim::{World, definition};
 use uuid::Uuid;
 
 pub(crate) const SIZE: u64 = 1 << 30;
 
 pub(crate) struct Lab {
     pub(crate) world: World,
-    pub(crate) ports: SimPorts,
+    pub(crate) ports: Ports,
     pub(crate) vm: VmId,
     pub(crate) disk: DiskName,
     pub(crate) data: DiskName,
