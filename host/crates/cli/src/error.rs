@@ -82,11 +82,7 @@ impl CliError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Client(ClientError::Refused(refusal)) => refusal.advice.clone().or_else(|| guess(refusal)),
-            Self::Client(ClientError::Unreachable { .. }) => Some(
-                "Start the service with `systemctl start stillpointd` (or run `stillpointd` by hand), or name its \
-                 socket with --socket or STILLPOINT_SOCKET."
-                    .to_owned(),
-            ),
+            Self::Client(ClientError::Unreachable { why, .. }) => Some(unreachable_advice(why).to_owned()),
             Self::Client(ClientError::Answer(_)) => {
                 Some("Service and program do not fit together: use the same version of both.".to_owned())
             }
@@ -116,6 +112,14 @@ impl From<io::Error> for CliError {
     fn from(source: io::Error) -> Self {
         Self::Io { what: "cannot print the answer".to_owned(), source }
     }
+}
+
+fn unreachable_advice(why: &str) -> &'static str {
+    if why.contains("ermission denied") {
+        return "The service runs but its socket is not open to you: use sudo, or join the socket's group.";
+    }
+    "Start the service with `systemctl start stillpointd` (or run `stillpointd` by hand), or name its socket with \
+     --socket or STILLPOINT_SOCKET."
 }
 
 /// Advice for what comes from the way to the service and not from the service.

@@ -4,7 +4,10 @@
 
 mod fake;
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    io::Read as _,
+    process::{Child, Command, Output, Stdio},
+};
 
 use fake::{CLEAN, Fake, HANGING, TWIN_A, UPGRADE};
 use serde_json::Value;
@@ -275,14 +278,29 @@ fn to_stop_waiting_is_not_to_stop_the_work() {
     let (code, error) = refused(&fake, &["operation", "wait", HANGING, "--timeout", "1s"]);
     assert_eq!((code, error.contains("is still at work")), (1, true), "{error}");
 
-    let mut child = command(&fake, &["vm", "resume", "web"]);
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The first phase is printed when the program is waiting.
-    let mut line = [0; 14];
-    std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut line).unwrap();
+    let child = waiting(&fake);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let watch = format!("stillpoint operation watch {HANGING}");
     assert!(stderr(&output).contains("goes on") && stderr(&output).contains(&watch), "{}", stderr(&output));
+}
+
+#[test]
+fn waiting_goes_on_when_the_service_was_restarted() {
+    let fake = Fake::start();
+    let child = waiting(&fake);
+    let _fake = fake.restart();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(stdout(&output), "web: Running\n", "{}", stderr(&output));
+    assert_eq!(stderr(&output), "  captured 1.2 s\n");
+}
+
+/// A command that waits for the operation that never ends. The first phase is printed when it does.
+fn waiting(fake: &Fake) -> Child {
+    let mut child = command(fake, &["vm", "resume", "web"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; "  paused 14 ms\n".len()];
+    child.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+    child
 }

@@ -16,18 +16,20 @@ use stillpoint_common::{CheckpointPolicy, VmId};
 
 use crate::client::DEFAULT_SOCKET;
 
+const EVERYWHERE: &str = "Options of every command";
+
 /// Checkpoints for virtual machines on QEMU/KVM.
 ///
 /// Exit codes: 0 done; 1 refused or failed; 2 typed wrongly; 3 the service cannot be reached; 130 stopped waiting
 /// (the operation goes on).
 #[derive(Debug, Parser)]
-#[command(name = "stillpoint", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "stillpoint", version, max_term_width = 100)]
 pub struct Cli {
     /// Socket of the service.
-    #[arg(long, global = true, env = "STILLPOINT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, env = "STILLPOINT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH", help_heading = EVERYWHERE)]
     pub socket: PathBuf,
     /// Print one JSON document instead of text. Refusals are printed as {"error": …}.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]

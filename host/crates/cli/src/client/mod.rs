@@ -1,8 +1,8 @@
 //! The client of the service, over its unix socket.
 //!
-//! Calls take the words of the domain and answer [`view`](crate::view)s. Every call that changes something carries a
-//! request id, so that a call which is sent again is done once. Every wait has a deadline, except the one for the end of
-//! an operation, which is the caller's to bound.
+//! Calls take the words of the domain and answer [`view`]s. Every request that can carry a request id does, so that one
+//! which is sent again is done once. Every wait has a deadline, except the one for the end of an operation, which is the
+//! caller's to bound.
 
 mod checkpoints;
 mod error;

@@ -6,7 +6,7 @@ use stillpoint_common::VmId;
 use super::{Context, confirm, show, vm::state, work};
 use crate::{
     CliError,
-    args::{CheckpointCommand, CheckpointRef, parse},
+    args::{CheckpointCommand, CheckpointRef, Consent, Waiting, parse},
     output::{Answer, table, text, tree},
     view::{Checkpoint, Operation, Vm},
 };
@@ -47,42 +47,10 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             let checkpoint = find(context, which).await?;
             Answer::new(show::checkpoint(&checkpoint), &checkpoint)
         }
-        CheckpointCommand::Rename { which, new_name } => {
-            let checkpoint = find(context, which).await?;
-            let renamed = client.rename_checkpoint(&which.vm, checkpoint.id, new_name).await?;
-            let text = format!("{:?} is now called {:?}", checkpoint.display_name, renamed.display_name);
-            Answer::new(text, &renamed)
-        }
-        CheckpointCommand::Apply { .. }
-        | CheckpointCommand::Revert { .. }
-        | CheckpointCommand::Delete { .. }
-        | CheckpointCommand::Export { .. } => begin(context, command).await,
-    }
-}
-
-/// The commands that begin an operation on a checkpoint that is there.
-async fn begin(context: &Context, command: &CheckpointCommand) -> Result<Answer, CliError> {
-    let client = &context.client;
-    match command {
-        CheckpointCommand::Apply { which, consent, waiting, .. } => {
-            let (vm, checkpoint) = (&which.vm, find(context, which).await?);
-            let question = format!("Bring {vm} back to {}? What happened in it since is lost.", called(&checkpoint));
-            confirm::ask(*consent, &question)?;
-            let begun = client.apply_checkpoint(vm, checkpoint.id).await?;
-            work::finish(context, begun, *waiting, |done| back(vm, done)).await
-        }
-        CheckpointCommand::Revert { vm, consent, waiting, .. } => {
-            let question = format!("Bring {vm} back to its last checkpoint? What happened in it since is lost.");
-            confirm::ask(*consent, &question)?;
-            work::finish(context, client.revert_vm(vm).await?, *waiting, |done| back(vm, done)).await
-        }
-        CheckpointCommand::Delete { which, consent, waiting } => {
-            let checkpoint = find(context, which).await?;
-            let question = format!("Delete {}? Now and every other checkpoint stay as they are.", called(&checkpoint));
-            confirm::ask(*consent, &question)?;
-            let begun = client.delete_checkpoint(&which.vm, checkpoint.id).await?;
-            work::finish(context, begun, *waiting, |_| format!("{:?} is deleted", checkpoint.display_name)).await
-        }
+        CheckpointCommand::Apply { which, consent, waiting, .. } => apply(context, which, *consent, *waiting).await,
+        CheckpointCommand::Revert { vm, consent, waiting, .. } => revert(context, vm, *consent, *waiting).await,
+        CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
+        CheckpointCommand::Delete { which, consent, waiting } => delete(context, which, *consent, *waiting).await,
         CheckpointCommand::Export { which, folder, format, waiting } => {
             let folder = parse::absolute(folder);
             let folder = folder.map_err(|problem| CliError::usage(problem, "Give another folder."))?;
@@ -90,12 +58,45 @@ async fn begin(context: &Context, command: &CheckpointCommand) -> Result<Answer,
             let begun = client.export_checkpoint(&which.vm, checkpoint.id, &folder, *format).await?;
             work::finish(context, begun, *waiting, exported).await
         }
-        CheckpointCommand::Create { .. }
-        | CheckpointCommand::List { .. }
-        | CheckpointCommand::Tree { .. }
-        | CheckpointCommand::Show { .. }
-        | CheckpointCommand::Rename { .. } => Box::pin(run(context, command)).await,
     }
+}
+
+async fn apply(
+    context: &Context,
+    which: &CheckpointRef,
+    consent: Consent,
+    waiting: Waiting,
+) -> Result<Answer, CliError> {
+    let (vm, checkpoint) = (&which.vm, find(context, which).await?);
+    let question = format!("Bring {vm} back to {}? What happened in it since is lost.", called(&checkpoint));
+    confirm::ask(consent, &question)?;
+    let begun = context.client.apply_checkpoint(vm, checkpoint.id).await?;
+    work::finish(context, begun, waiting, |done| back(vm, done)).await
+}
+
+async fn revert(context: &Context, vm: &VmId, consent: Consent, waiting: Waiting) -> Result<Answer, CliError> {
+    confirm::ask(consent, &format!("Bring {vm} back to its last checkpoint? What happened in it since is lost."))?;
+    let begun = context.client.revert_vm(vm).await?;
+    work::finish(context, begun, waiting, |done| back(vm, done)).await
+}
+
+async fn rename(context: &Context, which: &CheckpointRef, new_name: &str) -> Result<Answer, CliError> {
+    let checkpoint = find(context, which).await?;
+    let renamed = context.client.rename_checkpoint(&which.vm, checkpoint.id, new_name).await?;
+    Answer::new(format!("{:?} is now called {:?}", checkpoint.display_name, renamed.display_name), &renamed)
+}
+
+async fn delete(
+    context: &Context,
+    which: &CheckpointRef,
+    consent: Consent,
+    waiting: Waiting,
+) -> Result<Answer, CliError> {
+    let checkpoint = find(context, which).await?;
+    let question = format!("Delete {}? Now and every other checkpoint stay as they are.", called(&checkpoint));
+    confirm::ask(consent, &question)?;
+    let begun = context.client.delete_checkpoint(&which.vm, checkpoint.id).await?;
+    work::finish(context, begun, waiting, |_| format!("{:?} is deleted", checkpoint.display_name)).await
 }
 
 async fn find(context: &Context, which: &CheckpointRef) -> Result<Checkpoint, CliError> {
@@ -113,7 +114,7 @@ fn created(done: &Operation) -> String {
     format!("{:?} is made: {kind}, {consistency}\n{}", checkpoint.display_name, checkpoint.id)
 }
 
-/// `web is back at its checkpoint: Running`
+/// `brought back web: Running`
 fn back(vm: &VmId, done: &Operation) -> String {
     format!("brought back {}", state(vm, done))
 }

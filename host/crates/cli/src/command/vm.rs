@@ -5,7 +5,7 @@ use stillpoint_common::VmId;
 use super::{Context, confirm, show, vm_file, work};
 use crate::{
     CliError,
-    args::{UpdateVm, VmCommand, parse},
+    args::{UpdateVm, VmCommand, Waiting, parse},
     client::VmChange,
     output::{Answer, table, text},
     view::{Operation, Vm},
@@ -23,18 +23,12 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             let vm = client.vm(vm).await?;
             Answer::new(show::vm(&vm), &vm)
         }
-        VmCommand::Start { vm, waiting } => {
-            work::finish(context, client.start_vm(vm).await?, *waiting, |done| state(vm, done)).await
-        }
+        VmCommand::Start { vm, waiting } => finish(context, vm, client.start_vm(vm).await?, *waiting).await,
         VmCommand::Stop { vm, turn_off, waiting } => {
-            work::finish(context, client.stop_vm(vm, *turn_off).await?, *waiting, |done| state(vm, done)).await
+            finish(context, vm, client.stop_vm(vm, *turn_off).await?, *waiting).await
         }
-        VmCommand::Pause { vm, waiting } => {
-            work::finish(context, client.pause_vm(vm).await?, *waiting, |done| state(vm, done)).await
-        }
-        VmCommand::Resume { vm, waiting } => {
-            work::finish(context, client.resume_vm(vm).await?, *waiting, |done| state(vm, done)).await
-        }
+        VmCommand::Pause { vm, waiting } => finish(context, vm, client.pause_vm(vm).await?, *waiting).await,
+        VmCommand::Resume { vm, waiting } => finish(context, vm, client.resume_vm(vm).await?, *waiting).await,
         VmCommand::Update(update) => {
             let vm = client.update_vm(&update.vm, &change(context, update).await?).await?;
             Answer::new(format!("{} is changed", vm.id), &vm)
@@ -45,6 +39,10 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             Answer::new(format!("{vm} is forgotten; its image files are where they were"), &serde_json::json!({}))
         }
     }
+}
+
+async fn finish(context: &Context, vm: &VmId, begun: Operation, waiting: Waiting) -> Result<Answer, CliError> {
+    work::finish(context, begun, waiting, |done| state(vm, done)).await
 }
 
 /// `web: Running`, after an operation that answers a VM.

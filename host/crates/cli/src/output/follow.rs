@@ -11,7 +11,7 @@ use super::{Output, note, phases};
 use crate::view::Operation;
 
 const SPINNER: &str = "{spinner} {prefix} {msg} {elapsed}";
-const BAR: &str = "{spinner} {prefix} {msg} [{bar:30}] {percent}% {bytes}/{total_bytes}, {eta} left";
+const BAR: &str = "{spinner} {prefix} {msg} [{bar:20}] {percent}% {bytes}/{total_bytes}, {eta} left";
 
 /// Shows the progress of one operation on standard error.
 pub(crate) enum Follower {
@@ -65,6 +65,9 @@ fn draw(bar: &ProgressBar, operation: &Operation) {
         // The templates are constants; one that is wrong shows as the default bar.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         length.map_or_else(|| bar.unset_length(), |length| bar.set_length(length));
+    }
+    if bar.message() != operation.phase {
+        bar.reset_eta();
     }
     bar.set_position(operation.done_bytes);
     bar.set_message(operation.phase.clone());

@@ -7,7 +7,7 @@ mod services;
 pub(crate) use canned::{CLEAN, HANGING, TWIN_A, UPGRADE};
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct Fake {
     /// A folder for the test's own files; the socket is in it too.
     pub(crate) folder: TempDir,
     asked: Asked,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// What was asked of the service, one line a call that changes something.
@@ -43,20 +43,20 @@ impl Asked {
 
 impl Fake {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let asked = Asked::default();
-        let service = services::Service { asked: asked.clone() };
-        let listener = runtime.block_on(async { UnixListener::bind(folder.path().join("api.sock")) }).unwrap();
-        let router = Server::builder()
-            .add_service(VirtualMachinesServer::new(service.clone()))
-            .add_service(CheckpointsServer::new(service.clone()))
-            .add_service(GuestsServer::new(service.clone()))
-            .add_service(HostServiceServer::new(service.clone()))
-            .add_service(OperationsServer::new(service.clone()))
-            .add_service(OperationsExtraServer::new(service));
-        runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
-        Self { folder, asked, _runtime: runtime }
+        let (folder, asked) = (tempfile::tempdir().unwrap(), Asked::default());
+        let runtime =
+            serve(&folder.path().join("api.sock"), services::Service { asked: asked.clone(), restarted: false });
+        Self { folder, asked, runtime }
+    }
+
+    /// Breaks every connection, and serves again; the operation that never ended has ended meanwhile.
+    pub(crate) fn restart(self) -> Self {
+        let Self { folder, asked, runtime } = self;
+        drop(runtime);
+        let socket = folder.path().join("api.sock");
+        std::fs::remove_file(&socket).unwrap();
+        let runtime = serve(&socket, services::Service { asked: asked.clone(), restarted: true });
+        Self { folder, asked, runtime }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -66,4 +66,18 @@ impl Fake {
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.0.lock().unwrap().clone()
     }
+}
+
+fn serve(socket: &Path, service: services::Service) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(async { UnixListener::bind(socket) }).unwrap();
+    let router = Server::builder()
+        .add_service(VirtualMachinesServer::new(service.clone()))
+        .add_service(CheckpointsServer::new(service.clone()))
+        .add_service(GuestsServer::new(service.clone()))
+        .add_service(HostServiceServer::new(service.clone()))
+        .add_service(OperationsServer::new(service.clone()))
+        .add_service(OperationsExtraServer::new(service));
+    runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
+    runtime
 }

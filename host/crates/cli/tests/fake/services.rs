@@ -30,6 +30,8 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) asked: Asked,
+    /// What never ended has ended since.
+    pub(crate) restarted: bool,
 }
 
 fn refused(failure: Failure) -> Status {
@@ -217,7 +219,7 @@ impl OperationsExtra for Service {
 
     async fn watch_operation(&self, request: Request<pb::WatchOperationRequest>) -> Answer<Self::WatchOperationStream> {
         let id = parse_operation(&request.get_ref().name, "name").map_err(refused)?.to_string();
-        if id == HANGING {
+        if id == HANGING && !self.restarted {
             let first = tokio_stream::once(Ok(begun(OperationKind::ResumeVm)));
             return Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(first, tokio_stream::pending()))));
         }
