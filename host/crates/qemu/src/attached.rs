@@ -4,17 +4,20 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
     time::Duration,
 };
 
 use stillpoint_engine::ports::HypervisorError;
 
 use crate::{
+    capture::Memo,
     config::Deadlines,
     graph::Layers,
     process::ProcessIdentity,
-    qmp::{Client, Command, QmpError, commands::QueryBlockGraph},
+    qmp::{
+        Client, Command, QmpError,
+        commands::{QueryBlockGraph, VersionNumber},
+    },
 };
 
 /// How long a process may take to be gone after its socket closed, before we call it a lost connection.
@@ -26,11 +29,17 @@ pub(crate) struct Attached {
     pub(crate) process: ProcessIdentity,
     pub(crate) log: PathBuf,
     pub(crate) deadlines: Deadlines,
-    /// The capture that was last prepared has begun.
-    pub(crate) capture_begun: AtomicBool,
+    pub(crate) version: VersionNumber,
+    pub(crate) capture: Memo,
 }
 
 impl Attached {
+    /// This QEMU's captures must not be cancelled nor fail, and let the VM run by themselves: see [`crate::capture`].
+    /// Seen with 7.2; 10.0 is free of it. 9.0 is where QEMU began to give back the state a VM was in.
+    pub(crate) fn needs_care(&self) -> bool {
+        self.version < VersionNumber { major: 9, minor: 0, micro: 0 }
+    }
+
     /// Runs a command that does not wait for disks.
     pub(crate) async fn run<C: Command>(&self, command: &C) -> Result<C::Ok, HypervisorError> {
         self.run_with(command, None, self.deadlines.command).await
@@ -111,7 +120,10 @@ pub(crate) fn words(bytes: &[u8]) -> Option<String> {
     const LINES: usize = 8;
     const LENGTH: usize = 4096;
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LENGTH)..]).into_owned();
-    let lines: Vec<_> = text.lines().map(spoken).filter(|line| !line.is_empty()).collect();
+    let mut lines: Vec<_> = text.lines().map(spoken).filter(|line| !line.is_empty()).collect();
+    if lines.iter().any(|line| !line.starts_with("warning:")) {
+        lines.retain(|line| !line.starts_with("warning:"));
+    }
     let words = lines[lines.len().saturating_sub(LINES)..].join("; ");
     (!words.is_empty()).then_some(words)
 }

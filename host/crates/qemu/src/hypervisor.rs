@@ -17,7 +17,7 @@ use crate::{
     config::QemuConfig,
     disks, launch, merge, observe,
     process::ProcessIdentity,
-    qmp::commands::{Cont, QueryVersion, Quit, Stop, SystemPowerdown},
+    qmp::commands::{Cont, Quit, Stop, SystemPowerdown},
     registry::Shared,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 /// attaches to them when it is asked for them. Only one at a time: QEMU serves one control connection.
 #[derive(Debug)]
 pub struct QemuHypervisor {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl QemuHypervisor {
@@ -56,7 +56,7 @@ impl Hypervisor for QemuHypervisor {
     }
 
     async fn version(&self, instance: InstanceId) -> Result<String, HypervisorError> {
-        Ok(self.shared.attach(instance).await?.run(&QueryVersion {}).await?.qemu.to_string())
+        Ok(self.shared.attach(instance).await?.version.to_string())
     }
 
     async fn load_memory(

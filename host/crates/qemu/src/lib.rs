@@ -12,6 +12,7 @@ mod config;
 mod disks;
 mod events;
 mod graph;
+mod host;
 mod hypervisor;
 mod images;
 mod launch;

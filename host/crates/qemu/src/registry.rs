@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -21,11 +21,15 @@ use tokio::{
 use crate::{
     accelerator::AcceleratorTrial,
     attached::{Attached, explained},
+    capture::Memo,
     config::QemuConfig,
     events::translate,
     launch::AGENT,
     process::ProcessIdentity,
-    qmp::{Client, Event, QmpError, commands::QueryChardev},
+    qmp::{
+        Client, Event, QmpError,
+        commands::{QueryChardev, QueryVersion},
+    },
 };
 
 type Reached = (ProcessIdentity, Client, broadcast::Receiver<Event>);
@@ -85,13 +89,10 @@ impl Shared {
         within: Duration,
     ) -> Result<Arc<Attached>, HypervisorError> {
         let (process, client, events) = self.reach(instance, within).await?;
-        let attached = Arc::new(Attached {
-            client,
-            process,
-            log: self.layout.log(instance),
-            deadlines: self.config.deadlines,
-            capture_begun: AtomicBool::new(false),
-        });
+        let deadlines = self.config.deadlines;
+        let version = client.execute(&QueryVersion {}, deadlines.command).await.map_err(explained)?.qemu;
+        let (log, capture) = (self.layout.log(instance), Memo::default());
+        let attached = Arc::new(Attached { client, process, log, deadlines, version, capture });
         let chardevs = attached.run(&QueryChardev {}).await?;
         if chardevs.iter().any(|chardev| chardev.label == AGENT && chardev.frontend_open) {
             self.tell(instance, HypervisorEventKind::AgentChannel(true));

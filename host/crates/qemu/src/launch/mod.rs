@@ -20,7 +20,7 @@ use arguments::Hardware;
 use crate::{
     attached::{Attached, last_words},
     process::{self, ProcessIdentity},
-    qmp::commands::{QueryKvm, QueryVersion},
+    qmp::commands::QueryKvm,
     registry::Shared,
 };
 
@@ -93,7 +93,7 @@ async fn begin(
 }
 
 async fn answer(attached: &Attached, folder: &Path) -> Result<Launched, HypervisorError> {
-    let version = attached.run(&QueryVersion {}).await?.qemu.to_string();
+    let version = attached.version.to_string();
     let record = std::fs::read(folder.join(RECORD)).ok();
     let accelerator = match record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()) {
         Some(record) => record.accelerator,

@@ -1,4 +1,4 @@
-//! Saves memory and devices of one instant while the VM runs on, and loads them again.
+//! Saves memory and devices of one instant while the VM runs on.
 //!
 //! ```text
 //! prepare: background-snapshot on, no bandwidth limit, descriptor given      (VM runs)
@@ -7,20 +7,36 @@
 //! ```
 //! QEMU sends the first page only after it protects all of them, so that is what `start` waits for. The count of bytes
 //! is no such sign: the stream's head is counted before.
+//!
+//! QEMU before 9.0 needs care ([`Attached::needs_care`]):
+//! - A capture that is cancelled or fails leaves pages protected with nobody to answer for them, and the guest hangs on
+//!   its next write to one. So it is never cancelled but waited for, and it writes into a pipe that never fails.
+//! - It lets the VM run by itself as soon as memory is protected. A VM that stood still before is stopped again at once;
+//!   it may have run for some milliseconds, after the instant that is saved.
 
-use std::{os::fd::OwnedFd, sync::atomic::Ordering, time::Duration};
+mod load;
+mod sink;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde_json::json;
 use stillpoint_common::Progress;
 use stillpoint_engine::ports::{Capture, HypervisorError, ProgressSink, RunState};
 use tokio::time::{Instant, sleep};
 
+pub(crate) use load::load;
+use sink::Sink;
+
 use crate::{
-    attached::{Attached, last_words, refused, tells_of_no_space},
+    attached::{Attached, refused},
     observe::{capture, run_state},
     qmp::commands::{
-        CloseFd, GetFd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters,
-        Migration, QueryMigrate, QueryMigrateParameters, QueryStatus,
+        CloseFd, GetFd, Migrate, MigrateCancel, MigrateSetCapabilities, MigrateSetParameters, QueryMigrate,
+        QueryMigrateParameters, QueryStatus, Stop,
     },
 };
 
@@ -28,13 +44,32 @@ use crate::{
 const QUICK: Duration = Duration::from_millis(2);
 /// Between two questions while the VM runs.
 const EASY: Duration = Duration::from_millis(25);
+/// The name QEMU knows the descriptor by.
 const SINK: &str = "capture";
-const SOURCE: &str = "memory";
+
+/// What we remember of the capture that was last prepared. Lost with the service: its capture is given up then.
+#[derive(Debug, Default)]
+pub(crate) struct Memo(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    begun: bool,
+    /// The VM did not run when the capture was prepared.
+    stood_still: bool,
+    sink: Option<Sink>,
+}
+
+impl Memo {
+    /// The lock covers reading or writing the fields.
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Sets everything up that does not need the VM to stand still.
 pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), HypervisorError> {
     cancel(at).await?;
-    at.capture_begun.store(false, Ordering::Relaxed);
+    let stood_still = run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running;
     let capabilities = vec![json!({"capability": "background-snapshot", "state": true})];
     match at.run(&MigrateSetCapabilities { capabilities }).await {
         Err(HypervisorError::Refused { message, .. }) => return Err(impossible(&message)),
@@ -45,27 +80,33 @@ pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), Hypervis
     if limit != 0 {
         return Err(HypervisorError::WrongState(format!("QEMU keeps a limit of {limit} bytes a second for captures")));
     }
-    at.run_with(&GetFd { fdname: SINK }, Some(sink), at.deadlines.command).await?;
+    let (sink, given) = if at.needs_care() { Sink::piped(sink, &at.log) } else { Sink::direct(sink) }
+        .map_err(|source| HypervisorError::Io { what: "opening a way for the memory".to_owned(), source })?;
+    *at.capture.lock() = Remembered { begun: false, stood_still, sink: Some(sink) };
+    at.run_with(&GetFd { fdname: SINK }, Some(given), at.deadlines.command).await?;
     Ok(())
 }
 
-/// Begins, and returns when every page is write-protected. On failure nothing runs.
+/// Begins, and returns when every page is write-protected.
 pub(crate) async fn start(at: &Attached) -> Result<(), HypervisorError> {
-    if at.capture_begun.load(Ordering::Relaxed) {
+    if at.capture.lock().begun {
         return Ok(());
+    }
+    // In other states, that of a VM that never ran for one, QEMU aborts.
+    let status = at.run(&QueryStatus {}).await?.status;
+    if status != "paused" {
+        return Err(HypervisorError::WrongState(format!("memory is saved of a paused VM, and this one is {status:?}")));
     }
     let deadline = Instant::now() + at.deadlines.arm;
     begin(at, deadline).await?;
-    match armed(at, deadline).await {
-        Ok(()) => {
-            at.capture_begun.store(true, Ordering::Relaxed);
-            Ok(())
-        }
-        Err(error) => {
-            cancel(at).await?;
-            Err(error)
-        }
+    at.capture.lock().begun = true;
+    let armed = armed(at, deadline).await;
+    if armed.is_err() {
+        cancel(at).await?;
+    } else if at.needs_care() && at.capture.lock().stood_still {
+        stop_again(at, deadline).await?;
     }
+    armed
 }
 
 /// Right after an earlier capture has ended, QEMU may still be clearing it away.
@@ -75,7 +116,7 @@ async fn begin(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> 
             Ok(_) => return Ok(()),
             Err(HypervisorError::Refused { message, .. })
                 if message.contains("yank instance") && Instant::now() < deadline => {}
-            Err(HypervisorError::Refused { message, .. }) if message.contains("ackground-snapshot") => {
+            Err(HypervisorError::Refused { message, .. }) if tells_of_background(&message) => {
                 return Err(impossible(&message));
             }
             Err(error) => return Err(error),
@@ -102,38 +143,54 @@ async fn armed(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> 
     }
 }
 
+/// Waits for QEMU to let the VM run, and stops it.
+async fn stop_again(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> {
+    while run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running && Instant::now() < deadline {
+        sleep(QUICK).await;
+    }
+    at.drain(&Stop {}).await.map(drop)
+}
+
 /// Waits for the end. A dropped future leaves the capture at work.
 pub(crate) async fn finish(at: &Attached, progress: &ProgressSink) -> Result<(), HypervisorError> {
     loop {
         let migration = at.run(&QueryMigrate {}).await?;
-        let Migration { ram, .. } = migration;
+        let ram = migration.ram;
         if ram.total > 0 {
             progress(Progress { done: ram.total.saturating_sub(ram.remaining), total: ram.total });
         }
         match capture(migration) {
-            Capture::Completed => return Ok(()),
+            Capture::Completed => break,
             Capture::Active => sleep(EASY).await,
             Capture::Failed(message) => return Err(failed(at, message)),
             Capture::None => return Err(HypervisorError::WrongState("no capture is at work".to_owned())),
         }
     }
+    let sink = at.capture.lock().sink.take();
+    match sink {
+        Some(sink) => sink.finished(at.deadlines.drain, &at.log).await,
+        None => Ok(()),
+    }
 }
 
 /// Gives up a capture, and returns when QEMU has cleared it away. None at work is fine.
 pub(crate) async fn cancel(at: &Attached) -> Result<(), HypervisorError> {
-    let deadline = Instant::now() + at.deadlines.drain;
-    let mut asked = false;
-    while capture(at.run(&QueryMigrate {}).await?) == Capture::Active {
+    let mut asked = at.needs_care();
+    let mut waited = Waited::new(at.deadlines.drain);
+    loop {
+        let migration = at.run(&QueryMigrate {}).await?;
+        let remaining = migration.ram.remaining;
+        if capture(migration) != Capture::Active {
+            break;
+        }
         if !asked {
             at.run(&MigrateCancel {}).await?;
             asked = true;
         }
-        if Instant::now() >= deadline {
-            let waited = at.deadlines.drain;
-            return Err(HypervisorError::Unanswered { command: "migrate_cancel".to_owned(), waited });
-        }
-        sleep(QUICK).await;
+        waited.check(remaining)?;
+        sleep(QUICK * 5).await;
     }
+    at.capture.lock().sink = None;
     // A descriptor that was given and not used would keep a removed file on the disk. Mostly there is none.
     match at.run(&CloseFd { fdname: SINK }).await {
         Ok(_) | Err(HypervisorError::Refused { .. }) => Ok(()),
@@ -141,33 +198,31 @@ pub(crate) async fn cancel(at: &Attached) -> Result<(), HypervisorError> {
     }
 }
 
-/// Loads an instance that awaits its memory. A stream that does not fit ends QEMU: its last words are the error.
-pub(crate) async fn load(at: &Attached, source: OwnedFd, within: Duration) -> Result<(), HypervisorError> {
-    let deadline = Instant::now() + within;
-    match loading(at, source, deadline, within).await {
-        Err(HypervisorError::Gone) => {
-            let message = last_words(&at.log).unwrap_or_else(|| "QEMU ended without a word".to_owned());
-            Err(refused("migrate-incoming", message))
+/// A wait for something that goes on: its deadline begins anew with every step.
+struct Waited {
+    at_most: Duration,
+    deadline: Instant,
+    remaining: u64,
+}
+
+impl Waited {
+    fn new(at_most: Duration) -> Self {
+        Self { at_most, deadline: Instant::now() + at_most, remaining: u64::MAX }
+    }
+
+    fn check(&mut self, remaining: u64) -> Result<(), HypervisorError> {
+        if remaining != self.remaining {
+            (self.remaining, self.deadline) = (remaining, Instant::now() + self.at_most);
         }
-        other => other,
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        Err(HypervisorError::Unanswered { command: "migrate_cancel".to_owned(), waited: self.at_most })
     }
 }
 
-async fn loading(at: &Attached, source: OwnedFd, deadline: Instant, within: Duration) -> Result<(), HypervisorError> {
-    at.run_with(&GetFd { fdname: SOURCE }, Some(source), at.deadlines.command).await?;
-    at.run_with(&MigrateIncoming { uri: &format!("fd:{SOURCE}") }, None, within).await?;
-    while run_state(&at.run(&QueryStatus {}).await?.status) == RunState::AwaitingMemory {
-        let migration = at.run(&QueryMigrate {}).await?;
-        if let Capture::Failed(message) = capture(migration) {
-            let message = last_words(&at.log).map_or_else(|| message.clone(), |words| format!("{message}: {words}"));
-            return Err(refused("migrate-incoming", message));
-        }
-        if Instant::now() >= deadline {
-            return Err(HypervisorError::Unanswered { command: "migrate-incoming".to_owned(), waited: within });
-        }
-        sleep(QUICK).await;
-    }
-    Ok(())
+fn tells_of_background(message: &str) -> bool {
+    message.to_ascii_lowercase().contains("background-snapshot")
 }
 
 fn impossible(message: &str) -> HypervisorError {
@@ -177,12 +232,10 @@ fn impossible(message: &str) -> HypervisorError {
     ))
 }
 
-/// QEMU's error says little; what it printed may say that the disk is full.
+/// QEMU does not say why it could not write; the sink knows whether it is full.
 fn failed(at: &Attached, message: String) -> HypervisorError {
-    match last_words(&at.log) {
-        Some(words) if tells_of_no_space(&words) && !tells_of_no_space(&message) => {
-            HypervisorError::NoSpace { message: format!("{message}: {words}") }
-        }
-        Some(_) | None => refused("migrate", message),
+    if at.capture.lock().sink.as_ref().is_some_and(Sink::is_full) {
+        return HypervisorError::NoSpace { message };
     }
+    if tells_of_background(&message) { impossible(&message) } else { refused("migrate", message) }
 }

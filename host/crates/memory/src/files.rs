@@ -1,0 +1,237 @@
+//! Memory states in the folders of their checkpoints.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use stillpoint_common::{CheckpointId, MemoryState};
+use stillpoint_engine::ports::{MemoryError, MemoryStates};
+
+use crate::stream;
+
+/// Keeps a memory state as `<location>/<checkpoint>.memory`, readable for the service alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileMemoryStates;
+
+#[async_trait]
+impl MemoryStates for FileMemoryStates {
+    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
+        let path = unfinished(location, checkpoint);
+        blocking(move || {
+            // A new file, not the old one emptied: an earlier QEMU may still be writing to that.
+            remove(&path)?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            file.map(OwnedFd::from).map_err(|error| explained(&path, "creating", error))
+        })
+        .await
+    }
+
+    async fn seal(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        qemu_version: &str,
+    ) -> Result<MemoryState, MemoryError> {
+        let (part, path) = (unfinished(location, checkpoint), finished(location, checkpoint));
+        let (location, qemu_version) = (location.to_owned(), qemu_version.to_owned());
+        blocking(move || {
+            // Sealed already: only answer.
+            let source = if !part.exists() && path.exists() { &path } else { &part };
+            let (bytes, blake3) = examine(source)?;
+            if source == &part {
+                fs::rename(&part, &path).map_err(|error| explained(&part, "renaming", error))?;
+            }
+            sync_folder(&location)?;
+            Ok(MemoryState { path, bytes, blake3, qemu_version })
+        })
+        .await
+    }
+
+    async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError> {
+        let MemoryState { path, bytes, .. } = state.clone();
+        blocking(move || {
+            let mut file = open(&path)?;
+            let length = file.metadata().map_err(|error| explained(&path, "looking at", error))?.len();
+            if length != bytes {
+                return Err(damaged(&path, format!("damaged: it has {length} bytes instead of {bytes}")));
+            }
+            let read = |error| explained(&path, "reading", error);
+            if !stream::has_head(&mut file).map_err(read)? {
+                return Err(damaged(&path, "damaged: it does not begin as it should"));
+            }
+            io::Seek::rewind(&mut file).map_err(read)?;
+            Ok(file.into())
+        })
+        .await
+    }
+
+    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
+        let paths = [unfinished(location, checkpoint), finished(location, checkpoint)];
+        let location = location.to_owned();
+        blocking(move || {
+            let mut removed = false;
+            for path in paths {
+                removed |= remove(&path)?;
+            }
+            if removed { sync_folder(&location) } else { Ok(()) }
+        })
+        .await
+    }
+}
+
+fn finished(location: &Path, checkpoint: CheckpointId) -> PathBuf {
+    location.join(format!("{checkpoint}.memory"))
+}
+
+fn unfinished(location: &Path, checkpoint: CheckpointId) -> PathBuf {
+    location.join(format!("{checkpoint}.memory.part"))
+}
+
+/// Checks, hashes and syncs a file. Answers its size and hash.
+fn examine(path: &Path) -> Result<(u64, String), MemoryError> {
+    let mut file = open(path)?;
+    let read = |error| explained(path, "reading", error);
+    stream::is_whole(&mut file).map_err(read)?.map_err(|problem| damaged(path, problem))?;
+    io::Seek::rewind(&mut file).map_err(read)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&file).map_err(read)?;
+    file.sync_all().map_err(|error| explained(path, "syncing", error))?;
+    Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
+}
+
+fn open(path: &Path) -> Result<File, MemoryError> {
+    File::open(path).map_err(|error| match error.kind() == io::ErrorKind::NotFound {
+        true => damaged(path, "missing"),
+        false => explained(path, "opening", error),
+    })
+}
+
+/// True if there was one.
+fn remove(path: &Path) -> Result<bool, MemoryError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(explained(path, "removing", error)),
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), MemoryError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| explained(folder, "syncing", error))
+}
+
+fn damaged(path: &Path, problem: impl Into<String>) -> MemoryError {
+    MemoryError::Damaged { path: path.display().to_string(), problem: problem.into() }
+}
+
+fn explained(path: &Path, doing: &str, source: io::Error) -> MemoryError {
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return MemoryError::NoSpace { path: path.display().to_string() };
+    }
+    MemoryError::Io { what: format!("{doing} the memory state {}", path.display()), source }
+}
+
+/// Files of hundreds of megabytes are not read on the runtime's own threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MemoryError> + Send + 'static,
+) -> Result<T, MemoryError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let what = "a task of the service ended early".to_owned();
+        Err(MemoryError::Io { what, source: io::Error::other(error) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::fs::PermissionsExt,
+    };
+
+    use super::*;
+
+    fn write(fd: OwnedFd, bytes: &[u8]) {
+        File::from(fd).write_all(bytes).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_sealed_and_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = CheckpointId::generate();
+        let bytes = stream::example(300);
+        let abandoned = FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap();
+        write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), &bytes);
+        write(abandoned, b"late words of an earlier attempt");
+        assert_eq!(names(folder.path()), [format!("{checkpoint}.memory.part")]);
+
+        let state = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        assert_eq!(names(folder.path()), [format!("{checkpoint}.memory")]);
+        assert_eq!(state.bytes, bytes.len() as u64);
+        assert_eq!(state.blake3, blake3::hash(&bytes).to_hex().as_str());
+        assert_eq!(state.qemu_version, "7.2.22");
+        let mode = fs::metadata(&state.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "memory holds secrets");
+        let again = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        assert_eq!(again, state);
+
+        let mut read = Vec::new();
+        File::from(FileMemoryStates.open(&state).await.unwrap()).read_to_end(&mut read).unwrap();
+        assert!(read == bytes);
+        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
+        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_and_half_of_it_are_not_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = CheckpointId::generate();
+        let seal = || FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22");
+        let missing = seal().await.unwrap_err();
+        assert!(matches!(&missing, MemoryError::Damaged { problem, .. } if problem == "missing"), "{missing}");
+        let bytes = stream::example(2);
+        for part in [&bytes[..0], &bytes[..bytes.len() - 1]] {
+            write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), part);
+            assert!(matches!(seal().await, Err(MemoryError::Damaged { .. })));
+        }
+        assert_eq!(names(folder.path()), [format!("{checkpoint}.memory.part")]);
+        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn damage_that_can_be_seen_at_once_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = CheckpointId::generate();
+        write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), &stream::example(1));
+        let state = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        let problem = || async {
+            match FileMemoryStates.open(&state).await {
+                Err(MemoryError::Damaged { problem, .. }) => problem,
+                other => panic!("{other:?}"),
+            }
+        };
+        let mut bytes = fs::read(&state.path).unwrap();
+        bytes[0] = 0;
+        fs::write(&state.path, &bytes).unwrap();
+        assert!(problem().await.contains("begin"));
+        fs::write(&state.path, &bytes[1..]).unwrap();
+        assert!(problem().await.contains("bytes"));
+        fs::remove_file(&state.path).unwrap();
+        assert_eq!(problem().await, "missing");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_is_said_so() {
+        let error = FileMemoryStates.begin(Path::new("/no/such"), CheckpointId::generate()).await.unwrap_err();
+        assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("/no/such")), "{error}");
+    }
+}
