@@ -1,1 +1,8 @@
-//! (see host/docs/design.md)
+//! The host service: wires the engine to QEMU, files and guests, and serves it over gRPC.
+
+pub mod options;
+mod serve;
+mod services;
+mod wiring;
+
+pub use serve::serve;

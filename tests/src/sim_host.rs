@@ -6,8 +6,8 @@ use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, DiskName, Failure, MemoryState, Operation, OperationState, Outcome,
     VmId,
 };
-use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewVm, Ports, Request, StopMode};
-use stillpoint_sim::{Content, SimPorts, World, definition};
+use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewVm, Request, StopMode};
+use stillpoint_sim::{Content, World, definition};
 
 /// Size of each disk.
 const DISK: u64 = 1 << 30;
@@ -18,20 +18,6 @@ pub struct SimHost {
     pub world: World,
     /// The engine of the present process.
     pub engine: Engine,
-}
-
-/// The engine's ports of a simulated process.
-#[must_use]
-pub fn engine_ports(sim: SimPorts) -> Ports {
-    Ports {
-        hypervisor: sim.hypervisor,
-        images: sim.images,
-        memory: sim.memory,
-        guest: sim.guest,
-        exports: sim.exports,
-        store: sim.store,
-        clock: sim.clock,
-    }
 }
 
 /// Which disk is meant.
@@ -60,7 +46,7 @@ impl SimHost {
             world.add_image(path, DISK);
         }
         world.add_folder("/exports");
-        let engine = Engine::open(engine_ports(world.ports()), config()).await.expect("the store opens");
+        let engine = Engine::open(world.ports(), config()).await.expect("the store opens");
         let host = Self { world, engine };
         let new = NewVm {
             id: host.vm(),
@@ -97,7 +83,7 @@ impl SimHost {
     /// # Panics
     /// If the store cannot be read.
     pub async fn restart(&mut self) {
-        self.engine = Engine::open(engine_ports(self.world.restart()), config()).await.expect("the store opens");
+        self.engine = Engine::open(self.world.restart(), config()).await.expect("the store opens");
     }
 
     /// Does a request, to its end.

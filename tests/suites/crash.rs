@@ -1,13 +1,14 @@
-//! The service dies at every call that changes something, and again during the recovery.
+//! The service dies at every call that changes something; and at every write of its journal, and again at every write of
+//! the recovery.
 //!
 //! After each: the VM runs with every acknowledged write, every older checkpoint reads as it did, the new one is whole
 //! or gone, no file is left over or missing, and no guest was held past its lease.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskName, OperationState, PowerState};
-use stillpoint_engine::{Request, StopMode};
-use stillpoint_sim::{Content, Fault, FaultPlan};
+use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskName, PowerState};
+use stillpoint_engine::{Request, StopMode, VmChange};
+use stillpoint_sim::{Call, Content, Fault, FaultPlan};
 use stillpoint_tests::sim_host::SimHost;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -89,15 +90,15 @@ impl Before {
         self.quiet().await;
     }
 
+    /// Waits until the VM takes a change, which it does only when nothing is at work on it.
     async fn quiet(&self) {
-        loop {
-            let operations = self.host.engine.operations().await.unwrap();
-            let vm = self.host.engine.vm(&self.host.vm()).await.unwrap();
-            if vm.operation.is_none() && operations.iter().all(|op| op.state != OperationState::Running) {
+        for _ in 0..10_000 {
+            if self.host.engine.update_vm(&self.host.vm(), VmChange::default()).await.is_ok() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        panic!("still at work: {:?}", self.host.engine.operations().await);
     }
 
     async fn check(&self, act: Act, what: &str) {
@@ -161,20 +162,20 @@ impl Before {
     }
 }
 
-/// Points of an act at which something changes.
-async fn points(act: Act) -> Vec<u64> {
+/// Points of an act at which something changes: those that `wanted` names.
+async fn points(act: Act, wanted: impl Fn(Call) -> bool) -> Vec<u64> {
     let before = Before::new(act).await;
     before.host.world.set_faults(FaultPlan::none());
     assert!(!before.act(act).await);
     before.quiet().await;
     let calls = before.host.world.calls();
-    let changing = calls.iter().enumerate().filter(|(_, call)| call.changes());
+    let changing = calls.iter().enumerate().filter(|(_, call)| wanted(**call));
     changing.map(|(at, _)| at as u64 + 1).collect()
 }
 
 async fn die_everywhere(act: Act) {
     for fault in [Fault::CrashBefore, Fault::CrashAfter] {
-        for point in points(act).await {
+        for point in points(act, Call::changes).await {
             let what = format!("{act:?}, {fault:?} at call {point}");
             let mut before = Before::new(act).await;
             before.host.world.set_faults(FaultPlan::none().at_point(point, fault));
@@ -186,13 +187,13 @@ async fn die_everywhere(act: Act) {
 }
 
 async fn die_again_in_recovery(act: Act) {
-    for point in points(act).await {
-        for again in 1.. {
+    for point in points(act, |call| call == Call::Commit).await {
+        for again in 1..1000 {
             let what = format!("{act:?}, dead after call {point} and after write {again} of the recovery");
             let mut before = Before::new(act).await;
             before.host.world.set_faults(FaultPlan::none().at_point(point, Fault::CrashAfter));
             before.act(act).await;
-            let ports = stillpoint_tests::sim_host::engine_ports(before.host.world.restart());
+            let ports = before.host.world.restart();
             before.host.world.set_faults(FaultPlan::none().at_write(again, Fault::CrashAfter));
             let opened = stillpoint_engine::Engine::open(ports, stillpoint_tests::sim_host::config());
             let died = tokio::select! {
@@ -205,6 +206,7 @@ async fn die_again_in_recovery(act: Act) {
                 }
                 () = before.host.world.crashed() => true,
             };
+            before.host.world.set_faults(FaultPlan::none());
             if died {
                 before.recovered().await;
             }

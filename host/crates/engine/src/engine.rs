@@ -319,6 +319,14 @@ impl Engine {
         Ok(self.world.ports.guest.describe(instance).await.map_err(StepError::from)?)
     }
 
+    /// The files of all layers of a VM, needed or not.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn layer_files(&self, vm: &VmId) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.world.catalogue.forest(vm).await?.iter().map(|layer| layer.file.path.clone()).collect())
+    }
+
     /// What a finished export consists of, the manifest last.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Phases in words: `frozen 38 ms`.
+//! Phases in words: `paused 14 ms`.
 
 use crate::view::Phase;
 
@@ -21,8 +21,9 @@ fn past(name: &str) -> &str {
         "capture" => "captured",
         "collect" => "collected",
         "copy" => "copied",
+        "cut" => "cut in",
         "finish" => "finished",
-        "freeze" => "frozen",
+        "freeze" => "froze in",
         "launch" => "launched",
         "load" => "loaded",
         "merge" => "merged",
@@ -33,7 +34,7 @@ fn past(name: &str) -> &str {
         "resume" => "resumed",
         "start" => "started",
         "stop" => "stopped",
-        "thaw" => "thawed",
+        "thaw" => "thawed in",
         "verify" => "verified",
         other => other,
     }
@@ -47,6 +48,6 @@ mod tests {
     fn phases_read_as_a_sentence() {
         let phases = [("freeze", 38.2), ("cut", 3.0), ("thaw", 0.42), ("moon-landing", 2500.0)];
         let phases = phases.map(|(name, took_ms)| Phase { name: name.into(), took_ms });
-        assert_eq!(line(&phases), "frozen 38 ms, cut 3.0 ms, thawed 0.4 ms, moon-landing 2.5 s");
+        assert_eq!(line(&phases), "froze in 38 ms, cut in 3.0 ms, thawed in 0.4 ms, moon-landing 2.5 s");
     }
 }

@@ -74,6 +74,18 @@ impl Changes {
         self.free_file(layer.identity)
     }
 
+    /// Lets go of a layer and notes that its file is still there, to be removed.
+    pub(crate) fn retire_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.put(Put::Set(keys::leftover(vm, layer.file.id), encode(layer)));
+        self.delete_layer(vm, layer)
+    }
+
+    /// The file of a layer that was let go is gone.
+    pub(crate) fn forget_leftover(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.put(Put::Delete(keys::leftover(vm, layer.file.id)));
+        self
+    }
+
     fn free_file(mut self, identity: FileIdentity) -> Self {
         self.put(Put::Delete(keys::file(identity)));
         self

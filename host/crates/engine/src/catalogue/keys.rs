@@ -45,3 +45,11 @@ pub(super) fn request(vm: &VmId, request_id: &str) -> String {
 pub(super) fn hold(vm: &VmId) -> String {
     format!("hold/{vm}")
 }
+
+pub(super) fn leftovers(vm: &VmId) -> String {
+    format!("leftover/{vm}/")
+}
+
+pub(super) fn leftover(vm: &VmId, id: LayerId) -> String {
+    format!("leftover/{vm}/{id}")
+}

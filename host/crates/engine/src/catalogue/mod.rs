@@ -58,6 +58,11 @@ impl Catalogue {
         Ok(Forest::new(layers))
     }
 
+    /// Layers that were let go and whose files are still to be removed.
+    pub(crate) async fn leftovers(&self, vm: &VmId) -> Result<Vec<Layer>, Failure> {
+        self.all(&keys::leftovers(vm)).await
+    }
+
     /// Whose disk a file is.
     pub(crate) async fn owner(&self, file: FileIdentity) -> Result<Option<VmId>, Failure> {
         self.get(&keys::file(file)).await

@@ -23,6 +23,7 @@ use crate::{
 /// Does everything there is to do. Answers how many layers it removed.
 pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
     let mut removed = 0;
+    remove_leftovers(cx).await?;
     while let Some(next) = next(cx).await? {
         match next {
             Collect::Remove(layer) => remove(cx, layer, Changes::default()).await?,
@@ -38,7 +39,8 @@ pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
 pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
     let checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
     let deleted = checkpoints.iter().any(|checkpoint| checkpoint.state == CheckpointState::Deleting);
-    Ok(deleted || next(cx).await?.is_some())
+    let leftovers = !cx.catalogue().leftovers(&cx.vm).await?.is_empty();
+    Ok(deleted || leftovers || next(cx).await?.is_some())
 }
 
 async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
@@ -65,10 +67,20 @@ async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
     Ok(())
 }
 
-/// The catalogue lets go of the layer first: a file without a record is a leftover, a record without a file is a loss.
+/// The catalogue lets go of the layer first, and notes that its file is left over: a record without a file would be a
+/// loss.
 async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError> {
-    cx.catalogue().commit(changes.delete_layer(&cx.vm, &layer)).await?;
-    Ok(cx.ports().images.remove(&layer.file.path, layer.identity).await?)
+    cx.catalogue().commit(changes.retire_layer(&cx.vm, &layer)).await?;
+    remove_leftovers(cx).await
+}
+
+/// Removes the files of layers that were let go.
+pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
+    for layer in cx.catalogue().leftovers(&cx.vm).await? {
+        cx.ports().images.remove(&layer.file.path, layer.identity).await?;
+        cx.catalogue().commit(Changes::default().forget_leftover(&cx.vm, &layer)).await?;
+    }
+    Ok(())
 }
 
 async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<(), StepError> {
@@ -134,7 +146,7 @@ async fn merge_live(cx: &Cx, live: &Live, forest: &Forest, parent: &Layer, child
     // If the catalogue could not be written, `settle` sees the running chain and writes it later.
     switched?;
     cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?;
-    Ok(cx.ports().images.remove(&child.file.path, child.identity).await?)
+    remove_leftovers(cx).await
 }
 
 /// Between pause and resume: the parent takes over, and the catalogue says so.
@@ -146,7 +158,7 @@ async fn switch_to_parent(
     (parent, child): (&Layer, &Layer),
 ) -> Result<(), StepError> {
     cx.ports().hypervisor.finish_merge(instance, merge).await?;
-    let changes = replaced(cx, forest, parent, child).await?.delete_layer(&cx.vm, child);
+    let changes = replaced(cx, forest, parent, child).await?.retire_layer(&cx.vm, child);
     Ok(cx.catalogue().commit(changes).await?)
 }
 

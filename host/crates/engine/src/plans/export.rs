@@ -40,8 +40,7 @@ impl Step for ExportStep {
     fn phase(self) -> Option<&'static str> {
         match self {
             Self::Stage => None,
-            Self::CopyDisks => Some("copy-disks"),
-            Self::CopyMemory => Some("copy-memory"),
+            Self::CopyDisks | Self::CopyMemory => Some("copy"),
             Self::Seal => Some("seal"),
         }
     }

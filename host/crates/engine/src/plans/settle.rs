@@ -50,7 +50,7 @@ pub(crate) async fn release_hold(cx: &Cx) -> Result<(), StepError> {
 }
 
 /// A running VM whose disk has the layer right below its head as the head has finished a merge that was not written
-/// down. Writes it down; the child's file goes too. Answers whether there was such a disk.
+/// down. Writes it down; the child's file goes with the next collection. Answers whether there was such a disk.
 async fn reconcile_heads(cx: &Cx, observed: &Observed) -> Result<bool, StepError> {
     let mut found = false;
     for (disk, chain) in &observed.chains {
@@ -60,9 +60,8 @@ async fn reconcile_heads(cx: &Cx, observed: &Observed) -> Result<bool, StepError
             continue;
         };
         let Some(parent) = forest.get(*head).filter(|parent| child.backing == Some(parent.file.id)) else { continue };
-        let changes = replaced(cx, &forest, parent, child).await?.delete_layer(&cx.vm, child);
+        let changes = replaced(cx, &forest, parent, child).await?.retire_layer(&cx.vm, child);
         cx.catalogue().commit(changes).await?;
-        cx.ports().images.remove(&child.file.path, child.identity).await?;
         found = true;
     }
     Ok(found)

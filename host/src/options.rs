@@ -1,0 +1,31 @@
+//! What the service is told when it starts.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Checkpoints for QEMU/KVM virtual machines: the host service.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "stillpointd", version)]
+pub struct Options {
+    /// Folder of the catalogue and of checkpoints that have no location of their own.
+    #[arg(long, env = "STILLPOINT_STATE", default_value = "/var/lib/stillpoint")]
+    pub state_folder: PathBuf,
+    /// Folder of sockets and runtime files of VMs. Keep it short: a socket's path has 107 bytes at most.
+    #[arg(long, env = "STILLPOINT_RUN", default_value = "/run/stillpoint")]
+    pub run_folder: PathBuf,
+    /// Socket to serve clients on; default: `api.sock` in the run folder. Only its owner may connect.
+    #[arg(long, env = "STILLPOINT_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The longest time in seconds that a guest may be held by a production checkpoint.
+    #[arg(long, env = "STILLPOINT_LEASE", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub lease_seconds: u64,
+}
+
+impl Options {
+    /// The socket to serve clients on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_folder.join("api.sock"))
+    }
+}

@@ -1,0 +1,87 @@
+//! `Checkpoints`
+
+use stillpoint_common::VmId;
+use stillpoint_engine::{Engine, Request as Work};
+use stillpoint_proto::{
+    convert::{self, names, request},
+    longrunning,
+    v1::{self as pb, checkpoints_server},
+};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{refuse, respond};
+
+pub(crate) struct Checkpoints {
+    engine: Engine,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Checkpoints {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    async fn submit(&self, vm: &VmId, work: Work, request_id: Option<Uuid>) -> Answer<longrunning::Operation> {
+        let request_id = request_id.map(|id| id.to_string());
+        let operation = self.engine.submit(vm, work, request_id).await.map_err(refuse)?;
+        Ok(Response::new(respond::operation(&self.engine, &operation).await))
+    }
+}
+
+#[tonic::async_trait]
+impl checkpoints_server::Checkpoints for Checkpoints {
+    async fn create_checkpoint(&self, asked: Request<pb::CreateCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let asked = request::create_checkpoint(asked.get_ref()).map_err(refuse)?;
+        let work = Work::CreateCheckpoint { name: asked.name, policy: asked.policy };
+        self.submit(&asked.vm, work, asked.request_id).await
+    }
+
+    async fn get_checkpoint(&self, asked: Request<pb::GetCheckpointRequest>) -> Answer<pb::Checkpoint> {
+        let (vm, id) = names::parse_checkpoint(&asked.get_ref().name, "name").map_err(refuse)?;
+        let view = self.engine.checkpoint(&vm, id).await.map_err(refuse)?;
+        Ok(Response::new(convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        asked: Request<pb::ListCheckpointsRequest>,
+    ) -> Answer<pb::ListCheckpointsResponse> {
+        let (vm, page) = request::list_checkpoints(asked.get_ref()).map_err(refuse)?;
+        let views = self.engine.checkpoints(&vm).await.map_err(refuse)?;
+        let key = |view: &stillpoint_engine::CheckpointView| view.checkpoint.id.to_string();
+        let (views, next_page_token) = page.cut(views, key, |key, after| key > after);
+        let message =
+            |view: &stillpoint_engine::CheckpointView| convert::checkpoint::checkpoint(&view.checkpoint, &view.files);
+        let checkpoints = views.iter().map(message).collect();
+        Ok(Response::new(pb::ListCheckpointsResponse { checkpoints, next_page_token }))
+    }
+
+    async fn update_checkpoint(&self, asked: Request<pb::UpdateCheckpointRequest>) -> Answer<pb::Checkpoint> {
+        let asked = request::rename(asked.get_ref()).map_err(refuse)?;
+        let view = self.engine.rename_checkpoint(&asked.vm, asked.checkpoint, asked.name).await.map_err(refuse)?;
+        Ok(Response::new(convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+    }
+
+    async fn apply_checkpoint(&self, asked: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let (vm, id, request_id) = request::apply_checkpoint(asked.get_ref()).map_err(refuse)?;
+        self.submit(&vm, Work::Apply(id), request_id).await
+    }
+
+    async fn revert_vm(&self, asked: Request<pb::RevertVmRequest>) -> Answer<longrunning::Operation> {
+        let (vm, request_id) = request::revert_vm(asked.get_ref()).map_err(refuse)?;
+        self.submit(&vm, Work::Revert, request_id).await
+    }
+
+    async fn delete_checkpoint(&self, asked: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let (vm, id, request_id) = request::delete_checkpoint(asked.get_ref()).map_err(refuse)?;
+        self.submit(&vm, Work::DeleteCheckpoint(id), request_id).await
+    }
+
+    async fn export_checkpoint(&self, asked: Request<pb::ExportCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let asked = request::export_checkpoint(asked.get_ref()).map_err(refuse)?;
+        let work = Work::Export { checkpoint: asked.checkpoint, folder: asked.folder, format: asked.format };
+        self.submit(&asked.vm, work, asked.request_id).await
+    }
+}

@@ -1,0 +1,29 @@
+//! `Guests`
+
+use stillpoint_engine::Engine;
+use stillpoint_proto::{
+    convert::{self, names},
+    v1::{self as pb, guests_server},
+};
+use tonic::{Request, Response, Status};
+
+use super::refuse;
+
+pub(crate) struct Guests {
+    engine: Engine,
+}
+
+impl Guests {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl guests_server::Guests for Guests {
+    async fn get_guest(&self, asked: Request<pb::GetGuestRequest>) -> Result<Response<pb::Guest>, Status> {
+        let id = names::parse_guest(&asked.get_ref().name, "name").map_err(refuse)?;
+        let guest = self.engine.guest(&id).await.map_err(refuse)?;
+        Ok(Response::new(convert::guest::guest(&id, &guest)))
+    }
+}

@@ -1,0 +1,46 @@
+//! `HostService`
+
+use std::{path::PathBuf, sync::Arc};
+
+use stillpoint_engine::Engine;
+use stillpoint_proto::{
+    convert,
+    v1::{self as pb, host_service_server},
+};
+use stillpoint_qemu::QemuHypervisor;
+use tonic::{Request, Response, Status};
+
+pub(crate) struct HostInfo {
+    engine: Engine,
+    hypervisor: Arc<QemuHypervisor>,
+    state_folder: PathBuf,
+}
+
+impl HostInfo {
+    pub(crate) fn new(engine: Engine, hypervisor: Arc<QemuHypervisor>, state_folder: PathBuf) -> Self {
+        Self { engine, hypervisor, state_folder }
+    }
+}
+
+#[tonic::async_trait]
+impl host_service_server::HostService for HostInfo {
+    async fn get_host(&self, _: Request<pb::GetHostRequest>) -> Result<Response<pb::Host>, Status> {
+        let mut problems = Vec::new();
+        let qemu_version = self.hypervisor.installed_version().await.unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            String::new()
+        });
+        let accelerator = match qemu_version.is_empty() {
+            true => String::new(),
+            false => convert::vm::accelerator(&self.hypervisor.automatic_accelerator().await),
+        };
+        Ok(Response::new(pb::Host {
+            service_version: env!("CARGO_PKG_VERSION").to_owned(),
+            qemu_version,
+            accelerator,
+            state_folder: self.state_folder.display().to_string(),
+            vms: u32::try_from(self.engine.vm_count().await).unwrap_or(u32::MAX),
+            problems,
+        }))
+    }
+}

@@ -1,0 +1,22 @@
+//! The gRPC services: each call is read, handed to the engine, and answered. Nothing is decided here.
+
+mod checkpoints;
+mod guests;
+mod host;
+mod operations;
+mod respond;
+mod vms;
+
+use stillpoint_common::Failure;
+use stillpoint_proto::convert::failure;
+use tonic::Status;
+
+pub(crate) use self::{
+    checkpoints::Checkpoints, guests::Guests, host::HostInfo, operations::Operations, vms::VirtualMachines,
+};
+
+/// A refusal as the status of a call. For `map_err`.
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands over the failure")]
+fn refuse(failure: Failure) -> Status {
+    failure::status(&failure)
+}

@@ -1,0 +1,42 @@
+//! Operations as clients are told of them, with the response that their rpc promises.
+
+use prost_types::Any;
+use stillpoint_common::{CheckpointId, Operation, OperationState, Outcome, VmId};
+use stillpoint_engine::{Engine, VmView};
+use stillpoint_proto::{convert, longrunning, v1 as pb};
+
+/// A VM as clients are told of it.
+pub(super) fn vm(view: &VmView) -> pb::Vm {
+    convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref())
+}
+
+/// An operation with its response, if it has ended well. What it made may be gone meanwhile; then the response is empty.
+pub(super) async fn operation(engine: &Engine, operation: &Operation) -> longrunning::Operation {
+    let response = match &operation.state {
+        OperationState::Running | OperationState::Failed(_) => None,
+        OperationState::Done(outcome) => Some(response(engine, &operation.vm, outcome).await.unwrap_or_else(empty)),
+    };
+    convert::operation::operation(operation, response)
+}
+
+async fn response(engine: &Engine, id: &VmId, outcome: &Outcome) -> Option<Any> {
+    match outcome {
+        Outcome::Gone => None,
+        Outcome::Vm => Some(convert::operation::any(&vm(&engine.vm(id).await.ok()?))),
+        Outcome::Checkpoint(checkpoint) => response_checkpoint(engine, id, *checkpoint).await,
+        Outcome::Exported(folder) => {
+            let files = engine.export_files(folder.as_ref()).await.ok()?;
+            let files = files.into_iter().map(|file| (file.path, file.bytes, file.blake3));
+            Some(convert::operation::any(&convert::operation::export(folder, files)))
+        }
+    }
+}
+
+async fn response_checkpoint(engine: &Engine, id: &VmId, checkpoint: CheckpointId) -> Option<Any> {
+    let view = engine.checkpoint(id, checkpoint).await.ok()?;
+    Some(convert::operation::any(&convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+}
+
+fn empty() -> Any {
+    convert::operation::any(&())
+}

@@ -1,0 +1,46 @@
+//! The engine on QEMU, files and guests.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, ports::SystemClock};
+use stillpoint_guestlink::{GuestLinks, Limits};
+use stillpoint_memory::FileMemoryStates;
+use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages};
+use stillpoint_store::RedbStore;
+use stillpoint_transfer::FolderExports;
+
+use crate::options::Options;
+
+/// The engine, and what the host service asks of QEMU itself.
+pub(crate) struct Wired {
+    pub(crate) engine: Engine,
+    pub(crate) hypervisor: Arc<QemuHypervisor>,
+}
+
+/// Makes the folders, opens the store and starts the engine.
+pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
+    let instances = options.run_folder.join("vm");
+    for folder in [&options.state_folder, &instances] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let layout = RuntimeLayout::new(instances);
+    let store = RedbStore::open(&options.state_folder.join("catalogue.redb")).await.with_context(|| {
+        format!("cannot open the catalogue in {}; does another stillpointd use it?", options.state_folder.display())
+    })?;
+    let qemu = QemuConfig::from_environment();
+    let hypervisor = Arc::new(QemuHypervisor::new(qemu.clone(), layout.clone()));
+    let ports = Ports {
+        hypervisor: hypervisor.clone(),
+        images: Arc::new(QemuImages::new(qemu)),
+        memory: Arc::new(FileMemoryStates),
+        guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
+        exports: Arc::new(FolderExports),
+        store: Arc::new(store),
+        clock: Arc::new(SystemClock),
+    };
+    let mut config = EngineConfig::new(options.state_folder.join("checkpoints"));
+    config.lease = Duration::from_secs(options.lease_seconds);
+    let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
+    Ok(Wired { engine, hypervisor })
+}
