@@ -67,7 +67,7 @@ fn may_be_frozen() -> bool {
     let stderr = rustix::stdio::stderr();
     let file =
         rustix::fs::fstat(stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    file && !rustix::fs::fstatfs(stderr).is_ok_and(|fs| [TMPFS, RAMFS].contains(&i64::from(fs.f_type)))
+    file && !rustix::fs::fstatfs(stderr).is_ok_and(|fs| [TMPFS, RAMFS].contains(&fs.f_type))
 }
 
 /// The kernel takes one line a write.

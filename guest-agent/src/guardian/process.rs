@@ -25,8 +25,6 @@ use crate::freezer::kernel;
 
 /// How often a file system is thawed again while the guardian releases.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How often all are thawed once more when the agent is gone, before the guardian ends.
-const LAST_ROUNDS: usize = 20;
 
 /// Guards until the agent is gone. Standard input is the socket to the agent.
 ///
@@ -136,17 +134,20 @@ impl Watch {
         let _ = self.set_timer(Duration::ZERO);
         if self.release.is_none() {
             self.release = Some(Release::begin(&self.guarded));
-            self.hurry.map(kernel::set_hurry);
+            if let Some(before) = self.hurry {
+                kernel::set_hurry(before);
+            }
         }
     }
 
+    /// A process whose socket is closed has no thread left in the kernel, so no freeze of it is under way any more:
+    /// one last thaw of each is enough. More would disturb the next agent.
     fn agent_gone(&mut self) {
-        if self.guarded.is_empty() {
-            return;
+        if !self.guarded.is_empty() {
+            self.release.take().map(Release::stop);
+            self.release();
+            self.release.take().map(Release::stop);
         }
-        self.release();
-        std::thread::sleep(AGAIN * u32::try_from(LAST_ROUNDS).unwrap_or(1));
-        self.release.take().map(Release::stop);
     }
 }
 
@@ -180,7 +181,7 @@ impl Release {
         Self { stop, threads }
     }
 
-    /// Ends it; true, as something was released. Waits for thaws that are under way: a late one would thaw the next
+    /// Ends it, after one thaw of each at least; true, as something was released. Waits for thaws that are under way: a late one would thaw the next
     /// hold.
     fn stop(self) -> bool {
         self.stop.store(true, Ordering::Release);

@@ -1,6 +1,7 @@
 //! Real file systems on loop devices, a real agent on a unix socket, and a client that plays the host.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
 use std::{
     fs,
@@ -33,20 +34,20 @@ use tonic::{
 };
 
 /// An ext4 in a file, mounted; and another one in a file on the first.
-pub struct Disks {
+pub(crate) struct Disks {
     folder: TempDir,
     mounted: Vec<PathBuf>,
 }
 
 impl Disks {
-    pub fn one() -> Self {
+    pub(crate) fn one() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let outer = folder.path().join("outer");
         mount_new(&folder.path().join("outer.img"), &outer, 64);
         Self { folder, mounted: vec![outer] }
     }
 
-    pub fn stacked() -> Self {
+    pub(crate) fn stacked() -> Self {
         let mut disks = Self::one();
         let inner = disks.folder.path().join("inner");
         mount_new(&disks.outer().join("inner.img"), &inner, 16);
@@ -54,20 +55,20 @@ impl Disks {
         disks
     }
 
-    pub fn below(&self) -> &Path {
+    pub(crate) fn below(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn outer(&self) -> PathBuf {
+    pub(crate) fn outer(&self) -> PathBuf {
         self.mounted[0].clone()
     }
 
-    pub fn inner(&self) -> PathBuf {
+    pub(crate) fn inner(&self) -> PathBuf {
         self.mounted[1].clone()
     }
 
     /// True: it was frozen. It is not any more.
-    pub fn thaw(&self) -> bool {
+    pub(crate) fn thaw(&self) -> bool {
         let thaws = self.mounted.iter().map(|path| kernel::thaw(fs::File::open(path).unwrap()).unwrap());
         thaws.fold(false, |any, frozen| any | frozen)
     }
@@ -95,14 +96,14 @@ fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
 }
 
 /// Writes and syncs without a pause, and remembers the longest one it was made to take.
-pub struct Writer {
+pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
     last: Arc<Mutex<std::time::Instant>>,
     thread: Option<JoinHandle<Duration>>,
 }
 
 impl Writer {
-    pub fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(std::time::Instant::now())));
         let mut file = fs::File::create(folder.join("written")).unwrap();
         let thread = std::thread::spawn({
@@ -125,15 +126,15 @@ impl Writer {
     }
 
     /// How long ago the last write was done.
-    pub fn silent_for(&self) -> Duration {
+    pub(crate) fn silent_for(&self) -> Duration {
         self.last.lock().unwrap().elapsed()
     }
 
-    pub async fn is_held(&self) {
+    pub(crate) async fn is_held(&self) {
         self.wait("is held", |silent| silent > Duration::from_millis(150)).await;
     }
 
-    pub async fn goes_on(&self) {
+    pub(crate) async fn goes_on(&self) {
         self.wait("goes on", |silent| silent < Duration::from_millis(50)).await;
     }
 
@@ -146,25 +147,25 @@ impl Writer {
     }
 
     /// Stops; answers the longest pause between two writes.
-    pub fn longest_pause(mut self) -> Duration {
+    pub(crate) fn longest_pause(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
 }
 
 /// The agent's own program, on a socket.
-pub struct Agent {
+pub(crate) struct Agent {
     process: Child,
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     _folder: TempDir,
 }
 
 impl Agent {
-    pub fn start(disks: &Disks) -> Self {
+    pub(crate) fn start(disks: &Disks) -> Self {
         Self::start_with(disks, &[])
     }
 
-    pub fn start_with(disks: &Disks, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(disks: &Disks, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent");
         let process = Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
@@ -179,19 +180,19 @@ impl Agent {
         Self { process, socket, _folder: folder }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// The process ids of its children: the guardian.
-    pub fn children(&self) -> Vec<u32> {
+    pub(crate) fn children(&self) -> Vec<u32> {
         let pid = self.process.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         children.split_whitespace().map(|child| child.parse().unwrap()).collect()
     }
 
-    pub async fn host(&self) -> Host {
+    pub(crate) async fn host(&self) -> Host {
         let socket = self.socket.clone();
         let connect = tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
@@ -209,23 +210,23 @@ impl Drop for Agent {
     }
 }
 
-pub struct Host {
-    pub client: GuestAgentClient<Channel>,
+pub(crate) struct Host {
+    pub(crate) client: GuestAgentClient<Channel>,
 }
 
 impl Host {
-    pub async fn hello(&mut self) -> pb::HelloResponse {
+    pub(crate) async fn hello(&mut self) -> pb::HelloResponse {
         self.client.hello(pb::HelloRequest::default()).await.unwrap().into_inner()
     }
 
-    pub async fn open(&mut self) -> Session {
+    pub(crate) async fn open(&mut self) -> Session {
         let (steps, stream) = mpsc::channel(4);
         let answers = self.client.quiesce(ReceiverStream::new(stream)).await.unwrap().into_inner();
         Session { steps, answers }
     }
 
     /// A session that is prepared.
-    pub async fn prepared(&mut self, lease: Duration) -> Session {
+    pub(crate) async fn prepared(&mut self, lease: Duration) -> Session {
         let mut session = self.open().await;
         session.start(lease).await;
         assert!(matches!(session.answer().await, Ok(Some(Step::Prepared(_)))));
@@ -233,7 +234,7 @@ impl Host {
     }
 
     /// A session that holds the guest.
-    pub async fn frozen(&mut self, lease: Duration) -> (Session, pb::Frozen) {
+    pub(crate) async fn frozen(&mut self, lease: Duration) -> (Session, pb::Frozen) {
         let mut session = self.prepared(lease).await;
         session.freeze().await;
         match session.answer().await {
@@ -243,13 +244,13 @@ impl Host {
     }
 }
 
-pub struct Session {
-    pub steps: mpsc::Sender<pb::QuiesceRequest>,
-    pub answers: Streaming<pb::QuiesceResponse>,
+pub(crate) struct Session {
+    pub(crate) steps: mpsc::Sender<pb::QuiesceRequest>,
+    pub(crate) answers: Streaming<pb::QuiesceResponse>,
 }
 
 impl Session {
-    pub async fn start(&self, lease: Duration) {
+    pub(crate) async fn start(&self, lease: Duration) {
         self.send(quiesce_request::Step::Start(pb::Start {
             session_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             lease: Some(prost_types::Duration::try_from(lease).unwrap()),
@@ -258,11 +259,11 @@ impl Session {
         .await;
     }
 
-    pub async fn freeze(&self) {
+    pub(crate) async fn freeze(&self) {
         self.send(quiesce_request::Step::Freeze(pb::Freeze {})).await;
     }
 
-    pub async fn thaw(&mut self) -> pb::Thawed {
+    pub(crate) async fn thaw(&mut self) -> pb::Thawed {
         self.send(quiesce_request::Step::Thaw(pb::Thaw {})).await;
         match self.answer().await {
             Ok(Some(Step::Thawed(thawed))) => thawed,
@@ -270,11 +271,11 @@ impl Session {
         }
     }
 
-    pub async fn send(&self, step: quiesce_request::Step) {
+    pub(crate) async fn send(&self, step: quiesce_request::Step) {
         self.steps.send(pb::QuiesceRequest { step: Some(step) }).await.unwrap();
     }
 
-    pub async fn answer(&mut self) -> Result<Option<Step>, Status> {
+    pub(crate) async fn answer(&mut self) -> Result<Option<Step>, Status> {
         let answer = timeout(Duration::from_secs(20), self.answers.message()).await.expect("an answer in time")?;
         Ok(answer.and_then(|answer| answer.step))
     }
