@@ -129,6 +129,11 @@ impl Shared {
         let _ = self.events.send(HypervisorEvent { instance, kind });
     }
 
+    /// Forgets the connection to a process that has ended or was lost. One to a later process stays.
+    pub(crate) fn forget(&self, instance: InstanceId, process: &ProcessIdentity) {
+        self.forget_if(instance, |cell| cell.get().is_some_and(|attached| attached.process == *process));
+    }
+
     fn forget_if(&self, instance: InstanceId, condition: impl FnOnce(&Cell) -> bool) {
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
         if instances.get(&instance).is_some_and(condition) {
@@ -158,7 +163,7 @@ async fn watch(
     }
     let ended = process.ended(Duration::from_secs(1)).await;
     let Some(shared) = shared.upgrade() else { return };
-    shared.forget_if(instance, |_| true);
+    shared.forget(instance, &process);
     if ended {
         shared.tell(instance, HypervisorEventKind::Gone);
     } else {

@@ -1,5 +1,7 @@
 //! Overlays, the switch of heads, and merges, on real QEMU with a guest that writes.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod lab;
 
 use std::{sync::Mutex, time::Duration};

@@ -1,5 +1,7 @@
 //! Image files by the real qemu-img.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod lab;
 
 use std::{

@@ -1,5 +1,7 @@
 //! From launch to end, on real QEMU.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod lab;
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
@@ -103,6 +105,20 @@ async fn real_qemu_killed_in_the_middle_of_a_command_is_gone() {
         }
     );
     assert!(matches!(answer, HypervisorError::Gone), "{answer}");
+    lab.retire().await;
+}
+
+#[tokio::test]
+async fn real_qemu_starts_again_right_after_it_was_killed() {
+    let lab = Lab::new().await;
+    for _ in 0..3 {
+        lab.launch().await;
+        let pid = lab.pid();
+        kill(pid);
+        while lab.observe().await.run != RunState::Gone {}
+    }
+    lab.launch().await;
+    assert_eq!(lab.observe().await.run, RunState::Paused);
     lab.retire().await;
 }
 

@@ -1,5 +1,7 @@
 //! Memory saved while the guest runs, and loaded again, on real QEMU.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod lab;
 
 use std::{

@@ -34,9 +34,13 @@ const RECORD: &str = "launched.json";
 
 pub(crate) async fn launch(shared: &Arc<Shared>, spec: &LaunchSpec) -> Result<Launched, HypervisorError> {
     let folder = shared.layout.instance(spec.instance);
-    if ProcessIdentity::read(&folder).is_some_and(|process| process.is_alive()) {
-        let attached = shared.attach(spec.instance).await?;
-        return answer(&attached, &folder).await;
+    match ProcessIdentity::read(&folder) {
+        Some(process) if process.is_alive() => {
+            let attached = shared.attach(spec.instance).await?;
+            return answer(&attached, &folder).await;
+        }
+        Some(ended) => shared.forget(spec.instance, &ended),
+        None => {}
     }
     let accelerator = shared.accelerator.choose(spec.definition.accelerator, shared).await?;
     let hardware = match accelerator {
