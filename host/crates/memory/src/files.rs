@@ -1,9 +1,12 @@
 //! Memory states in the folders of their checkpoints.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -20,8 +23,10 @@ pub struct FileMemoryStates;
 #[async_trait]
 impl MemoryStates for FileMemoryStates {
     async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
-        let path = unfinished(location, checkpoint);
+        let (location, path) = (location.to_owned(), unfinished(location, checkpoint));
         blocking(move || {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&location);
+            made.map_err(|error| explained(&location, "making", error))?;
             // A new file, not the old one emptied: an earlier QEMU may still be writing to that.
             remove(&path)?;
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);

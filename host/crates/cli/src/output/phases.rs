@@ -27,6 +27,7 @@ fn past(name: &str) -> &str {
         "launch" => "launched",
         "load" => "loaded",
         "merge" => "merged",
+        "merge-pause" => "paused for the end of the merge",
         "pause" => "paused",
         "prepare" => "prepared",
         "publish" => "published",

@@ -8,7 +8,7 @@ use stillpoint_common::{CheckpointId, MemoryState};
 /// Keeps memory states: one per standard checkpoint.
 #[async_trait]
 pub trait MemoryStates: Send + Sync {
-    /// Opens a place for the memory of a checkpoint in this folder; the hypervisor writes its stream to the descriptor.
+    /// Opens a place for the memory of a checkpoint in this folder, which is made if it is not there; the hypervisor writes its stream to the descriptor.
     ///
     /// What an earlier, unfinished attempt left under the same checkpoint is overwritten.
     async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError>;

@@ -145,7 +145,7 @@ impl Line {
         }
         self.device(&json!({
             "driver": "virtio-blk-pci", "id": nodes::device(&chain.disk), "drive": nodes::format_node(head.id),
-            "werror": "stop", "rerror": "stop", "bootindex": index,
+            "werror": "stop", "rerror": "stop", "bootindex": index + 1,
         }));
         Ok(())
     }
