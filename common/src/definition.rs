@@ -25,7 +25,7 @@ pub struct VmDefinition {
     pub nics: Vec<NicDefinition>,
     /// File that the first serial port is written to.
     pub serial_log: Option<PathBuf>,
-    /// Appended to QEMU's command line as they are, for administrators.
+    /// Appended to QEMU's command line, for administrators; `{runtime}` becomes the process's runtime folder.
     pub extra_arguments: Vec<String>,
 }
 

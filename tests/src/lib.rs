@@ -19,4 +19,5 @@ pub mod guest_image;
 pub mod lab;
 pub mod programs;
 pub mod qmp;
+pub mod service;
 pub mod sim_host;

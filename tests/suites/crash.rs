@@ -38,9 +38,9 @@ struct Before {
 impl Before {
     async fn new(act: Act) -> Self {
         let host = SimHost::running().await;
-        let production = host.create(CheckpointPolicy::ProductionOnly).await.unwrap().id;
+        let production = host.create(CheckpointPolicy::ProductionOnly).await.expect("it works").id;
         host.write(1, 2);
-        let standard = host.create(CheckpointPolicy::Standard).await.unwrap().id;
+        let standard = host.create(CheckpointPolicy::Standard).await.expect("it works").id;
         host.write(1, 3);
         host.write(2, 3);
         if act == Act::Start {
@@ -112,7 +112,7 @@ impl Before {
                 None => assert!(self.may_go(act, *id), "{what}: a checkpoint is lost"),
             }
         }
-        let power = host.engine.vm(&host.vm()).await.unwrap().power;
+        let power = host.engine.vm(&host.vm()).await.expect("it works").power;
         self.check_now(act, power, what).await;
         let referenced = host.referenced().await;
         let orphans: Vec<_> = host.world.orphans(&referenced).into_iter().collect();
@@ -125,7 +125,7 @@ impl Before {
     async fn check_now(&self, act: Act, power: PowerState, what: &str) {
         match (act, power) {
             (Act::ApplyProduction | Act::TurnOff | Act::Start, PowerState::Off) => {
-                self.host.run(Request::Start).await.unwrap();
+                self.host.run(Request::Start).await.expect("it works");
             }
             (_, PowerState::Running) => {}
             (_, other) => panic!("{what}: the VM is {other:?}"),
@@ -198,7 +198,7 @@ async fn die_again_in_recovery(act: Act) {
             let opened = stillpoint_engine::Engine::open(ports, stillpoint_tests::sim_host::config());
             let died = tokio::select! {
                 engine = opened => {
-                    before.host.engine = engine.unwrap();
+                    before.host.engine = engine.expect("it works");
                     tokio::select! {
                         () = before.quiet() => false,
                         () = before.host.world.crashed() => true,

@@ -11,7 +11,7 @@ async fn agent_after(lab: &LabChannel, before: &str) -> String {
     let wait = format!(
         "until p=$(agent pid 2> /dev/null) && [ -n \"$p\" ] && [ \"$p\" != '{before}' ]; do usleep 50000; done; echo $p"
     );
-    lab.sh(&wait).await.unwrap()
+    lab.sh(&wait).await.expect("the guest answers")
 }
 
 #[tokio::test]

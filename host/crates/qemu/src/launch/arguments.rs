@@ -64,7 +64,8 @@ pub(crate) fn arguments(
     if spec.mode == StartMode::Restore {
         line.add("-incoming", "defer");
     }
-    line.0.extend(definition.extra_arguments.iter().map(OsString::from));
+    let runtime = layout.instance(spec.instance).display().to_string();
+    line.0.extend(definition.extra_arguments.iter().map(|word| OsString::from(word.replace("{runtime}", &runtime))));
     Ok(line.0)
 }
 
