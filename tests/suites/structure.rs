@@ -127,3 +127,16 @@ fn uses(dependencies: &Value) -> Uses {
     }
     uses
 }
+
+/// `host/docs/errors.md` has one row for each reason, with its advice, and no other.
+#[test]
+fn every_reason_has_its_row_in_the_document_of_errors() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/docs/errors.md");
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), stillpoint_common::Reason::ALL.len(), "rows of the document");
+    for reason in stillpoint_common::Reason::ALL {
+        let (begin, end) = (format!("| `{}` |", reason.code()), format!("| {} |", reason.advice()));
+        assert!(rows.iter().any(|row| row.starts_with(&begin) && row.ends_with(&end)), "no row for {}", reason.code());
+    }
+}
