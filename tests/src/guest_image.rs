@@ -16,6 +16,8 @@ pub struct GuestFiles {
     pub kernel: PathBuf,
     /// For QEMU's `-initrd`: the guest's whole root, with the agent in it.
     pub initrd: PathBuf,
+    /// The same root with an agent that makes trouble on request.
+    pub initrd_with_faults: PathBuf,
     /// Template of a data disk: qcow2, an empty ext4 that the guest mounts at `/data`.
     pub data_disk: PathBuf,
     /// The same, with an ext4 in a file on it that the guest mounts at `/inner` through a loop device.
@@ -35,10 +37,12 @@ impl GuestFiles {
         let files = Self {
             kernel: folder.join("vmlinuz"),
             initrd: folder.join("initrd"),
+            initrd_with_faults: folder.join("initrd-faults"),
             data_disk: folder.join("data.qcow2"),
             stacked_disk: folder.join("stacked.qcow2"),
         };
-        let all = [&files.kernel, &files.initrd, &files.data_disk, &files.stacked_disk];
+        let roots = [&files.initrd, &files.initrd_with_faults];
+        let all = [&files.kernel, &files.data_disk, &files.stacked_disk].into_iter().chain(roots);
         if let Some(path) = all.into_iter().find(|path| !path.is_file()) {
             return Err(not_made(path));
         }
@@ -91,6 +95,17 @@ impl GuestSet {
         let files = GuestFiles::find()?;
         let template = files.stacked_disk.clone();
         Self::with_disk(files, &template)
+    }
+
+    /// A fresh set with an ordinary data disk, whose agent makes trouble when `/run/stillpoint.fault` in the guest says
+    /// so.
+    ///
+    /// # Errors
+    /// As for [`GuestSet::new`].
+    pub fn with_faults() -> io::Result<Self> {
+        let mut set = Self::new()?;
+        set.files.initrd = set.files.initrd_with_faults.clone();
+        Ok(set)
     }
 
     fn with_disk(files: GuestFiles, template: &Path) -> io::Result<Self> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use crate::guest::FAULTS;
 use crate::problem::Outcome;
 use crate::report::{End, Report};
 use crate::suites::{self, Plan, Tests};
@@ -40,7 +41,8 @@ pub(crate) fn verify(workspace: &Workspace, names: &[String]) -> Outcome {
 
 fn lint(workspace: &Workspace) -> Outcome<End> {
     let formatted = shell::run(workspace.cargo().args(["fmt", "--all", "--check"]));
-    shell::run(workspace.cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let words = ["clippy", "--quiet", "--workspace", "--all-targets", "--features", FAULTS, "--", "-D", "warnings"];
+    shell::run(workspace.cargo().args(words))?;
     formatted.map(|()| End::Passed)
 }
 
@@ -69,7 +71,7 @@ fn deny(workspace: &Workspace) -> Outcome<End> {
 /// apart they would be compiled with other features, and twice.
 fn build(workspace: &Workspace, with_programs: bool) -> Outcome {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--quiet", "--workspace", if with_programs { "--all-targets" } else { "--tests" }]);
+    cargo.args(["build", "--quiet", "--workspace", "--features", FAULTS, if with_programs { "--all-targets" } else { "--tests" }]);
     shell::run(&mut cargo)
 }
 
@@ -86,7 +88,7 @@ fn tests(workspace: &Workspace, tests: &Tests) -> Outcome {
 }
 
 fn nextest_words(tests: &Tests) -> Vec<String> {
-    let mut words = words(&["nextest", "run", "--workspace", "--no-fail-fast"]);
+    let mut words = words(&["nextest", "run", "--workspace", "--features", FAULTS, "--no-fail-fast"]);
     if let Some(filter) = filter(tests) {
         words.extend(["-E".to_owned(), filter]);
     }
@@ -103,9 +105,10 @@ fn filter(tests: &Tests) -> Option<String> {
 fn cargo_test_words(tests: &Tests) -> Vec<Vec<String>> {
     match tests {
         Tests::None => Vec::new(),
-        Tests::All => vec![words(&["test", "--workspace", "--all-targets", "--no-fail-fast"])],
+        Tests::All => vec![words(&["test", "--workspace", "--features", FAULTS, "--all-targets", "--no-fail-fast"])],
         Tests::Some { unit, binaries } => {
-            let own = words(&["test", "--workspace", "--exclude", "stillpoint-tests", "--all-targets"]);
+            let own = ["test", "--workspace", "--features", FAULTS, "--exclude", "stillpoint-tests", "--all-targets"];
+            let own = words(&own);
             let mut commands =
                 if *unit { vec![own, words(&["test", "-p", "stillpoint-tests", "--lib"])] } else { Vec::new() };
             if !binaries.is_empty() {
@@ -118,7 +121,7 @@ fn cargo_test_words(tests: &Tests) -> Vec<Vec<String>> {
 
 fn named(binaries: &BTreeSet<String>) -> Vec<String> {
     let names = binaries.iter().flat_map(|name| ["--test".to_owned(), name.clone()]);
-    words(&["test", "--workspace"]).into_iter().chain(names).collect()
+    words(&["test", "--workspace", "--features", FAULTS]).into_iter().chain(names).collect()
 }
 
 fn words(words: &[&str]) -> Vec<String> {

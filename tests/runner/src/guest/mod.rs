@@ -7,6 +7,7 @@
 //! ```text
 //! target/guest-image/vmlinuz       the kernel            target/guest/data.qcow2      template of a data disk
 //! target/guest-image/initrd        the root              target/guest/stacked.qcow2   the same, with a loop-mounted one on it
+//! target/guest-image/initrd-faults the root with an agent that makes trouble on request
 //! ```
 
 mod cpio;
@@ -20,6 +21,9 @@ mod programs;
 use crate::problem::{Outcome, Problem};
 use crate::workspace::Workspace;
 
+/// The feature with which the agent makes trouble on request.
+pub(crate) const FAULTS: &str = "stillpoint-agent/fault-injection";
+
 /// Makes the guest's files, or brings them up to date.
 pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
     let folder = workspace.guest();
@@ -27,15 +31,14 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
     let kernel = kernel::ensure(&folder)?;
     let busybox = modules::busybox(&folder)?;
     let modules = modules::Modules::in_tree(&kernel.modules, &folder.join("modules"), &busybox)?;
-    let programs = programs::build(workspace, &["stillpoint-lab", "stillpoint-agent"])?;
     let sources = workspace.root.join("tests/guest");
-    let content = initrd::Content {
-        init: &sources.join("init"),
-        scripts: &sources.join("scripts"),
-        programs: &programs,
-        busybox: &busybox,
-    };
-    initrd::write(&folder.join("initrd"), &content, &modules)?;
+    let (init, scripts) = (sources.join("init"), sources.join("scripts"));
+    let roots: [(&str, &[&str]); 2] = [("initrd-faults", &[FAULTS]), ("initrd", &[])];
+    for (name, features) in roots {
+        let programs = programs::build(workspace, &["stillpoint-lab", "stillpoint-agent"], features)?;
+        let content = initrd::Content { init: &init, scripts: &scripts, programs: &programs, busybox: &busybox };
+        initrd::write(&folder.join(name), &content, &modules)?;
+    }
     let image = folder.join("vmlinuz");
     if !image.exists() {
         std::fs::copy(&kernel.image, &image).map_err(Problem::file(&image))?;

@@ -10,13 +10,17 @@ use crate::workspace::Workspace;
 /// scripts and procedural macros too, which cannot do it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds `packages`, whose programs have the packages' names, and says where they are.
-pub(super) fn build(workspace: &Workspace, packages: &[&str]) -> Outcome<Vec<PathBuf>> {
+/// Builds `packages` with these features of theirs, and says where their programs are, which have the packages' names.
+/// The next build puts its programs in the same place.
+pub(super) fn build(workspace: &Workspace, packages: &[&str], features: &[&str]) -> Outcome<Vec<PathBuf>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--quiet", "--profile", "guest", "--target", TARGET]);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
     for package in packages {
         cargo.args(["-p", package]);
+    }
+    for feature in features {
+        cargo.args(["--features", feature]);
     }
     shell::run(&mut cargo)?;
     let folder = workspace.target.join(TARGET).join("guest");
