@@ -18,6 +18,10 @@ pub(crate) fn phase(phase: &Phase) -> String {
 fn past(name: &str) -> &str {
     match name {
         "attach" => "attached",
+        "clock" => "set the clock in",
+        "overlays" => "made overlays in",
+        "seal" => "sealed in",
+        "shutdown" => "shut down in",
         "capture" => "captured",
         "collect" => "collected",
         "copy" => "copied",
