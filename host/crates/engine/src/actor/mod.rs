@@ -50,6 +50,8 @@ pub(crate) struct VmActor {
     hub: Arc<Hub>,
     vm: VmId,
     running: Option<Running>,
+    /// What runs is the recovery of open jobs.
+    recovering: bool,
     tasks: JoinSet<()>,
 }
 
@@ -68,7 +70,7 @@ impl VmActor {
     /// Starts the actor; it recovers these open jobs before it takes a message.
     pub(crate) fn spawn(world: Arc<World>, hub: Arc<Hub>, vm: VmId, open: Vec<Job>) -> mpsc::Sender<Message> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        let actor = Self { world, hub, vm, running: None, tasks: JoinSet::new() };
+        let actor = Self { world, hub, vm, running: None, recovering: false, tasks: JoinSet::new() };
         tokio::spawn(actor.run(mailbox, open));
         sender
     }
@@ -84,38 +86,59 @@ impl VmActor {
                         After::End => break,
                     }
                 }
-                Some(_) = self.tasks.join_next() => self.running = None,
+                Some(_) = self.tasks.join_next() => {
+                    self.running = None;
+                    if std::mem::take(&mut self.recovering) {
+                        self.recovered().await;
+                    }
+                }
             }
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
+    /// Lets a guest go on that we had paused, and sets the recovery of open jobs to work. Until that is done the VM is
+    /// busy with the operation that is recovered.
     async fn recover(&mut self, open: Vec<Job>) {
-        let idle =
-            self.cx(Reporter::new(Job::new(OperationKind::CollectLayers, self.vm.clone(), None, self.now()).operation));
+        let idle = self.cx(Reporter::new(self.own_job().operation));
         if let Err(error) = plans::release_hold(&idle).await {
             tracing::error!(vm = %self.vm, error = %Failure::from(error), "a paused VM could not be resumed");
         }
-        for job in open {
-            tracing::info!(vm = %self.vm, operation = %job.operation.id, "recovering");
-            let reporter = Reporter::new(job.operation.clone());
-            self.hub.enter(&reporter);
-            let cx = self.cx(reporter);
-            let id = job.operation.id;
-            let mut journal = Journal::new(job, self.world.catalogue.clone(), cx.reporter.clone());
-            let result = plans::recover(&mut journal, &cx).await;
-            journal.end(result, self.now()).await;
-            self.hub.leave(id);
+        if open.is_empty() {
+            return self.recovered().await;
         }
+        let jobs: Vec<(Job, Cx)> = open.into_iter().map(|job| (job.clone(), self.enter(&job))).collect();
+        self.recovering = true;
+        let hub = self.hub.clone();
+        self.tasks.spawn(async move {
+            for (job, cx) in jobs {
+                let id = job.operation.id;
+                tracing::info!(vm = %cx.vm, operation = %id, "recovering");
+                let mut journal = Journal::new(job, cx.world.catalogue.clone(), cx.reporter.clone());
+                let result = plans::recover(&mut journal, &cx).await;
+                journal.end(result, cx.ports().clock.now()).await;
+                hub.leave(id);
+            }
+        });
+    }
+
+    /// Brings the record in line with the process, and begins to collect what the past has left.
+    async fn recovered(&mut self) {
+        let idle = self.cx(Reporter::new(self.own_job().operation));
         if let Err(error) = plans::settle(&idle).await {
             tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
         }
         if plans::collection_is_due(&idle).await {
-            let job = Job::new(OperationKind::CollectLayers, self.vm.clone(), None, self.now());
+            let job = self.own_job();
             if self.world.catalogue.commit(Changes::default().set_job(&job)).await.is_ok() {
                 self.begin(job);
             }
         }
+    }
+
+    /// Work that the engine gives itself.
+    fn own_job(&self) -> Job {
+        Job::new(OperationKind::CollectLayers, self.vm.clone(), None, self.now())
     }
 
     async fn handle(&mut self, message: Message) -> After {
@@ -178,10 +201,7 @@ impl VmActor {
 
     /// Sets a job to work, in a task of its own, so that the actor can go on answering.
     fn begin(&mut self, job: Job) {
-        let reporter = Reporter::new(job.operation.clone());
-        self.hub.enter(&reporter);
-        let cx = self.cx(reporter.clone());
-        self.running = Some(Running { reporter, cancel: cx.cancel.clone() });
+        let cx = self.enter(&job);
         let hub = self.hub.clone();
         self.tasks.spawn(async move {
             let id = job.operation.id;
@@ -199,6 +219,14 @@ impl VmActor {
         });
     }
 
+    /// Makes a job what the VM is busy with.
+    fn enter(&mut self, job: &Job) -> Cx {
+        let cx = self.cx(Reporter::new(job.operation.clone()));
+        self.hub.enter(&cx.reporter);
+        self.running = Some(Running { reporter: cx.reporter.clone(), cancel: cx.cancel.clone() });
+        cx
+    }
+
     fn cancel(&self, operation: OperationId) {
         if let Some(running) = self.running.as_ref().filter(|running| running.reporter.now().id == operation) {
             running.cancel.cancel();
@@ -211,7 +239,7 @@ impl VmActor {
         if !is_ours || self.running.is_some() {
             return;
         }
-        let cx = self.cx(Reporter::new(Job::new(OperationKind::StopVm, self.vm.clone(), None, self.now()).operation));
+        let cx = self.cx(Reporter::new(self.own_job().operation));
         if let Err(error) = plans::settle(&cx).await {
             tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
         }

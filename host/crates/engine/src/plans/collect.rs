@@ -132,10 +132,10 @@ async fn merge_live(cx: &Cx, live: &Live, forest: &Forest, parent: &Layer, child
     if live.chain.first() != Some(&child.file.id) {
         return remove(cx, child.clone(), replaced(cx, forest, parent, child).await?).await;
     }
-    cx.catalogue().commit(Changes::default().set_hold(&cx.vm, instance)).await?;
     let was_running = hypervisor.observe(instance).await?.run == RunState::Running;
     let since = Instant::now();
     if was_running {
+        cx.catalogue().commit(Changes::default().set_hold(&cx.vm, instance)).await?;
         hypervisor.pause(instance).await?;
     }
     let switched = switch_to_parent(cx, instance, &merge, forest, (parent, child)).await;
