@@ -54,6 +54,7 @@ calls! {
     Repoint "images.repoint" true;
     Flatten "images.flatten" true;
     RemoveFile "images.remove" true;
+    Identify "images.identify" false;
     OverlaysOf "images.overlays_of" false;
     BeginMemory "memory.begin" true;
     SealMemory "memory.seal" true;

@@ -12,6 +12,7 @@ use super::{
     collect,
     create::{self, Create},
     delete::Delete,
+    devices::follow_devices,
     disks::plan_overlays,
     export::Export,
     power::{Power, PowerPlan},
@@ -35,6 +36,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         (Err(_), Some(Request::Stop(_))) => PowerState::Paused,
         (Err(error), _) => return Err(error.into()),
     };
+    follow_devices(cx).await?;
     let Some(request) = journal.job().request.clone() else {
         return run(Delete::new(None), journal, cx).await.map(|()| Outcome::Gone);
     };

@@ -4,6 +4,7 @@ mod apply;
 mod collect;
 mod create;
 mod delete;
+mod devices;
 mod disks;
 mod execute;
 mod export;

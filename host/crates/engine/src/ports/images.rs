@@ -13,6 +13,9 @@ pub trait Images: Send + Sync {
     /// What is true of this file now. Also works while a VM has it open.
     async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError>;
 
+    /// Which file lies under this name now. Cheap: its content is not looked at.
+    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError>;
+
     /// Makes an empty qcow2 layer over `backing`, in the same folder, of the given virtual size, durable on return.
     ///
     /// A file that is there already is accepted if it is empty and lies on the same backing file; any other file is

@@ -114,7 +114,7 @@ impl Images for QemuImages {
         backing: &LayerFile,
         virtual_size: u64,
     ) -> Result<FileIdentity, ImageError> {
-        let name = backing_name(&backing.path)?;
+        let name = backing_name(overlay, &backing.path)?;
         look(&backing.path)?;
         if overlay.symlink_metadata().is_err() {
             let new = temporary(overlay);
@@ -145,6 +145,10 @@ impl Images for QemuImages {
         sync(&merge.parent.path).await
     }
 
+    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError> {
+        look(path)
+    }
+
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {
         let path = path.to_owned();
         blocking(move || {
@@ -158,7 +162,7 @@ impl Images for QemuImages {
     }
 
     async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Result<(), ImageError> {
-        let name = backing_name(&backing.path)?;
+        let name = backing_name(&overlay.path, &backing.path)?;
         let target = said(&overlay.path)?;
         let words = ["rebase", "-u", "-f", overlay.format.driver(), "-F", backing.format.driver(), "-b", &name, target];
         self.quick(&overlay.path, words).await?;
@@ -206,7 +210,12 @@ fn said(path: &Path) -> Result<&str, ImageError> {
     nodes::text(path).map_err(|message| failed("qemu-img", message))
 }
 
-fn backing_name(backing: &Path) -> Result<String, ImageError> {
+/// What an overlay's header says of its backing file, which lies in the same folder.
+fn backing_name(overlay: &Path, backing: &Path) -> Result<String, ImageError> {
+    if folder(overlay) != folder(backing) {
+        let message = format!("it lies in another folder than its backing file {}", backing.display());
+        return Err(failed(&format!("making {}", overlay.display()), message));
+    }
     nodes::backing_name(backing).map_err(|message| failed("qemu-img", message))
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
 use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink};
 
-use crate::{Call, merging::Merged, process::Process};
+use crate::{Call, files::DEVICE, merging::Merged, process::Process};
 
 pub(super) struct SimImages {
     process: Process,
@@ -49,6 +49,14 @@ impl Images for SimImages {
         let point = self.process.enter(Call::MergeOffline).await?;
         let result = self.move_down(merge, progress).await;
         point.leave(result).await
+    }
+
+    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError> {
+        let identity = self.process.call(Call::Identify, |state| {
+            let inode = state.files.inode(path).ok_or_else(|| ImageError::Missing { path: path.to_owned() })?;
+            Ok(FileIdentity { device: DEVICE, inode })
+        });
+        identity.await
     }
 
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {

@@ -1,0 +1,42 @@
+//! Files whose file system has come back under another device number.
+//!
+//! A file is known by device and inode. Inodes stay; device numbers may change when the host restarts. So a file that
+//! lies under its path with its inode, on another device, is the same file, and its record follows. A file with another
+//! inode is another file: that is for the plan that meets it to refuse.
+
+use stillpoint_common::{FileIdentity, Layer};
+
+use crate::{catalogue::Changes, context::Cx, error::StepError};
+
+/// Lets the records of a VM's layers follow their files to other device numbers.
+pub(super) async fn follow_devices(cx: &Cx) -> Result<(), StepError> {
+    for layer in cx.catalogue().forest(&cx.vm).await?.iter() {
+        let found = cx.ports().images.identify(&layer.file.path).await.ok();
+        if let Some(identity) = found.and_then(|found| moved(layer.identity, found)) {
+            tracing::info!(vm = %cx.vm, path = %layer.file.path.display(), "its file system has another device number");
+            let here = Layer { identity, ..layer.clone() };
+            let changes = Changes::default().delete_layer(&cx.vm, layer).set_layer(&cx.vm, &here);
+            cx.catalogue().commit(changes).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The new identity of a file that is the same on another device.
+fn moved(known: FileIdentity, found: FileIdentity) -> Option<FileIdentity> {
+    (known.inode == found.inode && known.device != found.device).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_device_number_may_change() {
+        let file = |device, inode| FileIdentity { device, inode };
+        assert_eq!(moved(file(1, 7), file(1, 7)), None);
+        assert_eq!(moved(file(1, 7), file(2, 7)), Some(file(2, 7)));
+        assert_eq!(moved(file(1, 7), file(1, 8)), None, "replaced");
+        assert_eq!(moved(file(1, 7), file(2, 8)), None, "replaced, and on another device");
+    }
+}
