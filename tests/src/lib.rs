@@ -13,7 +13,10 @@
 //! # }
 //! ```
 
+pub mod audit;
 pub mod bare;
+pub mod compare;
+pub mod demo;
 pub mod ext4;
 pub mod guest_image;
 pub mod lab;

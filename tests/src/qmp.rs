@@ -1,12 +1,15 @@
 //! The smallest QMP client that a test can drive QEMU with. It shares no code with the product's, so that it can be
 //! what the product is measured against.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, timeout};
@@ -48,8 +51,20 @@ impl Qmp {
     /// # Errors
     /// What QEMU answered, if it refused; or that it did not answer.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
-        self.out.write_all(format!("{request}\n").as_bytes()).await?;
+        self.execute_with(command, arguments, None).await
+    }
+
+    /// The same, and hands QEMU a file with the command.
+    ///
+    /// # Errors
+    /// As for [`Qmp::execute`].
+    pub async fn execute_with(&mut self, command: &str, arguments: Value, file: Option<OwnedFd>) -> io::Result<Value> {
+        let request = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        let sent = match file {
+            Some(file) => self.send_with(request.as_bytes(), file).await?,
+            None => 0,
+        };
+        self.out.write_all(&request.as_bytes()[sent..]).await?;
         loop {
             let mut message = self.message().await?;
             if message.get("event").is_some() {
@@ -74,6 +89,19 @@ impl Qmp {
             let message = self.message().await?;
             self.events.push(message);
         }
+    }
+
+    /// Sends some of the bytes, and the file with them.
+    async fn send_with(&mut self, bytes: &[u8], file: OwnedFd) -> io::Result<usize> {
+        let stream = self.out.as_ref();
+        let files = [file.as_fd()];
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&files));
+            Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+        };
+        stream.async_io(Interest::WRITABLE, send).await
     }
 
     async fn message(&mut self) -> io::Result<Value> {

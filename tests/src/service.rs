@@ -120,7 +120,7 @@ impl Service {
     pub async fn stillpoint(&self, arguments: &[&str]) -> io::Result<(String, String, i32)> {
         let mut command = Command::new(program("stillpoint")?);
         command.args(arguments).env("STILLPOINT_SOCKET", self.socket()).env("NO_COLOR", "1").stdin(Stdio::null());
-        let output = command.output().await?;
+        let output = command.kill_on_drop(true).output().await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((text(&output.stdout), text(&output.stderr), output.status.code().unwrap_or(-1)))
     }

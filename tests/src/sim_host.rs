@@ -83,7 +83,17 @@ impl SimHost {
     /// # Panics
     /// If the store cannot be read.
     pub async fn restart(&mut self) {
-        self.engine = Engine::open(self.world.restart(), config()).await.expect("the store opens");
+        self.restart_with(|_| ()).await;
+    }
+
+    /// The same, with other settings.
+    ///
+    /// # Panics
+    /// If the store cannot be read.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut EngineConfig)) {
+        let mut config = config();
+        change(&mut config);
+        self.engine = Engine::open(self.world.restart(), config).await.expect("the store opens");
     }
 
     /// Does a request, to its end.

@@ -329,3 +329,16 @@ async fn an_image_that_was_replaced_is_not_started() {
     assert!(host.world.lose_file("/vm/data.qcow2"));
     assert_eq!(host.run(Request::Start).await.unwrap_err().reason, Reason::DiskFileMissing);
 }
+
+#[tokio::test(start_paused = true)]
+async fn operations_are_remembered_over_a_restart_up_to_a_number() {
+    let mut host = SimHost::running().await;
+    for _ in 0..3 {
+        host.run(Request::Pause).await.unwrap();
+        host.run(Request::Resume).await.unwrap();
+    }
+    let newest = host.engine.operations().await.unwrap().remove(0).id;
+    host.restart_with(|config| config.remembered_operations = 4).await;
+    let remembered = host.engine.operations().await.unwrap();
+    assert_eq!((remembered.len(), remembered[0].id), (4, newest));
+}

@@ -75,8 +75,9 @@ fn tests_of_a_crate_use_what_stands_below_it_or_a_real_or_simulated_peer() {
     for (name, uses) in crates() {
         let may = allowed.get(name.as_str()).copied().unwrap_or_default();
         let ours = uses.in_tests.iter().filter_map(|used| used.strip_prefix("stillpoint-"));
-        let wrong: Vec<&str> =
-            ours.filter(|used| !may.contains(used) && !["sim", "agent", "memory"].contains(used) && *used != name).collect();
+        let wrong: Vec<&str> = ours
+            .filter(|used| !may.contains(used) && !["sim", "agent", "memory"].contains(used) && *used != name)
+            .collect();
         assert!(wrong.is_empty(), "the tests of stillpoint-{name} must not use {wrong:?}");
     }
 }

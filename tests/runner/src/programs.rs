@@ -34,10 +34,10 @@ impl Program {
             "--bins",
         ]);
         if self.fast {
-            cargo.arg("--release");
+            cargo.arg("--profile=measure");
         }
         shell::run(&mut cargo)?;
-        let profile = if self.fast { "release" } else { "debug" };
+        let profile = if self.fast { "measure" } else { "debug" };
         let mut program = Command::new(workspace.target.join(profile).join(self.name));
         environment(&mut program, workspace, profile);
         shell::hand_over(program.args(words))

@@ -1,0 +1,128 @@
+//! What the product costs, measured against the floor: the same QMP commands sent by a minimal script to an identical
+//! guest, in the same run, turn by turn. A measure is a module with a row in [`MEASURES`].
+
+pub mod figures;
+mod pair;
+mod production_freeze_window;
+mod script;
+mod standard_pause;
+mod twin;
+
+use std::{error::Error, future::Future, pin::Pin};
+
+use figures::Case;
+
+/// What goes wrong while measuring ends the run, and is for a person.
+pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+type Cases = Pin<Box<dyn Future<Output = Outcome<Vec<Case>>>>>;
+
+/// Something that is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Measure {
+    /// What it is called on the command line and in the output.
+    pub name: &'static str,
+    /// What a person reads above its table.
+    pub title: &'static str,
+    /// How often each case is measured if nobody says otherwise.
+    pub runs: usize,
+    run: fn(usize) -> Cases,
+}
+
+impl Measure {
+    /// Measures every case, each `runs` times.
+    ///
+    /// # Errors
+    /// If a guest cannot be had, or either side fails at what is measured.
+    pub async fn run(&self, runs: usize) -> Outcome<Vec<Case>> {
+        (self.run)(runs.max(1)).await
+    }
+}
+
+/// Every measure there is.
+pub const MEASURES: &[Measure] = &[
+    Measure {
+        name: standard_pause::NAME,
+        title: "How long a standard checkpoint pauses a VM whose memory is half full (QEMU's own STOP and RESUME)",
+        runs: 3,
+        run: |runs| Box::pin(standard_pause::run(runs)),
+    },
+    Measure {
+        name: production_freeze_window::NAME,
+        title: "The longest gap between two durable writes in the guest around a production checkpoint",
+        runs: 15,
+        run: |runs| Box::pin(production_freeze_window::run(runs)),
+    },
+];
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// One JSON object a case instead of a table.
+    pub json: bool,
+    /// How often each case is measured; each measure has its own default.
+    pub runs: Option<usize>,
+    /// Names of measures, each of which exists; never empty.
+    pub measures: Vec<&'static str>,
+}
+
+impl Wanted {
+    /// Reads `[--json] [--runs N] [MEASURE…]`; without a name, every measure is wanted.
+    ///
+    /// # Errors
+    /// A sentence that says what there is to choose from.
+    pub fn read(words: impl IntoIterator<Item = String>) -> Result<Self, String> {
+        let (mut wanted, mut words) = (Self::default(), words.into_iter());
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--json" => wanted.json = true,
+                "--runs" => wanted.runs = Some(runs(words.next())?),
+                name => wanted.measures.push(known(name)?),
+            }
+        }
+        if wanted.measures.is_empty() {
+            wanted.measures = MEASURES.iter().map(|measure| measure.name).collect();
+        }
+        Ok(wanted)
+    }
+}
+
+fn runs(word: Option<String>) -> Result<usize, String> {
+    let number = word.as_deref().and_then(|word| word.parse().ok()).filter(|runs| (1..=1000).contains(runs));
+    number.ok_or_else(|| "--runs needs a number from 1 to 1000".to_owned())
+}
+
+fn known(name: &str) -> Result<&'static str, String> {
+    let found = MEASURES.iter().map(|measure| measure.name).find(|known| *known == name);
+    found.ok_or_else(|| {
+        let names: Vec<_> = MEASURES.iter().map(|measure| measure.name).collect();
+        format!(
+            "no measure is called `{name}`; there are: {}\nuse: cargo compare [--json] [--runs N] [MEASURE…]",
+            names.join(" ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Wanted, String> {
+        Wanted::read(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn without_names_everything_is_measured() {
+        let all = read(&["--json"]).unwrap();
+        assert_eq!((all.json, all.runs, all.measures.len()), (true, None, MEASURES.len()));
+        let one = read(&["standard_pause", "--runs", "2"]).unwrap();
+        assert_eq!(one, Wanted { json: false, runs: Some(2), measures: vec!["standard_pause"] });
+    }
+
+    #[test]
+    fn an_unknown_measure_is_answered_with_the_known_ones() {
+        let problem = read(&["standart_pause"]).unwrap_err();
+        assert!(problem.contains("`standart_pause`") && problem.contains("production_freeze_window"), "{problem}");
+        assert!(read(&["--runs", "none"]).is_err() && read(&["--runs"]).is_err() && read(&["--runs", "0"]).is_err());
+    }
+}
