@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub clock_after_apply: Duration,
     /// The most checkpoints a VM may have (50).
     pub max_checkpoints: usize,
+    /// How many operations that have ended are remembered over a restart (1,000).
+    pub remembered_operations: usize,
 }
 
 impl EngineConfig {
@@ -30,6 +32,7 @@ impl EngineConfig {
             memory_load: Duration::from_secs(600),
             clock_after_apply: Duration::from_secs(20),
             max_checkpoints: 50,
+            remembered_operations: 1_000,
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::{
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
 };
 
+/// How many jobs one transaction forgets.
+const FORGET_AT_ONCE: usize = 50;
+
 /// The checkpoint engine: VMs, checkpoints, operations.
 #[derive(Clone)]
 pub struct Engine {
@@ -44,6 +47,7 @@ impl Engine {
         let catalogue = Catalogue::new(ports.store.clone());
         let world = Arc::new(World { ports, catalogue, config });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
+        engine.forget_old_operations().await?;
         let mut open: HashMap<VmId, Vec<Job>> = HashMap::new();
         for job in engine.world.catalogue.open_jobs().await? {
             open.entry(job.operation.vm.clone()).or_default().push(job);
@@ -57,6 +61,17 @@ impl Engine {
         drop(actors);
         engine.forward_events();
         Ok(engine)
+    }
+
+    /// Operations are remembered for a while: so many of those that have ended, the newest.
+    async fn forget_old_operations(&self) -> Result<(), Failure> {
+        let ended: Vec<Job> = self.world.catalogue.jobs().await?.into_iter().filter(|job| !job.is_open()).collect();
+        let old = ended.len().saturating_sub(self.world.config.remembered_operations);
+        for jobs in ended[..old].chunks(FORGET_AT_ONCE) {
+            let changes = jobs.iter().fold(Changes::default(), |changes, job| changes.forget_job(job));
+            self.world.catalogue.commit(changes).await.map_err(StepError::from)?;
+        }
+        Ok(())
     }
 
     /// Tells the actors when processes end by themselves.

@@ -19,6 +19,9 @@ pub(crate) struct Job {
     pub(crate) operation: Operation,
     /// What was asked; `None` for work the engine gave itself.
     pub(crate) request: Option<Request>,
+    /// The caller's name of the request, if it has one.
+    #[serde(default)]
+    pub(crate) request_id: Option<String>,
     /// What the present attempt has decided. Durable before anything is done with it.
     pub(crate) facts: Facts,
     /// Steps of the present attempt that may have been begun.
@@ -116,7 +119,7 @@ impl Job {
             started: now,
             ended: None,
         };
-        Self { operation, request, facts: Facts::None, started: Vec::new(), committed: false }
+        Self { operation, request, request_id: None, facts: Facts::None, started: Vec::new(), committed: false }
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -176,11 +176,8 @@ impl VmActor {
         let running = self.running.as_ref().map(|running| running.reporter.now());
         let max_checkpoints = self.world.config.max_checkpoints;
         Situation { vm: &vm, checkpoints: &checkpoints, running: running.as_ref(), max_checkpoints }.admit(&request)?;
-        let job = Job::new(request.kind(), self.vm.clone(), Some(request), self.now());
-        let mut changes = Changes::default().set_job(&job);
-        if let Some(request_id) = &request_id {
-            changes = changes.new_request(&self.vm, request_id, &job);
-        }
+        let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
+        let changes = Changes::default().set_job(&job).new_request(&job);
         self.world.catalogue.commit(changes).await.map_err(crate::error::StepError::from)?;
         let operation = job.operation.clone();
         self.begin(job);

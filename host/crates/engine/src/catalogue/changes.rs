@@ -102,11 +102,22 @@ impl Changes {
         self
     }
 
-    /// Notes which operation a request id stands for, only if it stands for none yet.
-    pub(crate) fn new_request(mut self, vm: &VmId, request_id: &str, job: &Job) -> Self {
-        let key = keys::request(vm, request_id);
-        self.txn.guards.push(Guard::Absent(key.clone()));
-        self.put(Put::Set(key, encode(&job.operation.id)));
+    /// Notes which operation the job's request id stands for, only if it stands for none yet.
+    pub(crate) fn new_request(mut self, job: &Job) -> Self {
+        if let Some(request_id) = &job.request_id {
+            let key = keys::request(&job.operation.vm, request_id);
+            self.txn.guards.push(Guard::Absent(key.clone()));
+            self.put(Put::Set(key, encode(&job.operation.id)));
+        }
+        self
+    }
+
+    /// Forgets a job that has ended, and its request id.
+    pub(crate) fn forget_job(mut self, job: &Job) -> Self {
+        self.put(Put::Delete(keys::job(job.operation.id)));
+        if let Some(request_id) = &job.request_id {
+            self.put(Put::Delete(keys::request(&job.operation.vm, request_id)));
+        }
         self
     }
 
