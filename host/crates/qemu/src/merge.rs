@@ -9,7 +9,8 @@
 //!
 //! A guest that writes to the head as fast as its layers are copied would never let the merge become ready. When
 //! everything was copied once and it still is not ready for [`PATIENCE`], what the guest may write to this disk is
-//! limited, step by step; the limit goes when the merge is ready, or is given up.
+//! limited, step by step. The limit stays until the merge is finished or given up, so that little is left to copy while
+//! the VM is paused for the end.
 
 mod convergence;
 
@@ -149,15 +150,13 @@ async fn follow(
 ) -> Result<Followed, HypervisorError> {
     let mut convergence = Convergence::default();
     loop {
-        let Some(job) = jobs.look().await? else {
-            throttle(at, merge, 0).await?;
-            return Ok(Followed::Ended(None));
-        };
+        let Some(job) = jobs.look().await? else { return Ok(Followed::Ended(None)) };
         progress(Progress { done: job.current_progress, total: job.total_progress });
-        let ended = has_ended(&job);
-        if ended || job.status == "ready" {
-            throttle(at, merge, 0).await?;
-            return Ok(if ended { Followed::Ended(job.error) } else { Followed::Ready });
+        if has_ended(&job) {
+            return Ok(Followed::Ended(job.error));
+        }
+        if job.status == "ready" {
+            return Ok(Followed::Ready);
         }
         if let Some(limit) = convergence.next_limit(&job, Instant::now()) {
             tracing::info!(disk = %merge.disk, limit, "limiting the guest's writes so that a merge comes to its end");
@@ -184,12 +183,14 @@ async fn conclude(
         return close(at, merge, jobs).await;
     }
     jobs.clear().await?;
+    throttle(at, merge, 0).await?;
     Err(refused("block-commit", error.unwrap_or_else(|| "the merge was cancelled".to_owned())))
 }
 
-/// Done: forgets the job and closes what left the chain.
+/// Done: forgets the job, lifts the limit, and closes what left the chain.
 async fn close(at: &Attached, merge: &LiveMerge, jobs: &Jobs<'_>) -> Result<(), HypervisorError> {
     jobs.clear().await?;
+    throttle(at, merge, 0).await?;
     disks::detach(at, &[merge.child]).await
 }
 

@@ -44,7 +44,8 @@ pub(crate) fn run_state(status: &str) -> RunState {
     }
 }
 
-fn failed_disk(devices: &[BlockDevice]) -> Option<DiskName> {
+/// The first disk in trouble.
+pub(crate) fn failed_disk(devices: &[BlockDevice]) -> Option<DiskName> {
     let failed = |device: &&BlockDevice| device.io_status.as_deref().is_some_and(|status| status != "ok");
     devices.iter().filter(failed).find_map(|device| disk_of(&device.qdev))
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::InstanceId;
+use stillpoint_common::{DiskName, InstanceId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{HypervisorError, HypervisorEvent, HypervisorEventKind},
@@ -25,10 +25,11 @@ use crate::{
     config::QemuConfig,
     events::translate,
     launch::AGENT,
+    observe,
     process::ProcessIdentity,
     qmp::{
         Client, Event, QmpError,
-        commands::{QueryChardev, QueryVersion},
+        commands::{QueryBlock, QueryChardev, QueryVersion},
     },
 };
 
@@ -153,8 +154,14 @@ async fn watch(
         match events.recv().await {
             Ok(event) => {
                 let Some(shared) = shared.upgrade() else { return };
-                if let Some(kind) = translate(&event) {
-                    shared.tell(instance, kind);
+                match translate(&event) {
+                    // QEMU before 9.2 does not say which disk it was.
+                    Some(HypervisorEventKind::Critical(None)) => {
+                        let disk = failed_disk(&shared, instance).await;
+                        shared.tell(instance, HypervisorEventKind::Critical(disk));
+                    }
+                    Some(kind) => shared.tell(instance, kind),
+                    None => {}
                 }
             }
             Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(%instance, missed, "QMP events missed"),
@@ -170,6 +177,11 @@ async fn watch(
         tracing::warn!(%instance, "lost the connection to QEMU's control socket");
         reattach(Arc::downgrade(&shared), instance).await;
     }
+}
+
+async fn failed_disk(shared: &Arc<Shared>, instance: InstanceId) -> Option<DiskName> {
+    let attached = shared.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&instance)?.get().cloned()?;
+    observe::failed_disk(&attached.run(&QueryBlock {}).await.ok()?)
 }
 
 /// The process lives and its connection was lost: attach again, so that its events are heard.

@@ -103,6 +103,8 @@ async fn real_qemu_img_an_overlay_is_made_once_and_never_in_place_of_another_fil
     let other_size = shelf.overlay("other", &base).await;
     let resized = shelf.images.create_overlay(&other_size.path, &base, 2 * DISK_SIZE).await;
     assert!(matches!(resized, Err(ImageError::Exists { .. })));
+    let elsewhere = shelf.images.create_overlay(std::path::Path::new("/tmp/elsewhere"), &base, DISK_SIZE).await;
+    assert!(elsewhere.unwrap_err().to_string().contains("another folder"));
     let orphan = LayerFile { path: shelf.path("gone"), ..base };
     assert!(matches!(
         shelf.images.create_overlay(&shelf.path("new"), &orphan, DISK_SIZE).await,

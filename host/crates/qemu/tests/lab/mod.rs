@@ -166,7 +166,7 @@ impl Lab {
         for chain in &self.chains {
             let backing = chain.layers.last().unwrap();
             let id = LayerId::generate();
-            let path = self.folder.path().join(format!("{}-{id}.qcow2", chain.disk));
+            let path = backing.path.with_file_name(format!("{}-{id}.qcow2", chain.disk));
             self.images.create_overlay(&path, backing, DISK_SIZE).await.unwrap();
             let file = LayerFile { id, path, format: DiskFormat::Qcow2 };
             overlays.push(Overlay { disk: chain.disk.clone(), backing: backing.id, file });
@@ -278,7 +278,7 @@ fn run(program: &PathBuf, arguments: &[&str]) -> String {
 /// What a chain reads as.
 pub fn content(layers: &[LayerFile]) -> Vec<u8> {
     let top = layers.last().unwrap();
-    let target = tempfile::NamedTempFile::new_in(top.path.parent().unwrap()).unwrap();
+    let target = tempfile::NamedTempFile::new().unwrap();
     tool(&["convert", "-U", "-f", top.format.driver(), "-O", "raw", text(&top.path), text(target.path())]);
     std::fs::read(target.path()).unwrap()
 }
