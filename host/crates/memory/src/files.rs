@@ -235,8 +235,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_is_not_there_is_said_so() {
-        let error = FileMemoryStates.begin(Path::new("/no/such"), CheckpointId::generate()).await.unwrap_err();
-        assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("/no/such")), "{error}");
+    async fn a_folder_is_made_where_it_is_missing_and_one_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = folder.path().join("not/there/yet");
+        FileMemoryStates.begin(&location, CheckpointId::generate()).await.unwrap();
+        assert_eq!(fs::metadata(&location).unwrap().permissions().mode() & 0o777, 0o700);
+
+        let file = folder.path().join("file");
+        fs::write(&file, b"in the way").unwrap();
+        let error = FileMemoryStates.begin(&file.join("below"), CheckpointId::generate()).await.unwrap_err();
+        assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("file/below")), "{error}");
     }
 }
