@@ -1,19 +1,21 @@
-//! Creating a checkpoint.
+//! Creating a checkpoint: the plans of its three kinds, and what each step does.
+
+mod decide;
+mod undo;
 
 use async_trait::async_trait;
-use stillpoint_common::{
-    Checkpoint, CheckpointPolicy, Consistency, FallbackReason, InstanceId, Kind, Layer, LeftOut, PassThroughDisk,
-    QuiesceRequest, Reason, Thawed, VmDefinition,
-};
+use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed};
 use tokio::time::Instant;
 
-use super::disks::{as_overlays, create_overlays, layer_of, remove_overlays};
+use self::decide::{capture_failed, consistency};
+pub(super) use self::decide::{kind_of, left_out, quiesce_reason};
+use super::disks::{as_overlays, create_overlays, remove_overlays};
 use crate::{
     catalogue::Changes,
     context::Cx,
     error::StepError,
     job::{CreateFacts, Facts},
-    ports::{HypervisorError, ImageError, QuiesceError, RunState},
+    ports::{HypervisorError, QuiesceError},
     saga::{Nature, Plan, Step},
 };
 
@@ -243,119 +245,4 @@ impl Create {
             cx.reporter.warn(format!("the guest could not be told that the checkpoint is made: {error}"));
         }
     }
-
-    // --- undo
-
-    async fn detach(&self, cx: &Cx) -> Result<(), StepError> {
-        let overlays: Vec<_> = self.facts.overlays.values().map(|overlay| overlay.file.id).collect();
-        match cx.ports().hypervisor.detach_overlays(self.instance()?, &overlays).await {
-            Ok(()) | Err(HypervisorError::Gone) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Lets the guest write again. If it cannot be asked, its own lease lets it.
-    async fn let_go(&self, cx: &Cx) -> Result<(), StepError> {
-        if let Err(error) = cx.ports().guest.finish(self.instance()?, self.facts.session).await {
-            tracing::info!(vm = %cx.vm, %error, "the guest could not be told to go on; its lease ends the hold");
-        }
-        Ok(())
-    }
-
-    async fn let_run(&self, cx: &Cx) -> Result<(), StepError> {
-        let instance = self.instance()?;
-        let paused = cx.ports().hypervisor.observe(instance).await?.run == RunState::Paused;
-        if self.facts.checkpoint.was_running && paused {
-            cx.ports().hypervisor.resume(instance).await?;
-        }
-        Ok(())
-    }
-
-    /// Once the guest may have written to an overlay, the overlay is its disk: it becomes the head, and collection
-    /// merges it down. Of a process that is gone nobody knows whether it had switched; an overlay that it had not
-    /// switched to is empty and reads as what it lies on, so that taking it is right in either case.
-    async fn adopt(&self, cx: &Cx) -> Result<(), StepError> {
-        let observed = cx.ports().hypervisor.observe(self.instance()?).await?;
-        let gone = observed.run == RunState::Gone;
-        let mut vm = cx.catalogue().vm(&cx.vm).await?;
-        let mut changes = Changes::default();
-        for (disk, overlay) in &self.facts.overlays {
-            let is_head = observed.chains.get(disk).and_then(|chain| chain.first()) == Some(&overlay.file.id);
-            if !(gone || is_head) {
-                continue;
-            }
-            match cx.ports().images.stat(&overlay.file.path, overlay.file.format).await {
-                Ok(facts) => {
-                    vm.heads.insert(disk.clone(), overlay.file.id);
-                    let layer = layer_of(disk, overlay, facts.identity, facts.virtual_size);
-                    changes = changes.set_layer(&cx.vm, &layer);
-                }
-                Err(ImageError::Missing { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(cx.catalogue().commit(changes.set_vm(&vm)).await?)
-    }
-
-    async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {
-        match cx.ports().hypervisor.cancel_capture(self.instance()?).await {
-            Ok(()) | Err(HypervisorError::Gone) => {}
-            Err(error) => cx.reporter.warn(format!("giving up the memory capture: {error}")),
-        }
-        let vm = cx.catalogue().vm(&cx.vm).await?;
-        Ok(cx.ports().memory.remove(&vm.checkpoint_location, self.facts.checkpoint.id).await?)
-    }
-}
-
-fn capture_failed(error: HypervisorError) -> StepError {
-    match error {
-        HypervisorError::Gone | HypervisorError::NoSpace { .. } => error.into(),
-        other @ (HypervisorError::Refused { .. }
-        | HypervisorError::Unanswered { .. }
-        | HypervisorError::WrongState(_)
-        | HypervisorError::Io { .. }
-        | HypervisorError::LaunchFailed { .. }
-        | HypervisorError::AcceleratorMissing { .. }) => StepError::from(other).blamed_on(Reason::CaptureFailed).into(),
-    }
-}
-
-/// What is proven of a checkpoint whose plan has come to its end.
-fn consistency(checkpoint: &Checkpoint, was_on: bool) -> Consistency {
-    match (was_on, checkpoint.kind) {
-        (false, Kind::Production | Kind::Standard) => Consistency::Offline,
-        (true, Kind::Standard) => Consistency::Memory,
-        (true, Kind::Production) if checkpoint.writers.is_empty() => Consistency::FileSystem,
-        (true, Kind::Production) => Consistency::Application,
-    }
-}
-
-/// The reason, if what failed is making the guest quiet.
-pub(super) fn quiesce_reason(error: &StepError) -> Option<FallbackReason> {
-    match error {
-        StepError::Quiesce(error) => Some(error.fallback_reason()),
-        StepError::Hypervisor(_)
-        | StepError::Image(_)
-        | StepError::Memory(_)
-        | StepError::Export(_)
-        | StepError::Store(_)
-        | StepError::Refused(_)
-        | StepError::Cancelled => None,
-    }
-}
-
-/// What a policy asks for first.
-pub(super) const fn kind_of(policy: CheckpointPolicy) -> Kind {
-    match policy {
-        CheckpointPolicy::Production | CheckpointPolicy::ProductionOnly => Kind::Production,
-        CheckpointPolicy::Standard | CheckpointPolicy::Disabled => Kind::Standard,
-    }
-}
-
-/// Says which of a VM's disks a checkpoint leaves out.
-pub(super) fn left_out(definition: &VmDefinition) -> Vec<LeftOut> {
-    let left_out = |disk: &PassThroughDisk| LeftOut {
-        disk: disk.name.clone(),
-        why: format!("{} is passed through from the host: it has no layers", disk.device.display()),
-    };
-    definition.pass_through.iter().map(left_out).collect()
 }

@@ -1,19 +1,20 @@
 //! The engine as its service sees it.
 
+mod checkpoints;
+mod operations;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use stillpoint_common::{
-    CheckpointId, CheckpointName, Failure, GuestDescription, Operation, OperationId, PowerState, Reason, Vm, VmId,
-};
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use stillpoint_common::{Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
-    CheckpointView, EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
+    EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
     actor::{Message, VmActor},
     catalogue::{Catalogue, Changes},
     context::World,
@@ -235,92 +236,6 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         actor.send(message(reply)).await.map_err(|_| absent())?;
         answer.await.map_err(|_| absent())
-    }
-
-    /// One checkpoint.
-    ///
-    /// # Errors
-    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`.
-    pub async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<CheckpointView, Failure> {
-        let all = self.checkpoints(vm).await?;
-        let absent = || Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"));
-        all.into_iter().find(|view| view.checkpoint.id == id).ok_or_else(absent)
-    }
-
-    /// A VM's checkpoints, oldest first.
-    ///
-    /// # Errors
-    /// `VM_NOT_FOUND`.
-    pub async fn checkpoints(&self, vm: &VmId) -> Result<Vec<CheckpointView>, Failure> {
-        self.world.catalogue.vm(vm).await?;
-        let forest = self.world.catalogue.forest(vm).await?;
-        let view = |checkpoint: stillpoint_common::Checkpoint| {
-            let file = |(disk, layer): (&stillpoint_common::DiskName, &stillpoint_common::LayerId)| {
-                forest.get(*layer).map(|layer| (disk.clone(), layer.file.path.clone()))
-            };
-            let files = checkpoint.disks.iter().filter_map(file).collect::<std::collections::BTreeMap<_, PathBuf>>();
-            CheckpointView { files, checkpoint }
-        };
-        Ok(self.world.catalogue.checkpoints(vm).await?.into_iter().map(view).collect())
-    }
-
-    /// Gives a checkpoint another name; nothing else of it changes.
-    ///
-    /// # Errors
-    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `VM_BUSY`.
-    pub async fn rename_checkpoint(
-        &self,
-        vm: &VmId,
-        id: CheckpointId,
-        name: CheckpointName,
-    ) -> Result<CheckpointView, Failure> {
-        self.ask(vm, |reply| Message::Rename { checkpoint: id, name, reply }).await??;
-        self.checkpoint(vm, id).await
-    }
-
-    /// One operation.
-    ///
-    /// # Errors
-    /// `OPERATION_NOT_FOUND`.
-    pub async fn operation(&self, id: OperationId) -> Result<Operation, Failure> {
-        match self.hub.find(id) {
-            Some(operation) => Ok(operation),
-            None => Ok(self.world.catalogue.job(id).await?.operation),
-        }
-    }
-
-    /// All operations that are remembered, newest first.
-    ///
-    /// # Errors
-    /// If the catalogue cannot be read.
-    pub async fn operations(&self) -> Result<Vec<Operation>, Failure> {
-        let jobs = self.world.catalogue.jobs().await?;
-        let now = |job: Job| self.hub.find(job.operation.id).unwrap_or(job.operation);
-        Ok(jobs.into_iter().rev().map(now).collect())
-    }
-
-    /// Watches an operation. The last value it will show is the end of the operation.
-    ///
-    /// # Errors
-    /// `OPERATION_NOT_FOUND`.
-    pub async fn watch_operation(&self, id: OperationId) -> Result<watch::Receiver<Operation>, Failure> {
-        match self.hub.watch(id) {
-            Some(watching) => Ok(watching),
-            None => Ok(watch::channel(self.operation(id).await?).1),
-        }
-    }
-
-    /// Asks for an operation to be given up. Past its commit point it goes on to its end.
-    ///
-    /// # Errors
-    /// `OPERATION_NOT_FOUND`.
-    pub async fn cancel_operation(&self, id: OperationId) -> Result<(), Failure> {
-        let operation = self.operation(id).await?;
-        let actor = self.actors.lock().await.get(&operation.vm).cloned();
-        if let Some(actor) = actor {
-            let _ = actor.send(Message::Cancel { operation: id }).await;
-        }
-        Ok(())
     }
 
     /// What the agent of a running VM says of its guest.

@@ -1,0 +1,51 @@
+//! Checkpoints as clients see them.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use stillpoint_common::{Checkpoint, CheckpointId, CheckpointName, DiskName, Failure, LayerId, Reason, VmId};
+
+use super::Engine;
+use crate::{CheckpointView, actor::Message};
+
+impl Engine {
+    /// One checkpoint.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`.
+    pub async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<CheckpointView, Failure> {
+        let all = self.checkpoints(vm).await?;
+        let absent = || Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"));
+        all.into_iter().find(|view| view.checkpoint.id == id).ok_or_else(absent)
+    }
+
+    /// A VM's checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`.
+    pub async fn checkpoints(&self, vm: &VmId) -> Result<Vec<CheckpointView>, Failure> {
+        self.world.catalogue.vm(vm).await?;
+        let forest = self.world.catalogue.forest(vm).await?;
+        let view = |checkpoint: Checkpoint| {
+            let file = |(disk, layer): (&DiskName, &LayerId)| {
+                forest.get(*layer).map(|layer| (disk.clone(), layer.file.path.clone()))
+            };
+            let files = checkpoint.disks.iter().filter_map(file).collect::<BTreeMap<_, PathBuf>>();
+            CheckpointView { files, checkpoint }
+        };
+        Ok(self.world.catalogue.checkpoints(vm).await?.into_iter().map(view).collect())
+    }
+
+    /// Gives a checkpoint another name; nothing else of it changes.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `VM_BUSY`.
+    pub async fn rename_checkpoint(
+        &self,
+        vm: &VmId,
+        id: CheckpointId,
+        name: CheckpointName,
+    ) -> Result<CheckpointView, Failure> {
+        self.ask(vm, |reply| Message::Rename { checkpoint: id, name, reply }).await??;
+        self.checkpoint(vm, id).await
+    }
+}

@@ -1,0 +1,61 @@
+//! What is decided about a checkpoint in the making. Pure.
+
+use stillpoint_common::{
+    Checkpoint, CheckpointPolicy, Consistency, FallbackReason, Kind, LeftOut, PassThroughDisk, Reason, VmDefinition,
+};
+
+use crate::{error::StepError, ports::HypervisorError};
+
+/// A failure of the hypervisor while it saves memory, said as such.
+pub(super) fn capture_failed(error: HypervisorError) -> StepError {
+    match error {
+        HypervisorError::Gone | HypervisorError::NoSpace { .. } => error.into(),
+        other @ (HypervisorError::Refused { .. }
+        | HypervisorError::Unanswered { .. }
+        | HypervisorError::WrongState(_)
+        | HypervisorError::Io { .. }
+        | HypervisorError::LaunchFailed { .. }
+        | HypervisorError::AcceleratorMissing { .. }) => StepError::from(other).blamed_on(Reason::CaptureFailed).into(),
+    }
+}
+
+/// What is proven of a checkpoint whose plan has come to its end.
+pub(super) fn consistency(checkpoint: &Checkpoint, was_on: bool) -> Consistency {
+    match (was_on, checkpoint.kind) {
+        (false, Kind::Production | Kind::Standard) => Consistency::Offline,
+        (true, Kind::Standard) => Consistency::Memory,
+        (true, Kind::Production) if checkpoint.writers.is_empty() => Consistency::FileSystem,
+        (true, Kind::Production) => Consistency::Application,
+    }
+}
+
+/// The reason, if what failed is making the guest quiet.
+pub(crate) fn quiesce_reason(error: &StepError) -> Option<FallbackReason> {
+    match error {
+        StepError::Quiesce(error) => Some(error.fallback_reason()),
+        StepError::Hypervisor(_)
+        | StepError::Image(_)
+        | StepError::Memory(_)
+        | StepError::Export(_)
+        | StepError::Store(_)
+        | StepError::Refused(_)
+        | StepError::Cancelled => None,
+    }
+}
+
+/// What a policy asks for first.
+pub(crate) const fn kind_of(policy: CheckpointPolicy) -> Kind {
+    match policy {
+        CheckpointPolicy::Production | CheckpointPolicy::ProductionOnly => Kind::Production,
+        CheckpointPolicy::Standard | CheckpointPolicy::Disabled => Kind::Standard,
+    }
+}
+
+/// Says which of a VM's disks a checkpoint leaves out.
+pub(crate) fn left_out(definition: &VmDefinition) -> Vec<LeftOut> {
+    let left_out = |disk: &PassThroughDisk| LeftOut {
+        disk: disk.name.clone(),
+        why: format!("{} is passed through from the host: it has no layers", disk.device.display()),
+    };
+    definition.pass_through.iter().map(left_out).collect()
+}

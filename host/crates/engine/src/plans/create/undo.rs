@@ -1,0 +1,72 @@
+//! Taking back what an attempt to create a checkpoint has done.
+
+use super::Create;
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    error::StepError,
+    plans::disks::layer_of,
+    ports::{HypervisorError, ImageError, RunState},
+};
+
+impl Create {
+    pub(super) async fn detach(&self, cx: &Cx) -> Result<(), StepError> {
+        let overlays: Vec<_> = self.facts.overlays.values().map(|overlay| overlay.file.id).collect();
+        match cx.ports().hypervisor.detach_overlays(self.instance()?, &overlays).await {
+            Ok(()) | Err(HypervisorError::Gone) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets the guest write again. If it cannot be asked, its own lease lets it.
+    pub(super) async fn let_go(&self, cx: &Cx) -> Result<(), StepError> {
+        if let Err(error) = cx.ports().guest.finish(self.instance()?, self.facts.session).await {
+            tracing::info!(vm = %cx.vm, %error, "the guest could not be told to go on; its lease ends the hold");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn let_run(&self, cx: &Cx) -> Result<(), StepError> {
+        let instance = self.instance()?;
+        let paused = cx.ports().hypervisor.observe(instance).await?.run == RunState::Paused;
+        if self.facts.checkpoint.was_running && paused {
+            cx.ports().hypervisor.resume(instance).await?;
+        }
+        Ok(())
+    }
+
+    /// Once the guest may have written to an overlay, the overlay is its disk: it becomes the head, and collection
+    /// merges it down. Of a process that is gone nobody knows whether it had switched; an overlay that it had not
+    /// switched to is empty and reads as what it lies on, so that taking it is right in either case.
+    pub(super) async fn adopt(&self, cx: &Cx) -> Result<(), StepError> {
+        let observed = cx.ports().hypervisor.observe(self.instance()?).await?;
+        let gone = observed.run == RunState::Gone;
+        let mut vm = cx.catalogue().vm(&cx.vm).await?;
+        let mut changes = Changes::default();
+        for (disk, overlay) in &self.facts.overlays {
+            let is_head = observed.chains.get(disk).and_then(|chain| chain.first()) == Some(&overlay.file.id);
+            if !(gone || is_head) {
+                continue;
+            }
+            match cx.ports().images.stat(&overlay.file.path, overlay.file.format).await {
+                Ok(facts) => {
+                    vm.heads.insert(disk.clone(), overlay.file.id);
+                    let layer = layer_of(disk, overlay, facts.identity, facts.virtual_size);
+                    changes = changes.set_layer(&cx.vm, &layer);
+                }
+                Err(ImageError::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(cx.catalogue().commit(changes.set_vm(&vm)).await?)
+    }
+
+    pub(super) async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {
+        match cx.ports().hypervisor.cancel_capture(self.instance()?).await {
+            Ok(()) | Err(HypervisorError::Gone) => {}
+            Err(error) => cx.reporter.warn(format!("giving up the memory capture: {error}")),
+        }
+        let vm = cx.catalogue().vm(&cx.vm).await?;
+        Ok(cx.ports().memory.remove(&vm.checkpoint_location, self.facts.checkpoint.id).await?)
+    }
+}
