@@ -47,7 +47,8 @@ impl GuestLink {
         let request =
             pb::HelloRequest { host_version: env!("CARGO_PKG_VERSION").to_owned(), protocol_version: PROTOCOL_VERSION };
         let limit = self.limits.connect + self.limits.ask;
-        let answer = failure::within("hello", limit, self.client.clone().hello(request)).await?.into_inner();
+        let answer = failure::within("hello", limit, self.client.clone().hello(request)).await;
+        let answer = answer.map_err(nobody_there)?.into_inner();
         if !(answer.oldest_protocol_version..=answer.protocol_version).contains(&PROTOCOL_VERSION) {
             return Err(QuiesceError::Incompatible {
                 version: convert::clean(&answer.agent_version),
@@ -102,6 +103,14 @@ impl GuestLink {
         let events = failure::within("watch", limit, self.client.clone().watch(request)).await?.into_inner();
         Ok(GuestWatch { events, patience: interval * 2 + self.limits.ask })
     }
+}
+
+/// An agent that does not even say hello is none: it ended without a word, and left its end of the channel open.
+fn nobody_there(error: QuiesceError) -> QuiesceError {
+    if let QuiesceError::Unanswered { waited, .. } = error {
+        return QuiesceError::Unreachable { why: format!("it was greeted and said nothing within {waited:?}") };
+    }
+    error
 }
 
 /// What an agent tells unasked.

@@ -29,6 +29,8 @@ pub struct GuestLinks {
 struct Slot {
     link: GuestLink,
     session: Option<QuiesceSession>,
+    /// The last session that could not be opened: nothing was ever held in it.
+    unopened: Option<SessionId>,
 }
 
 impl std::fmt::Debug for GuestLinks {
@@ -53,7 +55,7 @@ impl GuestLinks {
         }
         let no_channel = || QuiesceError::Unreachable { why: "the VM has no channel to its guest".to_owned() };
         let link = GuestLink::new((self.locate)(instance).ok_or_else(no_channel)?, self.limits);
-        let slot = Slot { link: link.clone(), session: None };
+        let slot = Slot { link: link.clone(), session: None, unopened: None };
         Ok(self.links().entry(instance).or_insert(slot).link.clone())
     }
 
@@ -64,6 +66,10 @@ impl GuestLinks {
     /// Takes the session out of its slot, if it is this one.
     fn take(&self, instance: InstanceId, wanted: SessionId) -> Option<QuiesceSession> {
         self.links().get_mut(&instance)?.session.take_if(|session| session.id() == wanted)
+    }
+
+    fn never_opened(&self, instance: InstanceId, session: SessionId) -> bool {
+        self.links().get(&instance).is_some_and(|slot| slot.unopened == Some(session))
     }
 
     fn put(&self, instance: InstanceId, session: QuiesceSession) {
@@ -83,7 +89,11 @@ impl GuestQuiesce for GuestLinks {
         let link = self.link(instance)?;
         let old = self.links().get_mut(&instance).and_then(|slot| slot.session.take());
         drop(old);
-        let (session, prepared) = link.prepare(request).await?;
+        let opened = link.prepare(request).await;
+        if let Some(slot) = self.links().get_mut(&instance) {
+            slot.unopened = opened.is_err().then_some(request.session);
+        }
+        let (session, prepared) = opened?;
         self.put(instance, session);
         Ok(prepared)
     }
@@ -97,6 +107,9 @@ impl GuestQuiesce for GuestLinks {
     }
 
     async fn thaw(&self, instance: InstanceId, session: SessionId) -> Result<Thawed, QuiesceError> {
+        if self.never_opened(instance, session) {
+            return Ok(Thawed::Lapsed);
+        }
         let Some(mut session) = self.take(instance, session) else {
             // An earlier life of this service may have held the guest: a new connection ends that.
             self.link(instance)?.hello().await?;

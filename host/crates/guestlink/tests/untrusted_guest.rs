@@ -87,13 +87,25 @@ async fn a_guest_without_an_agent_is_unreachable_in_time() {
 
 #[tokio::test]
 async fn a_guest_that_hangs_is_an_error_that_names_the_call() {
-    for (call, wanted) in [("hello", "hello"), ("start", "prepare"), ("freeze", "freeze"), ("thaw", "thaw")] {
+    for (call, wanted) in [("start", "prepare"), ("freeze", "freeze"), ("thaw", "thaw")] {
         let bench = Bench::new(Script { hang_in: call, ..Script::default() });
         let began = Instant::now();
         let error = bench.round().await.unwrap_err();
         assert!(matches!(error, QuiesceError::Unanswered { call, .. } if call == wanted), "{call}: {error}");
         assert!(began.elapsed() < Duration::from_secs(5));
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_greeted_in_vain_is_unreachable_and_letting_go_of_it_takes_no_time() {
+    let bench = Bench::new(Script { hang_in: "hello", ..Script::default() });
+    let request = Bench::request();
+    let error = bench.links.prepare(bench.instance, &request).await.unwrap_err();
+    assert!(matches!(&error, QuiesceError::Unreachable { why } if why.contains("said nothing")), "{error}");
+    let began = Instant::now();
+    bench.links.finish(bench.instance, request.session).await.unwrap();
+    assert_eq!(bench.links.thaw(bench.instance, request.session).await.unwrap(), Thawed::Lapsed);
+    assert!(began.elapsed() < QUICK.ask / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -55,11 +55,13 @@ pub(crate) async fn wait(context: &Context, begun: Operation, within: Option<Dur
 }
 
 fn warnings(operation: &Operation) {
-    let fallback = operation.checkpoint_response().and_then(fallback_text);
-    if let Some(text) = &fallback {
-        warn(text);
+    let made = operation.checkpoint_response();
+    if let Some(text) = made.and_then(fallback_text) {
+        warn(&text);
     }
-    let told = |warning: &&String| fallback.as_ref().is_some_and(|text| text.contains(warning.as_str()));
+    // The service warns of a fallback too, in other words and with the same detail.
+    let detail = made.map(|made| made.fallback_detail.as_str()).filter(|detail| !detail.is_empty());
+    let told = |warning: &&String| detail.is_some_and(|detail| warning.contains(detail));
     operation.warnings.iter().filter(|warning| !told(warning)).for_each(|warning| warn(warning));
 }
 

@@ -165,11 +165,18 @@ pub(crate) fn operation(text: &str, kind: OperationKind, state: OperationState) 
         } else {
             phases(&[("pause", 14.0), ("capture", 1234.0)])
         },
+        warnings: warnings(kind, &state),
         state,
-        warnings: vec![],
         started: ago(0),
         ended,
     }
+}
+
+/// What the service says beside the checkpoint's own words about its fallback.
+fn warnings(kind: OperationKind, state: &OperationState) -> Vec<String> {
+    let fell_back = kind == OperationKind::CreateCheckpoint && !matches!(state, OperationState::Failed(_));
+    let said = "a standard checkpoint was made instead: no guest agent answers: the channel is closed";
+    if fell_back { vec![said.to_owned()] } else { vec![] }
 }
 
 pub(crate) fn failed(failure: Failure) -> OperationState {
