@@ -342,3 +342,14 @@ async fn operations_are_remembered_over_a_restart_up_to_a_number() {
     let remembered = host.engine.operations().await.unwrap();
     assert_eq!((remembered.len(), remembered[0].id), (4, newest));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_ends_finishes_what_is_at_work_and_refuses_the_rest() {
+    let host = SimHost::running().await;
+    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
+    host.engine.stop().await;
+    assert!(matches!(host.engine.operation(operation.id).await.unwrap().state, OperationState::Done(_)));
+    let refused = host.engine.submit(&host.vm(), Request::Pause, None).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Interrupted);
+}

@@ -56,7 +56,7 @@ pub(super) async fn remove_overlays(cx: &Cx, overlays: &BTreeMap<DiskName, Plann
     for planned in overlays.values().filter(|planned| forest.get(planned.file.id).is_none()) {
         match cx.ports().images.stat(&planned.file.path, planned.file.format).await {
             Ok(facts) => cx.ports().images.remove(&planned.file.path, facts.identity).await?,
-            Err(ImageError::Missing { .. }) => {}
+            Err(ImageError::Missing { .. }) => cx.ports().images.clear_unfinished(&planned.file.path).await?,
             Err(error) => return Err(error.into()),
         }
     }

@@ -42,6 +42,12 @@ pub trait Images: Send + Sync {
     /// reading elsewhere. On failure or drop the target may be there in part.
     async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Result<(), ImageError>;
 
+    /// Removes what [`Images::create_overlay`] leaves behind if the service dies in the middle of it. Only for an
+    /// overlay that is not there; fine if nothing was left. An adapter that makes files at once has nothing to do.
+    async fn clear_unfinished(&self, _overlay: &Path) -> Result<(), ImageError> {
+        Ok(())
+    }
+
     /// Removes a file if it is the one that is meant. A file that is not there is fine.
     ///
     /// Another file under the same name is [`ImageError::Changed`] and stays.

@@ -136,6 +136,14 @@ impl Images for QemuImages {
         look(overlay)
     }
 
+    async fn clear_unfinished(&self, overlay: &Path) -> Result<(), ImageError> {
+        let new = temporary(overlay);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&new, "removing", &error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
         let total = self.stat(&merge.child.path, merge.child.format).await?.allocated;
         let mut layers: Vec<_> = merge.below.iter().rev().cloned().collect();
