@@ -24,6 +24,9 @@ use crate::{
     wiring::{Wired, wire},
 };
 
+/// How long operations at work may hold up the end of the service. What is not done then is undone or finished by the
+/// next start.
+const DRAIN: Duration = Duration::from_secs(30);
 /// How long clients that still watch something may hold up the end of the service.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -50,7 +53,9 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("ending: operations at work are finished first");
-    engine.stop().await;
+    if tokio::time::timeout(DRAIN, engine.stop()).await.is_err() {
+        tracing::warn!("an operation is still at work; the next start of the service goes on with it");
+    }
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
     let _ = fs::remove_file(&socket);

@@ -100,7 +100,7 @@ impl Engine {
 
     /// Lets every VM finish the operation it is at, and takes no more. VMs go on running.
     pub async fn stop(&self) {
-        let actors: Vec<_> = self.actors.lock().await.drain().map(|(_, actor)| actor).collect();
+        let actors: Vec<_> = self.actors.lock().await.values().cloned().collect();
         for actor in &actors {
             let _ = actor.send(Message::Stop).await;
         }
@@ -234,8 +234,10 @@ impl Engine {
         let absent = || Failure::new(Reason::VmNotFound, format!("there is no VM {id}"));
         let actor = self.actors.lock().await.get(id).cloned().ok_or_else(absent)?;
         let (reply, answer) = oneshot::channel();
-        actor.send(message(reply)).await.map_err(|_| absent())?;
-        answer.await.map_err(|_| absent())
+        let ended =
+            || Failure::new(Reason::Interrupted, format!("VM {id} takes no more requests: the service is ending"));
+        actor.send(message(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
     }
 
     /// What the agent of a running VM says of its guest.
