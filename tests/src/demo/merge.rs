@@ -50,7 +50,7 @@ async fn writer_went_on(stage: &mut Stage<'_>, lab: &LabChannel, before: u64) ->
     let gap = lab.gap("busy").await?;
     stage.teller.same("writes that failed meanwhile", gap.errors, 0)?;
     let claim = format!(
-        "{} durable writes went on, the longest wait for one was {}",
+        "the program went on: {} durable writes, the longest took {}",
         gap.count - before,
         duration(gap.longest)
     );

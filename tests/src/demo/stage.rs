@@ -89,7 +89,7 @@ impl<'a> Stage<'a> {
 
     /// Shuts the VM down and ends the service: nothing of the story runs after it.
     pub(super) async fn close(&mut self) -> Told {
-        self.teller.part("Good night");
+        self.teller.part("Everything is put away");
         self.does(&["vm", "stop", "web"]).await?;
         let state = self.vm().await?.state;
         self.teller.holds(

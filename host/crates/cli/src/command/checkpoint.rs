@@ -1,7 +1,7 @@
 //! `stillpoint checkpoint …`
 
 use jiff::Timestamp;
-use stillpoint_common::VmId;
+use stillpoint_common::{PowerState, VmId};
 
 use super::{Context, confirm, show, vm::state, work};
 use crate::{
@@ -116,7 +116,9 @@ fn created(done: &Operation) -> String {
 
 /// `brought back web: Running`
 fn back(vm: &VmId, done: &Operation) -> String {
-    format!("brought back {}", state(vm, done))
+    let off = done.vm_response().is_some_and(|vm| vm.state == Some(PowerState::Off));
+    let next = if off { format!("\nstart it with: stillpoint vm start {vm}") } else { String::new() };
+    format!("brought back {}{next}", state(vm, done))
 }
 
 fn exported(done: &Operation) -> String {
