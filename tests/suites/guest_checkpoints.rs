@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use stillpoint_cli::{client::VmToCreate, view::PassThroughDisk};
 use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind};
-use stillpoint_tests::{ext4::Ext4State, guest_image::GuestSet, lab::LabChannel, service::Service};
+use stillpoint_tests::{
+    ext4::Ext4State,
+    guest_image::GuestSet,
+    lab::LabChannel,
+    service::{Service, guest_spec},
+};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
 
@@ -58,5 +64,52 @@ async fn without_its_agent_a_guest_gets_a_standard_checkpoint_that_says_why() ->
     let refused = client.wait(&only.id).await.unwrap_err();
     assert_eq!(refused.reason(), Some("QUIESCE_FAILED"));
     assert_eq!(client.list_checkpoints(&vm).await?.len(), 1);
+    Ok(())
+}
+
+/// A block device of the host, for as long as this lives.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(folder: &std::path::Path) -> std::io::Result<Self> {
+        let file = folder.join("passed.img");
+        std::fs::File::create(&file)?.set_len(16 << 20)?;
+        let made = std::process::Command::new("losetup").args(["--find", "--show"]).arg(&file).output()?;
+        let device = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if device.is_empty() {
+            return Err(std::io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+        }
+        Ok(Self(device))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_through_disk_is_used_by_the_guest_and_named_as_left_out() -> Tested {
+    let set = GuestSet::new()?;
+    let device = LoopDevice::new(set.path())?;
+    let service = Service::start(set.path()).await?;
+    let client = service.client().await?;
+    let mut spec = guest_spec(&set, 512);
+    spec.pass_through.push(PassThroughDisk { name: "raw".into(), device: device.0.clone(), read_only: false });
+    let id: stillpoint_common::VmId = "web".parse()?;
+    let vm = VmToCreate { id: id.clone(), spec, checkpoint_policy: None, checkpoint_location: None };
+    client.create_vm(&vm).await?;
+    client.wait(&client.start_vm(&id).await?.id).await?;
+    let lab = service.lab().await?;
+    lab.sh("test -b /dev/vdb && echo passed | dd of=/dev/vdb conv=sync,fsync bs=4096 2>/dev/null").await?;
+    let sizes = lab.sh("cat /sys/block/vda/size /sys/block/vdb/size; mount | grep vd").await?;
+    let on_host = std::fs::read(&device.0)?;
+    assert!(on_host.starts_with(b"passed"), "the guest writes to the device: {sizes}");
+
+    let made = client.wait(&client.create_checkpoint(&id, "one", None).await?.id).await?;
+    let made = made.checkpoint_response().ok_or("no checkpoint")?.clone();
+    assert_eq!(made.left_out.iter().map(|left| left.disk.as_str()).collect::<Vec<_>>(), ["raw"]);
+    assert!(made.left_out[0].why.contains(&device.0));
     Ok(())
 }
