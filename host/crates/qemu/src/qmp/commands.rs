@@ -310,6 +310,9 @@ pub struct RamProgress {
     pub total: u64,
     /// Pages sent with their content.
     pub normal: u64,
+    /// Bytes sent, the head of the stream among them.
+    #[serde(default)]
+    pub transferred: u64,
     /// Pages sent as zero.
     pub duplicate: u64,
 }
