@@ -26,7 +26,7 @@ async fn measure(wanted: &Wanted) -> Outcome {
     let chosen = MEASURES.iter().filter(|measure| wanted.measures.contains(&measure.name));
     for measure in chosen {
         say_load(measure.name, "begins");
-        let cases = measure.run(wanted.runs.unwrap_or(measure.runs)).await?;
+        let cases = measure.run(wanted.runs).await?;
         say_load(measure.name, "has ended");
         if wanted.json {
             cases.iter().for_each(|case| println!("{}", case.json()));

@@ -26,16 +26,25 @@ pub struct Measure {
     pub title: &'static str,
     /// How often each case is measured if nobody says otherwise.
     pub runs: usize,
-    run: fn(usize) -> Cases,
+    run: fn(Effort) -> Cases,
+}
+
+/// How much work a measure may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// How often each case is measured.
+    pub runs: usize,
+    /// Ends a case early, after its first run, rather than let it take longer than it should on a slow machine.
+    pub bounded: bool,
 }
 
 impl Measure {
-    /// Measures every case, each `runs` times.
+    /// Measures every case as often as asked, or else as often as is usual and as there is time for.
     ///
     /// # Errors
     /// If a guest cannot be had, or either side fails at what is measured.
-    pub async fn run(&self, runs: usize) -> Outcome<Vec<Case>> {
-        (self.run)(runs.max(1)).await
+    pub async fn run(&self, runs: Option<usize>) -> Outcome<Vec<Case>> {
+        (self.run)(Effort { runs: runs.unwrap_or(self.runs), bounded: runs.is_none() }).await
     }
 }
 
@@ -45,13 +54,13 @@ pub const MEASURES: &[Measure] = &[
         name: standard_pause::NAME,
         title: "How long a standard checkpoint pauses a VM whose memory is half full (QEMU's own STOP and RESUME)",
         runs: 3,
-        run: |runs| Box::pin(standard_pause::run(runs)),
+        run: |effort| Box::pin(standard_pause::run(effort)),
     },
     Measure {
         name: production_freeze_window::NAME,
         title: "The longest gap between two durable writes in the guest around a production checkpoint",
         runs: 15,
-        run: |runs| Box::pin(production_freeze_window::run(runs)),
+        run: |effort| Box::pin(production_freeze_window::run(effort.runs)),
     },
 ];
 

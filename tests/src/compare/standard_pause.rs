@@ -4,19 +4,34 @@
 //! overlay and memory file made before. The first capture of a process is a case of its own: later ones have more
 //! entries of page tables to walk.
 
-use super::{Outcome, figures::Case, pair::Pair};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Effort, Outcome, figures::Case, pair::Pair};
 
 pub(super) const NAME: &str = "standard_pause";
 const TARGET: f64 = 1.3;
 /// Which captures of a process are told of, and how many are taken.
 const CAPTURES: [(usize, &str); 2] = [(1, "first"), (5, "fifth")];
 
-pub(super) async fn run(runs: usize) -> Outcome<Vec<Case>> {
+/// Sizes of guests, and how long the runs of each should take together at most.
+const SIZES: [(u64, &str, Duration); 2] =
+    [(512, "512 MiB", Duration::from_secs(100)), (2048, "2 GiB", Duration::from_secs(220))];
+
+pub(super) async fn run(effort: Effort) -> Outcome<Vec<Case>> {
     let mut cases = Vec::new();
-    for (memory_mib, size) in [(512, "512 MiB"), (2048, "2 GiB")] {
+    for (memory_mib, size, limit) in SIZES {
         let mut of_size: Vec<Case> =
             CAPTURES.map(|(_, which)| Case::new(NAME, format!("{size} {which}"), Some(TARGET))).into();
-        for run in 0..runs {
+        let begun = Instant::now();
+        for run in 0..effort.runs {
+            let done = u32::try_from(run)?;
+            let next = begun.elapsed().checked_div(done).unwrap_or_default();
+            if effort.bounded && begun.elapsed() + next > limit {
+                eprintln!("  {size}: no time for more than {run} guests");
+                break;
+            }
             capture(memory_mib, run, &mut of_size).await?;
         }
         cases.extend(of_size);
