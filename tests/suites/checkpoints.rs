@@ -353,3 +353,22 @@ async fn an_engine_that_ends_finishes_what_is_at_work_and_refuses_the_rest() {
     let refused = host.engine.submit(&host.vm(), Request::Pause, None).await.unwrap_err();
     assert_eq!(refused.reason, Reason::Interrupted);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_the_guest_writes_to_is_kept_when_qemu_stops_answering_while_a_checkpoint_is_undone() {
+    for silent in 1..12 {
+        let host = SimHost::running().await;
+        let mut faults = FaultPlan::none().at(Call::FinishCapture, 1, Fault::FailAfter);
+        for call in silent..silent + 20 {
+            faults = faults.at(Call::Observe, call, Fault::FailBefore);
+        }
+        host.world.set_faults(faults);
+        assert!(host.create(CheckpointPolicy::Standard).await.is_err());
+        host.world.set_faults(FaultPlan::none());
+        host.write(2, 5);
+        assert_eq!(host.world.missing(&host.referenced().await), [].into(), "from observation {silent} on");
+        host.turn_off().await;
+        host.run(Request::Start).await.unwrap();
+        assert_eq!((host.read(1), host.read(2)), (1, 5), "lost, silent from observation {silent} on");
+    }
+}

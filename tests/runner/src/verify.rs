@@ -71,7 +71,14 @@ fn deny(workspace: &Workspace) -> Outcome<End> {
 /// apart they would be compiled with other features, and twice.
 fn build(workspace: &Workspace, with_programs: bool) -> Outcome {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--quiet", "--workspace", "--features", FAULTS, if with_programs { "--all-targets" } else { "--tests" }]);
+    cargo.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--features",
+        FAULTS,
+        if with_programs { "--all-targets" } else { "--tests" },
+    ]);
     shell::run(&mut cargo)
 }
 

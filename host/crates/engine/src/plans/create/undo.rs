@@ -36,16 +36,24 @@ impl Create {
     }
 
     /// Once the guest may have written to an overlay, the overlay is its disk: it becomes the head, and collection
-    /// merges it down. Of a process that is gone nobody knows whether it had switched; an overlay that it had not
-    /// switched to is empty and reads as what it lies on, so that taking it is right in either case.
-    pub(super) async fn adopt(&self, cx: &Cx) -> Result<(), StepError> {
-        let observed = cx.ports().hypervisor.observe(self.instance()?).await?;
-        let gone = observed.run == RunState::Gone;
+    /// merges it down. Of a process that is gone or does not answer nobody knows whether it had switched; an overlay
+    /// that it had not switched to is empty and reads as what it lies on, so that taking it is right in either case.
+    ///
+    /// Until this has succeeded no overlay may be removed: one may be all that there is of what the guest wrote.
+    pub(super) async fn adopt(&mut self, cx: &Cx) -> Result<(), StepError> {
+        self.keep_overlays = true;
+        let observed = match cx.ports().hypervisor.observe(self.instance()?).await {
+            Ok(observed) => Some(observed).filter(|observed| observed.run != RunState::Gone),
+            Err(error) => {
+                tracing::warn!(vm = %cx.vm, %error, "taking the new layers as heads without knowing whether they are");
+                None
+            }
+        };
         let mut vm = cx.catalogue().vm(&cx.vm).await?;
         let mut changes = Changes::default();
         for (disk, overlay) in &self.facts.overlays {
-            let is_head = observed.chains.get(disk).and_then(|chain| chain.first()) == Some(&overlay.file.id);
-            if !(gone || is_head) {
+            let head = |chain: &Vec<_>| chain.first() == Some(&overlay.file.id);
+            if observed.as_ref().is_some_and(|observed| !observed.chains.get(disk).is_some_and(head)) {
                 continue;
             }
             match cx.ports().images.stat(&overlay.file.path, overlay.file.format).await {
@@ -58,7 +66,9 @@ impl Create {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(cx.catalogue().commit(changes.set_vm(&vm)).await?)
+        cx.catalogue().commit(changes.set_vm(&vm)).await?;
+        self.keep_overlays = false;
+        Ok(())
     }
 
     pub(super) async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {
