@@ -66,3 +66,19 @@ pub enum FallbackReason {
     /// The VM is paused, so that the guest cannot be asked.
     VmNotRunning,
 }
+
+impl std::fmt::Display for FallbackReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::AgentUnreachable => "AGENT_UNREACHABLE",
+            Self::AgentIncompatible => "AGENT_INCOMPATIBLE",
+            Self::WriterRefused => "WRITER_REFUSED",
+            Self::WriterTimedOut => "WRITER_TIMED_OUT",
+            Self::FileSystemRefused => "FILE_SYSTEM_REFUSED",
+            Self::FreezeTimedOut => "FREEZE_TIMED_OUT",
+            Self::HoldLapsed => "HOLD_LAPSED",
+            Self::NothingToFreeze => "NOTHING_TO_FREEZE",
+            Self::VmNotRunning => "VM_NOT_RUNNING",
+        })
+    }
+}

@@ -67,6 +67,7 @@ async fn production_only_fails_and_leaves_nothing_behind() {
         host.world.script_guest(&host.vm(), |guest| guest.freeze = freeze);
         let failure = host.create(CheckpointPolicy::ProductionOnly).await.unwrap_err();
         assert_eq!(failure.reason, Reason::QuiesceFailed, "{freeze:?}");
+        assert!(failure.message.contains("no production checkpoint was possible ("), "{failure}");
         assert_eq!(host.checkpoints().await.len(), 0);
         assert_eq!(host.world.files().len(), 2, "{freeze:?}: {:?}", host.world.files());
         host.write(2, 2);

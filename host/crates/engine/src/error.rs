@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use stillpoint_common::{Failure, Reason};
+use stillpoint_common::{Failure, FallbackReason, Reason};
 
 use crate::ports::{ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
 
@@ -122,9 +122,11 @@ const fn store_reason(error: &StoreError) -> Reason {
 }
 
 impl StepError {
-    /// The failure of a production checkpoint whose guest could not be made quiet.
-    pub(crate) fn blamed_on_quiesce(self) -> Failure {
-        Failure { reason: Reason::QuiesceFailed, ..Failure::from(self) }
+    /// The failure of a production checkpoint whose guest could not be made quiet; says why in the words that a
+    /// fallback would be explained with.
+    pub(crate) fn blamed_on_quiesce(self, why: FallbackReason) -> Failure {
+        let message = format!("no production checkpoint was possible ({why}): {}", Failure::from(self).message);
+        Failure::new(Reason::QuiesceFailed, message)
     }
 
     /// The failure of a whole phase: keeps reasons that say more than the phase would, blames the phase otherwise.

@@ -25,6 +25,7 @@ fn past(name: &str) -> &str {
         "capture" => "captured",
         "collect" => "collected",
         "copy" => "copied",
+        "copy-memory" => "copied memory in",
         "cut" => "cut in",
         "finish" => "finished",
         "freeze" => "froze in",

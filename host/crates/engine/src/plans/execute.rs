@@ -167,7 +167,7 @@ async fn create(
     let Next::Standard(reason) = fallback::next(policy, reason) else {
         tidy(cx).await;
         return Err(match reason {
-            Some(_) => error.blamed_on_quiesce(),
+            Some(why) => error.blamed_on_quiesce(why),
             None => error.into(),
         });
     };

@@ -40,7 +40,9 @@ impl Step for ExportStep {
     fn phase(self) -> Option<&'static str> {
         match self {
             Self::Stage => None,
-            Self::CopyDisks | Self::CopyMemory => Some("copy"),
+            Self::CopyDisks => Some("copy"),
+            // Its own, if there is a memory.
+            Self::CopyMemory => None,
             Self::Seal => Some("seal"),
         }
     }
@@ -72,7 +74,9 @@ impl Plan for Export {
             S::CopyMemory => {
                 if let Some(memory) = &self.checkpoint.memory {
                     let to = self.staged.join("memory");
+                    let phase = cx.reporter.begin("copy-memory");
                     cx.ports().exports.copy_memory(memory, &to, &cx.reporter.progress()).await?;
+                    cx.reporter.end(phase);
                 }
             }
             S::Seal => {
