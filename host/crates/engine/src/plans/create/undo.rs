@@ -26,10 +26,11 @@ impl Create {
         Ok(())
     }
 
+    /// Lets the VM run, if it ran. One that does not say how it is gets told all the same: running already is fine.
     pub(super) async fn let_run(&self, cx: &Cx) -> Result<(), StepError> {
         let instance = self.instance()?;
-        let paused = cx.ports().hypervisor.observe(instance).await?.run == RunState::Paused;
-        if self.facts.checkpoint.was_running && paused {
+        let run = cx.ports().hypervisor.observe(instance).await.map(|observed| observed.run);
+        if self.facts.checkpoint.was_running && matches!(run, Ok(RunState::Paused) | Err(_)) {
             cx.ports().hypervisor.resume(instance).await?;
         }
         Ok(())
