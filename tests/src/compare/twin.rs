@@ -47,7 +47,9 @@ impl Twin {
         let change = |line: String, (from, to): &(PathBuf, PathBuf)| line.replace(&text(from), &text(to));
         let line = replaced.iter().fold(line, change);
         let mut words = line.split_terminator('\0');
-        let mut command = Command::new(words.next().ok_or("a process without a command line")?);
+        // In a session of its own, as the product's: the host shares its CPUs out between sessions.
+        let mut command = Command::new("setsid");
+        command.arg("--").arg(words.next().ok_or("a process without a command line")?);
         let errors = File::create(folder.join("stderr"))?;
         command.args(words).stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors).kill_on_drop(true);
         let process = command.spawn()?;
