@@ -44,6 +44,20 @@ impl GuestLink {
     /// # Errors
     /// If there is no agent, or one that does not speak our protocol.
     pub async fn hello(&self) -> Result<GuestDescription, QuiesceError> {
+        let since = Instant::now();
+        match self.greet().await {
+            Err(error) if self.broke(&error, since) => self.greet().await,
+            answered => answered,
+        }
+    }
+
+    /// Whether a call failed at once because the connection of before had ended: an agent that was restarted meanwhile
+    /// is reached by the next call. Not being reached at all takes longer.
+    fn broke(&self, error: &QuiesceError, since: Instant) -> bool {
+        matches!(error, QuiesceError::Unreachable { .. }) && since.elapsed() < self.limits.connect / 2
+    }
+
+    async fn greet(&self) -> Result<GuestDescription, QuiesceError> {
         let request =
             pb::HelloRequest { host_version: env!("CARGO_PKG_VERSION").to_owned(), protocol_version: PROTOCOL_VERSION };
         let limit = self.limits.connect + self.limits.ask;
@@ -67,7 +81,15 @@ impl GuestLink {
     /// As [`Self::hello`], or if the agent does not get ready.
     pub async fn prepare(&self, request: &QuiesceRequest) -> Result<(QuiesceSession, Prepared), QuiesceError> {
         self.hello().await?;
-        QuiesceSession::open(self.client.clone(), self.limits, request).await
+        let since = Instant::now();
+        match QuiesceSession::open(self.client.clone(), self.limits, request).await {
+            // Nothing was held yet.
+            Err(error) if self.broke(&error, since) => {
+                self.hello().await?;
+                QuiesceSession::open(self.client.clone(), self.limits, request).await
+            }
+            opened => opened,
+        }
     }
 
     /// Sets the guest's clock to the host's time.
