@@ -120,6 +120,12 @@ async fn a_guest_that_dies_in_the_middle_is_a_lapse_and_the_next_session_works()
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_before_anything_is_held_is_made_anew() {
+    let bench = Bench::new(Script { die_in: "hello", ..Script::default() });
+    assert_eq!(bench.round().await.unwrap(), Thawed::HeldThroughout);
+}
+
+#[tokio::test]
 async fn a_call_dropped_in_the_middle_closes_the_stream() {
     let bench = Bench::new(Script { hang_in: "freeze", ..Script::default() });
     let request = Bench::request();

@@ -142,6 +142,12 @@ impl GuestAgent for Service {
         if script.hang_in == "hello" {
             std::future::pending::<()>().await;
         }
+        if script.die_in == "hello" {
+            // Once: the agent that comes after it behaves.
+            *self.0.script.lock().unwrap() = Script::default();
+            self.0.die.notify_one();
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(pb::HelloResponse {
             hostname: "fake".into(),
             oldest_protocol_version: script.protocols.0,
