@@ -7,7 +7,7 @@ use stillpoint_common::{ClockSet, FileSystemOutcome, GuestDescription, Prepared,
 use stillpoint_engine::ports::{PowerAction, QuiesceError};
 use stillpoint_proto::guest::v1::{self as pb, guest_agent_client::GuestAgentClient, watch_response::Event};
 use stillpoint_transport::dial;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tonic::{
     Streaming,
     transport::{Channel, Endpoint, Uri},
@@ -25,6 +25,9 @@ pub struct GuestLink {
     client: GuestAgentClient<Channel>,
     limits: Limits,
 }
+
+/// Between two calls to an agent whose connection ended.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl GuestLink {
     /// A link over this socket of QEMU's. Nothing is connected until the first call. Must be called inside a runtime.
@@ -44,15 +47,18 @@ impl GuestLink {
     /// # Errors
     /// If there is no agent, or one that does not speak our protocol.
     pub async fn hello(&self) -> Result<GuestDescription, QuiesceError> {
-        let since = Instant::now();
-        match self.greet().await {
-            Err(error) if self.broke(&error, since) => self.greet().await,
-            answered => answered,
+        let until = Instant::now() + self.limits.connect;
+        loop {
+            let since = Instant::now();
+            match self.greet().await {
+                Err(error) if self.broke(&error, since) && since < until => sleep(PAUSE).await,
+                answered => return answered,
+            }
         }
     }
 
-    /// Whether a call failed at once because the connection of before had ended: an agent that was restarted meanwhile
-    /// is reached by the next call. Not being reached at all takes longer.
+    /// Whether a call failed at once because the connection had ended: an agent that is being restarted is reached by
+    /// one of the next calls. Not being reached at all takes longer.
     fn broke(&self, error: &QuiesceError, since: Instant) -> bool {
         matches!(error, QuiesceError::Unreachable { .. }) && since.elapsed() < self.limits.connect / 2
     }
@@ -80,15 +86,15 @@ impl GuestLink {
     /// # Errors
     /// As [`Self::hello`], or if the agent does not get ready.
     pub async fn prepare(&self, request: &QuiesceRequest) -> Result<(QuiesceSession, Prepared), QuiesceError> {
-        self.hello().await?;
-        let since = Instant::now();
-        match QuiesceSession::open(self.client.clone(), self.limits, request).await {
-            // Nothing was held yet.
-            Err(error) if self.broke(&error, since) => {
-                self.hello().await?;
-                QuiesceSession::open(self.client.clone(), self.limits, request).await
+        let until = Instant::now() + self.limits.connect;
+        loop {
+            self.hello().await?;
+            let since = Instant::now();
+            match QuiesceSession::open(self.client.clone(), self.limits, request).await {
+                // Nothing was held yet.
+                Err(error) if self.broke(&error, since) && since < until => sleep(PAUSE).await,
+                opened => return opened,
             }
-            opened => opened,
         }
     }
 
