@@ -1,6 +1,5 @@
 //! `Checkpoints`
 
-use stillpoint_common::VmId;
 use stillpoint_engine::{Engine, Request as Work};
 use stillpoint_proto::{
     convert::{self, names, request},
@@ -8,7 +7,6 @@ use stillpoint_proto::{
     v1::{self as pb, checkpoints_server},
 };
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use super::{refuse, respond};
 
@@ -22,12 +20,6 @@ impl Checkpoints {
     pub(crate) fn new(engine: Engine) -> Self {
         Self { engine }
     }
-
-    async fn submit(&self, vm: &VmId, work: Work, request_id: Option<Uuid>) -> Answer<longrunning::Operation> {
-        let request_id = request_id.map(|id| id.to_string());
-        let operation = self.engine.submit(vm, work, request_id).await.map_err(refuse)?;
-        Ok(Response::new(respond::operation(&self.engine, &operation).await))
-    }
 }
 
 #[tonic::async_trait]
@@ -35,7 +27,7 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     async fn create_checkpoint(&self, asked: Request<pb::CreateCheckpointRequest>) -> Answer<longrunning::Operation> {
         let asked = request::create_checkpoint(asked.get_ref()).map_err(refuse)?;
         let work = Work::CreateCheckpoint { name: asked.name, policy: asked.policy };
-        self.submit(&asked.vm, work, asked.request_id).await
+        respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
 
     async fn get_checkpoint(&self, asked: Request<pb::GetCheckpointRequest>) -> Answer<pb::Checkpoint> {
@@ -66,22 +58,22 @@ impl checkpoints_server::Checkpoints for Checkpoints {
 
     async fn apply_checkpoint(&self, asked: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {
         let (vm, id, request_id) = request::apply_checkpoint(asked.get_ref()).map_err(refuse)?;
-        self.submit(&vm, Work::Apply(id), request_id).await
+        respond::submit(&self.engine, &vm, Work::Apply(id), request_id).await
     }
 
     async fn revert_vm(&self, asked: Request<pb::RevertVmRequest>) -> Answer<longrunning::Operation> {
         let (vm, request_id) = request::revert_vm(asked.get_ref()).map_err(refuse)?;
-        self.submit(&vm, Work::Revert, request_id).await
+        respond::submit(&self.engine, &vm, Work::Revert, request_id).await
     }
 
     async fn delete_checkpoint(&self, asked: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {
         let (vm, id, request_id) = request::delete_checkpoint(asked.get_ref()).map_err(refuse)?;
-        self.submit(&vm, Work::DeleteCheckpoint(id), request_id).await
+        respond::submit(&self.engine, &vm, Work::DeleteCheckpoint(id), request_id).await
     }
 
     async fn export_checkpoint(&self, asked: Request<pb::ExportCheckpointRequest>) -> Answer<longrunning::Operation> {
         let asked = request::export_checkpoint(asked.get_ref()).map_err(refuse)?;
         let work = Work::Export { checkpoint: asked.checkpoint, folder: asked.folder, format: asked.format };
-        self.submit(&asked.vm, work, asked.request_id).await
+        respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
 }

@@ -2,12 +2,27 @@
 
 use prost_types::Any;
 use stillpoint_common::{CheckpointId, Operation, OperationState, Outcome, VmId};
-use stillpoint_engine::{Engine, VmView};
+use stillpoint_engine::{Engine, Request, VmView};
 use stillpoint_proto::{convert, longrunning, v1 as pb};
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+use super::refuse;
 
 /// A VM as clients are told of it.
 pub(super) fn vm(view: &VmView) -> pb::Vm {
     convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref())
+}
+
+/// Begins an operation on a VM and answers how it stands.
+pub(super) async fn submit(
+    engine: &Engine,
+    vm: &VmId,
+    work: Request,
+    request_id: Option<Uuid>,
+) -> Result<Response<longrunning::Operation>, Status> {
+    let begun = engine.submit(vm, work, request_id.map(|id| id.to_string())).await.map_err(refuse)?;
+    Ok(Response::new(operation(engine, &begun).await))
 }
 
 /// An operation with its response, if it has ended well. What it made may be gone meanwhile; then the response is empty.

@@ -24,9 +24,7 @@ impl VirtualMachines {
 
     async fn submit(&self, name: &str, work: Work, request_id: Option<Uuid>) -> Answer<longrunning::Operation> {
         let vm = names::parse_vm(name, "name").map_err(refuse)?;
-        let request_id = request_id.map(|id| id.to_string());
-        let operation = self.engine.submit(&vm, work, request_id).await.map_err(refuse)?;
-        Ok(Response::new(respond::operation(&self.engine, &operation).await))
+        respond::submit(&self.engine, &vm, work, request_id).await
     }
 }
 

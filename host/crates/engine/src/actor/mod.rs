@@ -100,7 +100,7 @@ impl VmActor {
     /// Lets a guest go on that we had paused, and sets the recovery of open jobs to work. Until that is done the VM is
     /// busy with the operation that is recovered.
     async fn recover(&mut self, open: Vec<Job>) {
-        let idle = self.cx(Reporter::new(self.own_job().operation));
+        let idle = self.idle_cx();
         if let Err(error) = plans::release_hold(&idle).await {
             tracing::error!(vm = %self.vm, error = %Failure::from(error), "a paused VM could not be resumed");
         }
@@ -124,7 +124,7 @@ impl VmActor {
 
     /// Brings the record in line with the process, and begins to collect what the past has left.
     async fn recovered(&mut self) {
-        let idle = self.cx(Reporter::new(self.own_job().operation));
+        let idle = self.idle_cx();
         if let Err(error) = plans::settle(&idle).await {
             tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
         }
@@ -236,10 +236,15 @@ impl VmActor {
         if !is_ours || self.running.is_some() {
             return;
         }
-        let cx = self.cx(Reporter::new(self.own_job().operation));
+        let cx = self.idle_cx();
         if let Err(error) = plans::settle(&cx).await {
             tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
         }
+    }
+
+    /// For acts that belong to no operation, and that nobody watches.
+    fn idle_cx(&self) -> Cx {
+        self.cx(Reporter::new(self.own_job().operation))
     }
 
     fn cx(&self, reporter: Reporter) -> Cx {
