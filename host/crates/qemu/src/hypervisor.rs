@@ -17,7 +17,7 @@ use crate::{
     config::QemuConfig,
     disks, launch, merge, observe,
     process::ProcessIdentity,
-    qmp::commands::{Cont, Quit, Stop, SystemPowerdown},
+    qmp::commands::{Quit, SystemPowerdown},
     registry::Shared,
 };
 
@@ -99,11 +99,11 @@ impl Hypervisor for QemuHypervisor {
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<(), HypervisorError> {
-        self.shared.attach(instance).await?.drain(&Stop {}).await.map(drop)
+        capture::pause(&*self.shared.attach(instance).await?).await
     }
 
     async fn resume(&self, instance: InstanceId) -> Result<(), HypervisorError> {
-        self.shared.attach(instance).await?.drain(&Cont {}).await.map(drop)
+        capture::resume(&*self.shared.attach(instance).await?).await
     }
 
     async fn attach_overlays(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError> {

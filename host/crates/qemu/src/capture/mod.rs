@@ -14,10 +14,13 @@
 //! - It lets the VM run by itself as soon as memory is protected. A VM that stood still before is stopped again at once;
 //!   it may have run for some milliseconds, after the instant that is saved.
 
+mod cancel;
 mod load;
+mod pause;
 mod sink;
 
 use std::{
+    future::pending,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -26,17 +29,26 @@ use std::{
 use serde_json::json;
 use stillpoint_common::Progress;
 use stillpoint_engine::ports::{Capture, HypervisorError, ProgressSink, RunState};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep, timeout},
+};
 
+pub(crate) use cancel::cancel;
 pub(crate) use load::load;
+use pause::stop_again;
+pub(crate) use pause::{pause, resume};
 use sink::Sink;
 
 use crate::{
     attached::{Attached, refused},
     observe::{capture, run_state},
-    qmp::commands::{
-        CloseFd, GetFd, Migrate, MigrateCancel, MigrateSetCapabilities, MigrateSetParameters, QueryMigrate,
-        QueryMigrateParameters, QueryStatus, Stop,
+    qmp::{
+        Event,
+        commands::{
+            GetFd, Migrate, MigrateSetCapabilities, MigrateSetParameters, QueryMigrate, QueryMigrateParameters,
+            QueryStatus,
+        },
     },
 };
 
@@ -58,6 +70,8 @@ struct Remembered {
     begun: bool,
     /// The VM did not run when the capture was prepared.
     stood_still: bool,
+    /// The state that QEMU was in right after it was last told to stop.
+    stopped_as: Option<String>,
     sink: Option<Sink>,
 }
 
@@ -72,7 +86,8 @@ impl Memo {
 pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), HypervisorError> {
     cancel(at).await?;
     let stood_still = run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running;
-    let capabilities = vec![json!({"capability": "background-snapshot", "state": true})];
+    let on = |capability: &str| json!({"capability": capability, "state": true});
+    let capabilities = vec![on("background-snapshot"), on("events")];
     match at.run(&MigrateSetCapabilities { capabilities }).await {
         Err(HypervisorError::Refused { message, .. }) => return Err(impossible(&message)),
         other => other?,
@@ -84,7 +99,7 @@ pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), Hypervis
     }
     let (sink, given) = if at.needs_care() { Sink::piped(sink, &at.log) } else { Sink::direct(sink) }
         .map_err(|source| HypervisorError::Io { what: "opening a way for the memory".to_owned(), source })?;
-    *at.capture.lock() = Remembered { begun: false, stood_still, sink: Some(sink) };
+    *at.capture.lock() = Remembered { begun: false, stood_still, stopped_as: None, sink: Some(sink) };
     at.run_with(&GetFd { fdname: SINK }, Some(given), at.deadlines.command).await?;
     Ok(())
 }
@@ -95,14 +110,19 @@ pub(crate) async fn start(at: &Attached) -> Result<(), HypervisorError> {
         return Ok(());
     }
     // In other states, that of a VM that never ran for one, QEMU aborts.
-    let status = at.run(&QueryStatus {}).await?.status;
+    let remembered = at.capture.lock().stopped_as.take();
+    let status = match remembered {
+        Some(status) => status,
+        None => at.run(&QueryStatus {}).await?.status,
+    };
     if status != "paused" {
         return Err(HypervisorError::WrongState(format!("memory is saved of a paused VM, and this one is {status:?}")));
     }
     let deadline = Instant::now() + at.deadlines.arm;
+    let events = at.client.events();
     begin(at, deadline).await?;
     at.capture.lock().begun = true;
-    let armed = armed(at, deadline).await;
+    let armed = armed(at, events, deadline).await;
     if armed.is_err() {
         cancel(at).await?;
     } else if at.needs_care() && at.capture.lock().stood_still {
@@ -129,7 +149,11 @@ async fn begin(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> 
 
 /// Once the stream's head is out, QEMU protects memory under its main lock, and an answer waits for the end of it: the
 /// first page is then a moment away, and to ask again at once costs the VM less than to sleep.
-async fn armed(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> {
+async fn armed(
+    at: &Attached,
+    mut events: Option<broadcast::Receiver<Event>>,
+    deadline: Instant,
+) -> Result<(), HypervisorError> {
     let mut at_once = QUESTIONS_AT_ONCE;
     loop {
         let migration = at.run(&QueryMigrate {}).await?;
@@ -147,17 +171,20 @@ async fn armed(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> 
         }
         match at_once {
             1.. if begun => at_once -= 1,
-            _ => sleep(QUICK).await,
+            _ => moved_on(&mut events).await,
         }
     }
 }
 
-/// Waits for QEMU to let the VM run, and stops it.
-async fn stop_again(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> {
-    while run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running && Instant::now() < deadline {
-        sleep(QUICK).await;
-    }
-    at.drain(&Stop {}).await.map(drop)
+/// Returns when QEMU tells of the capture, or after a short while.
+async fn moved_on(events: &mut Option<broadcast::Receiver<Event>>) {
+    let told = async {
+        match events {
+            Some(events) => while events.recv().await.is_ok_and(|event| event.name != "MIGRATION") {},
+            None => pending().await,
+        }
+    };
+    let _ = timeout(QUICK, told).await;
 }
 
 /// Waits for the end. A dropped future leaves the capture at work.
@@ -179,54 +206,6 @@ pub(crate) async fn finish(at: &Attached, progress: &ProgressSink) -> Result<(),
     match sink {
         Some(sink) => sink.finished(at.deadlines.drain, &at.log).await,
         None => Ok(()),
-    }
-}
-
-/// Gives up a capture, and returns when QEMU has cleared it away. None at work is fine.
-pub(crate) async fn cancel(at: &Attached) -> Result<(), HypervisorError> {
-    let mut asked = at.needs_care();
-    let mut waited = Waited::new(at.deadlines.drain);
-    loop {
-        let migration = at.run(&QueryMigrate {}).await?;
-        let remaining = migration.ram.remaining;
-        if capture(migration) != Capture::Active {
-            break;
-        }
-        if !asked {
-            at.run(&MigrateCancel {}).await?;
-            asked = true;
-        }
-        waited.check(remaining)?;
-        sleep(QUICK * 5).await;
-    }
-    at.capture.lock().sink = None;
-    // A descriptor that was given and not used would keep a removed file on the disk. Mostly there is none.
-    match at.run(&CloseFd { fdname: SINK }).await {
-        Ok(_) | Err(HypervisorError::Refused { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// A wait for something that goes on: its deadline begins anew with every step.
-struct Waited {
-    at_most: Duration,
-    deadline: Instant,
-    remaining: u64,
-}
-
-impl Waited {
-    fn new(at_most: Duration) -> Self {
-        Self { at_most, deadline: Instant::now() + at_most, remaining: u64::MAX }
-    }
-
-    fn check(&mut self, remaining: u64) -> Result<(), HypervisorError> {
-        if remaining != self.remaining {
-            (self.remaining, self.deadline) = (remaining, Instant::now() + self.at_most);
-        }
-        if Instant::now() < self.deadline {
-            return Ok(());
-        }
-        Err(HypervisorError::Unanswered { command: "migrate_cancel".to_owned(), waited: self.at_most })
     }
 }
 
