@@ -113,6 +113,18 @@ impl Service {
         self.process.wait().await.map(drop)
     }
 
+    /// How much memory the service takes, in MiB.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn resident_mib(&self) -> io::Result<f64> {
+        let pid = self.process.id().ok_or(io::ErrorKind::NotFound)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().map_err(io::Error::other)?;
+        Ok(kib / 1024.0)
+    }
+
     /// Runs the command-line client and answers its standard output, its standard error and its exit code.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
-/// What one side took, over several runs. Times are in milliseconds.
+/// What one side took, over several runs, in the unit of its case.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Figures(Vec<f64>);
 
@@ -12,6 +12,19 @@ impl Figures {
     /// Adds the time of one run.
     pub fn add(&mut self, took: Duration) {
         self.0.push(took.as_secs_f64() * 1000.0);
+    }
+
+    /// Adds what one run came to, where that is no time.
+    pub fn add_number(&mut self, number: f64) {
+        self.0.push(number);
+    }
+
+    /// What 99 of 100 runs stayed below.
+    #[must_use]
+    pub fn p99(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len().saturating_sub(1 + sorted.len() / 100)).copied().unwrap_or(0.0)
     }
 
     /// The middle one; of an even number of them the mean of the two in the middle. Nothing measured is 0.
@@ -42,8 +55,8 @@ impl Figures {
         })
     }
 
-    fn cell(&self) -> String {
-        format!("{:>7.1}  ({:.1} … {:.1})", self.median(), self.min(), self.max())
+    fn cell(&self, unit: &str) -> String {
+        format!("{:>7.1} {unit}  ({:.1} … {:.1})", self.median(), self.min(), self.max())
     }
 }
 
@@ -58,9 +71,11 @@ pub struct Case {
     pub measure: &'static str,
     /// Which case of it.
     pub case: String,
+    /// Of what the figures are so many: `ms`, `MiB`.
+    pub unit: &'static str,
     /// What the product took.
     pub ours: Figures,
-    /// What the minimal script took.
+    /// What the minimal script took; or the limit, where a measure says so.
     pub floor: Figures,
     /// What others took, where they were measured.
     pub peers: BTreeMap<&'static str, Figures>,
@@ -72,7 +87,7 @@ impl Case {
     /// Nothing measured yet.
     #[must_use]
     pub fn new(measure: &'static str, case: impl Into<String>, target: Option<f64>) -> Self {
-        Self { measure, case: case.into(), target, ..Self::default() }
+        Self { measure, case: case.into(), unit: "ms", target, ..Self::default() }
     }
 
     /// Ours over the floor, of the medians: lower is better.
@@ -87,7 +102,7 @@ impl Case {
     pub fn json(&self) -> Value {
         let peers: serde_json::Map<_, _> = self.peers.iter().map(|(name, it)| ((*name).into(), it.json())).collect();
         json!({
-            "measure": self.measure, "case": self.case, "unit": "ms", "ours": self.ours.json(),
+            "measure": self.measure, "case": self.case, "unit": self.unit, "ours": self.ours.json(),
             "floor": self.floor.json(), "peers": peers, "ratio": rounded(self.ratio()),
         })
     }
@@ -98,7 +113,7 @@ impl Case {
 pub fn table(title: &str, cases: &[Case]) -> String {
     let mut lines = vec![
         title.to_owned(),
-        format!("  {:<22}  {:<28}  {:<28}  ratio", "", "ours, ms  (min … max)", "floor, ms  (min … max)"),
+        format!("  {:<30}  {:<32}  {:<32}  ratio", "", "ours  (min … max)", "floor  (min … max)"),
     ];
     lines.extend(cases.iter().map(row));
     lines.join("\n")
@@ -110,8 +125,8 @@ fn row(case: &Case) -> String {
         Some(target) => format!("(≤ {target}: MISSED)"),
         None => String::new(),
     };
-    let (ours, floor) = (case.ours.cell(), case.floor.cell());
-    format!("  {:<22}  {ours:<28}  {floor:<28}  {:>5.2}  {target}", case.case, case.ratio()).trim_end().to_owned()
+    let (ours, floor) = (case.ours.cell(case.unit), case.floor.cell(case.unit));
+    format!("  {:<30}  {ours:<32}  {floor:<32}  {:>5.2}  {target}", case.case, case.ratio()).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -137,6 +152,12 @@ mod tests {
         assert_eq!(line["peers"], json!({}));
         let text = table("title", &[case.clone(), Case { target: Some(1.2), ..case }]);
         assert!(text.contains("1.25  (≤ 1.3: reached)") && text.contains("(≤ 1.2: MISSED)"), "{text}");
+    }
+
+    #[test]
+    fn of_a_hundred_runs_one_may_be_slower_than_the_99th_percentile() {
+        let hundred = figures(&(1..=100).collect::<Vec<_>>());
+        assert_eq!((hundred.p99(), figures(&[7]).p99(), figures(&[]).p99()), (99.0, 7.0, 0.0));
     }
 
     #[test]

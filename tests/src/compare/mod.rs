@@ -1,12 +1,19 @@
 //! What the product costs, measured against the floor: the same QMP commands sent by a minimal script to an identical
 //! guest, in the same run, turn by turn. A measure is a module with a row in [`MEASURES`].
 
+mod control_plane;
+mod crowd;
+mod engine_overhead;
 pub mod figures;
+mod files;
+mod growth;
+mod merge;
 mod pair;
 mod production_freeze_window;
 mod script;
 mod standard_pause;
 mod twin;
+mod writer;
 
 use std::{error::Error, future::Future, pin::Pin};
 
@@ -61,6 +68,30 @@ pub const MEASURES: &[Measure] = &[
         title: "The longest gap between two durable writes in the guest around a production checkpoint",
         runs: 15,
         run: |effort| Box::pin(production_freeze_window::run(effort.runs)),
+    },
+    Measure {
+        name: merge::NAME,
+        title: "Merging a layer of 512 MiB into the one below while the VM runs, against the same `block-commit`",
+        runs: 3,
+        run: |effort| Box::pin(merge::run(effort.runs)),
+    },
+    Measure {
+        name: engine_overhead::NAME,
+        title: "What the engine and its journal cost for one production checkpoint; the floor is the limit, 10 ms",
+        runs: 100,
+        run: |effort| Box::pin(engine_overhead::run(effort.runs)),
+    },
+    Measure {
+        name: control_plane::NAME,
+        title: "5,000 VMs with 20 checkpoints each; the floor is the limit (99th percentiles of each run's calls)",
+        runs: 5,
+        run: |effort| Box::pin(control_plane::run(effort.runs)),
+    },
+    Measure {
+        name: growth::NAME,
+        title: "A whole production checkpoint, by the number of those before it and of disks",
+        runs: 2,
+        run: |effort| Box::pin(growth::run(effort.runs)),
     },
 ];
 

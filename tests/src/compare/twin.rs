@@ -14,12 +14,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Outcome, script::Script};
-use crate::{
-    bare::{BOOT_LIMIT, qemu_img},
-    lab::LabChannel,
-    qmp::Qmp,
-};
+use super::{Outcome, files, script::Script};
+use crate::{bare::BOOT_LIMIT, lab::LabChannel, qmp::Qmp};
 
 /// Between two questions while the VM is paused; asking without pause starves QEMU's main lock.
 const QUICK: Duration = Duration::from_millis(2);
@@ -95,26 +91,50 @@ impl Twin {
         Ok(done.map(drop)?)
     }
 
-    /// Makes an overlay, opens it, and answers the transaction that makes it the head.
+    /// Makes an overlay for each disk, opens it, and answers the transaction that makes them the heads.
     async fn new_overlay(&mut self) -> Outcome<Value> {
         let devices = self.qmp.execute("query-block", json!({})).await?;
-        let inserted = devices.as_array().and_then(|all| all.iter().find_map(|device| device.get("inserted")));
-        let head = inserted.ok_or("the twin has no disk")?;
-        let (node, file) = (&head["node-name"], head["file"].as_str().ok_or("the twin's disk has no file")?);
-        let size = head["image"]["virtual-size"].to_string();
+        let disks = devices.as_array().into_iter().flatten().filter_map(|device| device.get("inserted"));
         self.count += 1;
-        let name = format!("overlay{}", self.count);
-        let overlay = self.folder.join(format!("{name}.qcow2"));
-        let mut create = Command::new(qemu_img());
-        create.args(["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", file]).arg(&overlay).arg(size);
-        if !create.status().await?.success() {
-            return Err("qemu-img makes no overlay".into());
+        let mut actions = Vec::new();
+        for (number, head) in disks.enumerate() {
+            let (node, file) = (&head["node-name"], head["file"].as_str().ok_or("a disk of the twin has no file")?);
+            let size = head["image"]["virtual-size"].to_string();
+            let name = format!("overlay{}-{number}", self.count);
+            let overlay = self.folder.join(format!("{name}.qcow2"));
+            files::overlay(&overlay, Path::new(file), &size).await?;
+            let file = json!({ "driver": "file", "filename": overlay });
+            let opened = json!({ "driver": "qcow2", "node-name": name, "file": file, "backing": null });
+            self.qmp.execute("blockdev-add", opened).await?;
+            actions.push(json!({ "type": "blockdev-snapshot", "data": { "node": node, "overlay": name } }));
         }
-        let file = json!({ "driver": "file", "filename": overlay });
-        let opened = json!({ "driver": "qcow2", "node-name": name, "file": file, "backing": null });
-        self.qmp.execute("blockdev-add", opened).await?;
-        let action = json!({ "type": "blockdev-snapshot", "data": { "node": node, "overlay": name } });
-        Ok(json!({ "actions": [action] }))
+        Ok(json!({ "actions": actions }))
+    }
+
+    /// Puts overlays on the disks without any care for the guest.
+    pub(super) async fn cut(&mut self) -> Outcome {
+        let cut = self.new_overlay().await?;
+        Ok(self.qmp.execute("transaction", cut).await.map(drop)?)
+    }
+
+    /// Merges one file of the first disk into the one below it, and answers how long it took.
+    pub(super) async fn merge(&mut self, (top, base): (&Path, &Path)) -> Outcome<Duration> {
+        let nodes = self.qmp.execute("query-named-block-nodes", json!({ "flat": true })).await?;
+        let nodes = nodes.as_array().cloned().unwrap_or_default();
+        let of = |file: &Path| {
+            let is_it = |node: &&Value| node["drv"] == "qcow2" && node["file"] == json!(file);
+            nodes.iter().find(is_it).map(|node| node["node-name"].clone()).ok_or("the twin has not opened the file")
+        };
+        let (top, base, head) = (of(top)?, of(base)?, format!("overlay{}-0", self.count));
+        let commit = json!({ "job-id": "merge", "device": head, "top-node": top, "base-node": base });
+        self.qmp.events.clear();
+        let begun = Instant::now();
+        self.qmp.execute("block-commit", commit).await?;
+        let ended = self.qmp.event("BLOCK_JOB_COMPLETED").await?;
+        match ended["data"]["error"].as_str() {
+            Some(error) => Err(error.into()),
+            None => Ok(begun.elapsed()),
+        }
     }
 
     async fn migrated(&mut self, pause: Duration, is_so: impl Fn(&Value) -> bool) -> Outcome {

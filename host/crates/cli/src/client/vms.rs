@@ -65,19 +65,26 @@ impl Client {
     /// # Errors
     /// The service refused or cannot be reached.
     pub async fn list_vms(&self) -> Result<Vec<Vm>, ClientError> {
-        let (mut vms, mut page_token) = (Vec::new(), String::new());
+        let (mut vms, mut after) = (Vec::new(), String::new());
         loop {
-            let request = pb::ListVmsRequest { page_size: 0, page_token };
-            let answer = self.vms().list_vms(request).await;
-            let page = self.answered(answer)?;
-            for vm in page.vms {
-                vms.push(Vm::try_from(vm)?);
+            let (page, next) = self.list_vms_page(after).await?;
+            vms.extend(page);
+            match next {
+                Some(next) => after = next,
+                None => return Ok(vms),
             }
-            if page.next_page_token.is_empty() {
-                return Ok(vms);
-            }
-            page_token = page.next_page_token;
         }
+    }
+
+    /// The first VMs by name, or those after the page that gave this token; and the token for more, if there are more.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn list_vms_page(&self, after: String) -> Result<(Vec<Vm>, Option<String>), ClientError> {
+        let answer = self.vms().list_vms(pb::ListVmsRequest { page_size: 0, page_token: after }).await;
+        let page = self.answered(answer)?;
+        let vms = page.vms.into_iter().map(Vm::try_from).collect::<Result<_, _>>()?;
+        Ok((vms, Some(page.next_page_token).filter(|token| !token.is_empty())))
     }
 
     /// Changes a VM.
