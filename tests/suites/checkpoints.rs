@@ -373,3 +373,13 @@ async fn a_layer_that_the_guest_writes_to_is_kept_when_qemu_stops_answering_whil
         assert_eq!((host.read(1), host.read(2)), (1, 5), "lost, silent from observation {silent} on");
     }
 }
+
+/// On several threads, as in the service: the end of an operation and the next request then cross each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_seen_an_operation_end_may_begin_the_next() {
+    let host = SimHost::running().await;
+    for _ in 0..200 {
+        host.run(Request::Pause).await.unwrap();
+        host.run(Request::Resume).await.unwrap();
+    }
+}

@@ -11,7 +11,8 @@ mod change;
 use std::sync::Arc;
 
 use stillpoint_common::{
-    CheckpointId, CheckpointName, Failure, InstanceId, Operation, OperationId, OperationKind, Reason, VmId,
+    CheckpointId, CheckpointName, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, Reason,
+    VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -86,15 +87,26 @@ impl VmActor {
                         After::End => break,
                     }
                 }
-                Some(_) = self.tasks.join_next() => {
-                    self.running = None;
-                    if std::mem::take(&mut self.recovering) {
-                        self.recovered().await;
-                    }
-                }
+                Some(_) = self.tasks.join_next() => self.task_ended().await,
             }
         }
         while self.tasks.join_next().await.is_some() {}
+    }
+
+    async fn task_ended(&mut self) {
+        self.running = None;
+        if std::mem::take(&mut self.recovering) {
+            self.recovered().await;
+        }
+    }
+
+    /// Who has been told that an operation ended must not hear that the VM is still busy with it: its task is over in a
+    /// moment.
+    async fn let_end(&mut self) {
+        let has_ended = |running: &Running| running.reporter.now().state != OperationState::Running;
+        if self.running.as_ref().is_some_and(has_ended) && self.tasks.join_next().await.is_some() {
+            self.task_ended().await;
+        }
     }
 
     /// Lets a guest go on that we had paused, and sets the recovery of open jobs to work. Until that is done the VM is
@@ -142,6 +154,7 @@ impl VmActor {
     }
 
     async fn handle(&mut self, message: Message) -> After {
+        self.let_end().await;
         match message {
             Message::Submit { request, request_id, reply } => {
                 let _ = reply.send(self.submit(request, request_id).await);
