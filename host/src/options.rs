@@ -20,6 +20,12 @@ pub struct Options {
     /// The longest time in seconds that a guest may be held by a production checkpoint.
     #[arg(long, env = "STILLPOINT_LEASE", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub lease_seconds: u64,
+    /// MiB that stay free on each file system: what would leave less is refused before it begins.
+    #[arg(long, env = "STILLPOINT_KEEP_FREE", default_value_t = 64, value_name = "MIB")]
+    pub keep_free: u32,
+    /// MiB that there must be for each new layer to grow into.
+    #[arg(long, env = "STILLPOINT_LAYER_ROOM", default_value_t = 16, value_name = "MIB")]
+    pub layer_room: u32,
 }
 
 impl Options {

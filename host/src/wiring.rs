@@ -41,6 +41,8 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     };
     let mut config = EngineConfig::new(options.state_folder.join("checkpoints"));
     config.lease = Duration::from_secs(options.lease_seconds);
+    config.space.keep_free = u64::from(options.keep_free) << 20;
+    config.space.layer_room = u64::from(options.layer_room) << 20;
     let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
     Ok(Wired { engine, hypervisor })
 }

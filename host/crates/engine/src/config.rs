@@ -19,6 +19,23 @@ pub struct EngineConfig {
     pub max_checkpoints: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
     pub remembered_operations: usize,
+    /// What is done so that no file system becomes full.
+    pub space: SpaceConfig,
+}
+
+/// How much room there has to be before something is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceConfig {
+    /// Bytes that stay free on each file system beside what is known to be needed (64 MiB).
+    pub keep_free: u64,
+    /// Bytes that each new layer has to grow into (16 MiB).
+    pub layer_room: u64,
+}
+
+impl Default for SpaceConfig {
+    fn default() -> Self {
+        Self { keep_free: 64 << 20, layer_room: 16 << 20 }
+    }
 }
 
 impl EngineConfig {
@@ -33,6 +50,7 @@ impl EngineConfig {
             clock_after_apply: Duration::from_secs(20),
             max_checkpoints: 50,
             remembered_operations: 1_000,
+            space: SpaceConfig::default(),
         }
     }
 }

@@ -17,8 +17,9 @@ mod plans;
 pub mod ports;
 mod request;
 mod saga;
+mod space;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
 pub use request::{CheckpointView, ExportedFile, NewVm, Request, StopMode, VmChange, VmView};

@@ -13,6 +13,9 @@ use crate::{
     state::State,
 };
 
+/// The system's words for a full file system.
+pub(crate) const NO_SPACE: &str = "No space left on device";
+
 impl State {
     pub(crate) fn prepare_capture(&mut self, id: InstanceId, sink: OwnedFd) -> Outcome {
         let instance = self.instance(id)?;
@@ -45,13 +48,20 @@ impl State {
 
     pub(crate) fn end_captures(&mut self) {
         let now = Instant::now();
-        let full = self.full;
-        for instance in self.instances.values_mut() {
+        let mut saved = Vec::new();
+        for (id, instance) in &self.instances {
             if let Saving::Active { sink, image, done_at } = &instance.saving
                 && *done_at <= now
             {
-                let saved = if full { Err("No space left on device".to_owned()) } else { save(image, sink) };
-                instance.saving = saved.map_or_else(Saving::Failed, |()| Saving::Completed);
+                let bytes = instance.spec.definition.memory_mib << 20;
+                let full = self.path_of_sink(sink).is_some_and(|path| self.lacks(&path, bytes));
+                let result = if full { Err(NO_SPACE.to_owned()) } else { save(image, sink) };
+                saved.push((*id, result.map_or_else(Saving::Failed, |()| Saving::Completed)));
+            }
+        }
+        for (id, saving) in saved {
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.saving = saving;
             }
         }
     }

@@ -53,7 +53,7 @@ impl State {
     }
 
     pub(crate) fn copy_memory(&mut self, memory: &MemoryState, to: &Path) -> Result<(), ExportError> {
-        if self.full {
+        if self.lacks(to, memory.bytes.max(1)) {
             return Err(ExportError::NoSpace { path: to.to_owned() });
         }
         if !to.parent().is_some_and(|folder| self.folders.contains(folder)) {
@@ -78,7 +78,7 @@ impl State {
         if self.folders.contains(target) {
             return Err(ExportError::TargetExists { path: target.to_owned() });
         }
-        if self.full {
+        if self.lacks(staged, 1) {
             return Err(ExportError::NoSpace { path: staged.to_owned() });
         }
         let mut files = self.files_below(staged);

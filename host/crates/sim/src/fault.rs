@@ -55,6 +55,7 @@ calls! {
     Flatten "images.flatten" true;
     RemoveFile "images.remove" true;
     Identify "images.identify" false;
+    Space "images.space" false;
     OverlaysOf "images.overlays_of" false;
     BeginMemory "memory.begin" true;
     SealMemory "memory.seal" true;

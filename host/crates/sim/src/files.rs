@@ -13,7 +13,7 @@ pub type Content = BTreeMap<u64, u64>;
 /// The device that all simulated files lie on.
 pub(crate) const DEVICE: u64 = 1;
 /// Bytes that a block takes.
-const BLOCK_BYTES: u64 = 65_536;
+pub(crate) const BLOCK_BYTES: u64 = 65_536;
 
 /// One image file, under whatever name.
 #[derive(Debug, Clone)]
@@ -65,6 +65,11 @@ impl Files {
 
     pub(crate) fn inode(&self, path: &Path) -> Option<u64> {
         self.names.get(path).copied()
+    }
+
+    /// The name of a file, if it has one.
+    pub(crate) fn path_of(&self, inode: u64) -> Option<&PathBuf> {
+        self.names.iter().find(|(_, named)| **named == inode).map(|(path, _)| path)
     }
 
     pub(crate) fn named(&self, path: &Path) -> Option<&Image> {

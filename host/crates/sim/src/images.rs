@@ -6,7 +6,7 @@ use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts};
 
 use crate::{
-    files::{DEVICE, Image},
+    files::{BLOCK_BYTES, DEVICE, Image},
     state::State,
 };
 
@@ -53,7 +53,7 @@ impl State {
             let identity = FileIdentity { device: DEVICE, inode: self.files.inode(path).unwrap_or_default() };
             return if ours { Ok(identity) } else { Err(ImageError::Exists { path: path.to_owned() }) };
         }
-        if self.full {
+        if self.lacks(path, BLOCK_BYTES) {
             return Err(ImageError::NoSpace { path: path.to_owned() });
         }
         let image = Image { backing: Some(backing.path.clone()), ..Image::empty(DiskFormat::Qcow2, size) };
@@ -118,11 +118,11 @@ impl State {
                 message: "no such folder".to_owned(),
             });
         }
-        if self.full {
-            return Err(ImageError::NoSpace { path: target.clone() });
-        }
         let size = head_down.first().and_then(|head| self.files.named(&head.path)).map_or(0, |head| head.virtual_size);
         let blocks: BTreeMap<_, _> = self.files.read(&inodes);
+        if self.lacks(target, BLOCK_BYTES * (1 + blocks.len() as u64)) {
+            return Err(ImageError::NoSpace { path: target.clone() });
+        }
         self.files.put(target, Image { blocks, ..Image::empty(flatten.format, size) });
         Ok(())
     }

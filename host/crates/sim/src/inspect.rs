@@ -124,6 +124,12 @@ impl World {
         self.content(path).map(|content| content.get(&block).copied().unwrap_or_default())
     }
 
+    /// Bytes that are taken below a folder.
+    #[must_use]
+    pub fn used(&self, folder: impl AsRef<Path>) -> u64 {
+        self.with(|state| state.used(folder.as_ref()))
+    }
+
     /// Every file there is: images, and memory states sealed or not.
     #[must_use]
     pub fn files(&self) -> BTreeSet<PathBuf> {

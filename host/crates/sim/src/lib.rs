@@ -30,6 +30,7 @@ mod process;
 mod sessions;
 mod state;
 mod store;
+mod volumes;
 mod world;
 
 pub use fault::{Call, Fault, FaultPlan};

@@ -9,6 +9,7 @@ use stillpoint_engine::ports::{
 
 use crate::{
     AgentScript,
+    files::BLOCK_BYTES,
     instance::{Instance, OpenLayer, Saving},
     state::State,
 };
@@ -152,7 +153,7 @@ impl State {
     }
 
     pub(crate) fn resume(&mut self, id: InstanceId) -> Outcome {
-        let full = self.full;
+        let full = self.is_short(id);
         let instance = self.instance(id)?;
         let vm = instance.spec.vm.clone();
         match &instance.run {
@@ -175,6 +176,14 @@ impl State {
             self.tell(id, HypervisorEventKind::AgentChannel(true));
         }
         Ok(())
+    }
+
+    /// The write that has stopped an instance would stop it again.
+    fn is_short(&self, id: InstanceId) -> bool {
+        let Some(instance) = self.instances.get(&id) else { return false };
+        let RunState::Critical(Some(disk)) = &instance.run else { return false };
+        let head = instance.disks.get(disk).and_then(|layers| layers.first());
+        head.is_some_and(|head| self.lacks(&head.path, BLOCK_BYTES))
     }
 
     pub(crate) fn attach(&mut self, id: InstanceId, overlays: &[Overlay]) -> Outcome {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{CheckpointId, DiskName, MemoryState};
 use stillpoint_engine::ports::MemoryError;
@@ -46,6 +46,16 @@ pub(crate) enum Memory {
     Sealed(Vec<u8>),
 }
 
+impl Memory {
+    /// What it takes on its file system.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Open(kept) => fstat(kept).map_or(0, |kept| u64::try_from(kept.st_size).unwrap_or_default()),
+            Self::Sealed(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
 /// An anonymous file that holds `bytes`, at its beginning.
 fn anonymous(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("simulated-memory", MemfdFlags::CLOEXEC)?);
@@ -76,7 +86,7 @@ fn failed(what: &str) -> impl FnOnce(io::Error) -> MemoryError {
 
 impl State {
     pub(crate) fn begin_memory(&mut self, path: &Path) -> Result<OwnedFd, MemoryError> {
-        if self.full {
+        if self.lacks(path, 1) {
             return Err(MemoryError::NoSpace { path: path.display().to_string() });
         }
         let kept = anonymous(&[]).map_err(failed("make an anonymous file"))?;

@@ -3,7 +3,7 @@
 use stillpoint_common::{DiskName, InstanceId, LayerFile};
 use stillpoint_engine::ports::{HypervisorError, ImageError, LiveMerge, OfflineMerge, RunState};
 
-use crate::{machines::refused, state::State};
+use crate::{files::BLOCK_BYTES, machines::refused, state::State};
 
 /// Blocks moved between two looks of the world.
 const STEP: usize = 8;
@@ -158,8 +158,10 @@ impl State {
     }
 
     fn lacks_space(&self, child: u64, parent: u64) -> bool {
+        let Some(path) = self.files.path_of(parent) else { return false };
         let (Some(child), Some(parent)) = (self.files.open(child), self.files.open(parent)) else { return false };
-        self.full && child.blocks.keys().any(|block| !parent.blocks.contains_key(block))
+        let new = child.blocks.keys().filter(|block| !parent.blocks.contains_key(block)).take(STEP).count();
+        self.lacks(path, BLOCK_BYTES * new as u64)
     }
 
     /// Moves some blocks, and notes every file that reads otherwise because of it. Only the parent may, and layers whose

@@ -15,8 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    Call, Fault, FaultPlan, GuestScript, NotWritten, exports::Manifest, files::Files, instance::Instance,
-    memory::Memory, merging::LiveJob, sessions::Session, store::KeyValues,
+    Call, Fault, FaultPlan, GuestScript, NotWritten,
+    exports::Manifest,
+    files::{BLOCK_BYTES, Files},
+    instance::Instance,
+    memory::Memory,
+    merging::LiveJob,
+    sessions::Session,
+    store::KeyValues,
 };
 
 const EVENTS: usize = 256;
@@ -43,6 +49,8 @@ pub(crate) struct State {
     pub(crate) latencies: BTreeMap<Call, Duration>,
     pub(crate) capture_time: Duration,
     pub(crate) full: bool,
+    /// Folders that are file systems of their own, and how much each can hold.
+    pub(crate) volumes: BTreeMap<PathBuf, u64>,
     pub(crate) busy: BTreeSet<VmId>,
     pub(crate) written: u64,
     pub(crate) events: broadcast::Sender<HypervisorEvent>,
@@ -91,6 +99,7 @@ impl State {
             latencies: BTreeMap::new(),
             capture_time: Duration::ZERO,
             full: false,
+            volumes: BTreeMap::new(),
             busy: BTreeSet::new(),
             written: 0,
             events: broadcast::Sender::new(EVENTS),
@@ -160,12 +169,14 @@ impl State {
             return Err(NotWritten::Held);
         }
         let mirror = self.mirror(id, disk);
-        let Some(instance) = self.instances.get_mut(&id) else { return Err(NotWritten::NotRunning) };
+        let Some(instance) = self.instances.get(&id) else { return Err(NotWritten::NotRunning) };
         let head = instance.disks.get(disk).and_then(|layers| layers.first()).ok_or(NotWritten::NoSuchDisk)?;
         let targets: Vec<_> = mirror.into_iter().chain([head.inode]).collect();
         let has = |inode: &u64| self.files.open(*inode).is_some_and(|image| image.blocks.contains_key(&block));
-        let lacks = self.full && !targets.iter().all(has);
-        if lacks {
+        let new: Vec<_> =
+            targets.iter().filter(|inode| !has(inode)).filter_map(|inode| self.files.path_of(*inode)).collect();
+        if new.iter().any(|path| self.lacks(path, BLOCK_BYTES * new.len() as u64)) {
+            let Some(instance) = self.instances.get_mut(&id) else { return Err(NotWritten::NotRunning) };
             instance.run = RunState::Critical(Some(disk.clone()));
             self.tell(id, HypervisorEventKind::Critical(Some(disk.clone())));
             return Err(NotWritten::NoSpace);
@@ -173,6 +184,7 @@ impl State {
         for target in targets {
             self.files.open_mut(target).into_iter().for_each(|image| image.blocks.extend([(block, to)]));
         }
+        let Some(instance) = self.instances.get_mut(&id) else { return Err(NotWritten::NotRunning) };
         let believed = instance.believed.entry(disk.clone()).or_default();
         believed.insert(block, to);
         believed.retain(|_, value| *value != 0);

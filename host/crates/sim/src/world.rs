@@ -92,6 +92,11 @@ impl World {
         self.with(|state| state.full = full);
     }
 
+    /// Makes a folder a file system of its own that can hold so many bytes; again, to change how many.
+    pub fn set_capacity(&self, folder: impl AsRef<Path>, bytes: u64) {
+        self.with(|state| state.volumes.insert(folder.as_ref().to_owned(), bytes));
+    }
+
     /// Puts down a qcow2 image of the user's, empty, of so many bytes.
     pub fn add_image(&self, path: impl AsRef<Path>, size: u64) -> FileIdentity {
         self.add_image_of(path, DiskFormat::Qcow2, size)

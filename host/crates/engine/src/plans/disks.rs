@@ -73,10 +73,14 @@ pub(super) fn as_overlays(overlays: &BTreeMap<DiskName, PlannedOverlay>) -> Vec<
     overlays.iter().map(overlay).collect()
 }
 
+/// The layers of a chain, from the user's image up.
+pub(crate) fn chain_layers<'a>(forest: &'a Forest, disk: &DiskName, head: LayerId) -> Result<Vec<&'a Layer>, Failure> {
+    forest.chain(head).ok_or_else(|| contradiction(disk))
+}
+
 /// The files of a chain, from the user's image up.
 pub(crate) fn chain_files(forest: &Forest, disk: &DiskName, head: LayerId) -> Result<Vec<LayerFile>, Failure> {
-    let chain = forest.chain(head).ok_or_else(|| contradiction(disk))?;
-    Ok(chain.into_iter().map(|layer| layer.file.clone()).collect())
+    Ok(chain_layers(forest, disk, head)?.into_iter().map(|layer| layer.file.clone()).collect())
 }
 
 /// The chains of a VM's disks as a launch wants them, in the order of its definition.

@@ -16,6 +16,7 @@ use super::{
     disks::plan_overlays,
     export::Export,
     power::{Power, PowerPlan},
+    room,
     settle::settle,
 };
 use crate::{
@@ -62,6 +63,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         Request::DeleteCheckpoint(id) => run(Delete::new(Some(id)), journal, cx).await.map(|()| Outcome::Gone),
         Request::Export { checkpoint, folder, format } => {
             let checkpoint = cx.catalogue().checkpoint(&cx.vm, checkpoint).await?;
+            room::for_export(cx, &checkpoint, &folder).await?;
             let target = folder.display().to_string();
             let staged = std::path::PathBuf::new();
             run(Export { checkpoint, target: folder, format, staged }, journal, cx).await?;
@@ -144,6 +146,7 @@ async fn apply(vm: &Vm, id: CheckpointId, journal: &mut Journal, cx: &Cx) -> Res
         new: checkpoint.memory.is_some().then(InstanceId::generate),
         generation_id: Uuid::new_v4(),
     };
+    room::for_apply(cx, &facts).await?;
     run(Apply::new(facts, checkpoint), journal, cx).await?;
     tidy(cx).await;
     Ok(())
@@ -193,6 +196,7 @@ async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, c
         overlays: plan_overlays(&forest, &vm.heads)?,
         session: SessionId::generate(),
     };
+    room::for_create(cx, &vm, &facts).await?;
     saga::run(&mut Create::new(facts), journal, cx).await
 }
 

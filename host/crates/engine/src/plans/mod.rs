@@ -9,6 +9,7 @@ mod disks;
 mod execute;
 mod export;
 mod power;
+mod room;
 mod settle;
 
 pub(crate) use self::{

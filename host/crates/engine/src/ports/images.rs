@@ -16,6 +16,10 @@ pub trait Images: Send + Sync {
     /// Which file lies under this name now. Cheap: its content is not looked at.
     async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError>;
 
+    /// Room on the file system that this path is on, or would be: a path that is not there stands for the nearest
+    /// folder above it that is. Cheap.
+    async fn space(&self, path: &Path) -> Result<Space, ImageError>;
+
     /// Makes an empty qcow2 layer over `backing`, in the same folder, of the given virtual size, durable on return.
     ///
     /// A file that is there already is accepted if it is empty and lies on the same backing file; any other file is
@@ -67,6 +71,17 @@ pub struct ImageFacts {
     pub backing: Option<PathBuf>,
     /// The format says that the image is damaged.
     pub corrupt: bool,
+}
+
+/// Room on a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// Which one: the same number is the same file system.
+    pub file_system: u64,
+    /// Where it is mounted.
+    pub mounted_on: PathBuf,
+    /// Bytes that the hypervisor and the service can still write.
+    pub free: u64,
 }
 
 /// A merge of two neighbouring layers that no VM has open.

@@ -22,6 +22,6 @@ pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
     LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode,
 };
-pub use images::{Flatten, ImageError, ImageFacts, Images, OfflineMerge};
+pub use images::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, Space};
 pub use memory::{MemoryError, MemoryStates};
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

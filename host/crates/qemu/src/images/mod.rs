@@ -5,6 +5,7 @@
 
 mod files;
 mod header;
+mod space;
 mod tool;
 
 use std::{
@@ -18,7 +19,7 @@ use files::{blocking, folder, identity, io_error, lies_on, look, place, sync, sy
 use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
-use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink};
+use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
 use tool::{Tool, failed};
 
 use crate::{config::QemuConfig, nodes};
@@ -155,6 +156,12 @@ impl Images for QemuImages {
 
     async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError> {
         look(path)
+    }
+
+    async fn space(&self, path: &Path) -> Result<Space, ImageError> {
+        let (path, within) = (path.to_owned(), self.config.deadlines.image);
+        let late = |_| failed("looking at a file system", format!("it did not answer within {within:?}"));
+        tokio::time::timeout(within, blocking(move || space::space(&path))).await.map_err(late)?
     }
 
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {

@@ -12,6 +12,7 @@ use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     Call, PowerScript,
+    captures::NO_SPACE,
     instance::Saving,
     machines::{VERSION, refused},
     merging::Merged,
@@ -35,6 +36,9 @@ impl SimHypervisor {
                 Ok(match &state.instance(id)?.saving {
                     Saving::Active { done_at, .. } => Some(*done_at),
                     Saving::Completed => None,
+                    Saving::Failed(message) if message.contains(NO_SPACE) => {
+                        return Err(HypervisorError::NoSpace { message: message.clone() });
+                    }
                     Saving::Failed(message) => return refused("migrate", message.clone()),
                     Saving::None | Saving::Prepared(_) => {
                         return Err(HypervisorError::WrongState("no capture was started".to_owned()));

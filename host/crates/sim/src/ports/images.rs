@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
-use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink};
+use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
 
 use crate::{Call, files::DEVICE, merging::Merged, process::Process};
 
@@ -57,6 +57,10 @@ impl Images for SimImages {
             Ok(FileIdentity { device: DEVICE, inode })
         });
         identity.await
+    }
+
+    async fn space(&self, path: &Path) -> Result<Space, ImageError> {
+        self.process.call(Call::Space, |state| Ok(state.space(path))).await
     }
 
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError> {

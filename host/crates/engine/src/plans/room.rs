@@ -1,0 +1,75 @@
+//! Making sure, before anything is begun, that there is room for it.
+
+use stillpoint_common::{Checkpoint, InstanceId, Kind, Vm};
+
+use super::disks::chain_layers;
+use crate::{
+    context::Cx,
+    error::StepError,
+    forest::Forest,
+    job::{ApplyFacts, CreateFacts},
+    space::{self, Need},
+};
+
+/// Bytes by which a flattened disk may be larger than what its layers take.
+const EXPORT_OVERHEAD: u64 = 1 << 20;
+
+/// Refuses what there is no room for. A file system that does not say how much it has is no reason to refuse: then the
+/// act itself will find out.
+pub(super) async fn make_sure(cx: &Cx, needs: Vec<Need>) -> Result<(), StepError> {
+    let mut known = Vec::with_capacity(needs.len());
+    for need in needs {
+        match cx.ports().images.space(&need.path).await {
+            Ok(space) => known.push((need, space)),
+            Err(error) => tracing::warn!(vm = %cx.vm, path = %need.path.display(), %error, "no free space was told"),
+        }
+    }
+    Ok(space::room_for(&known, cx.world.config.space.keep_free)?)
+}
+
+/// A layer for each disk, and for a standard checkpoint of a VM that is on its memory.
+pub(super) async fn for_create(cx: &Cx, vm: &Vm, facts: &CreateFacts) -> Result<(), StepError> {
+    let mut needs = space::of_overlays(&facts.overlays, cx.world.config.space.layer_room);
+    needs.extend(captured(facts.instance, facts.checkpoint.kind, vm));
+    make_sure(cx, needs).await
+}
+
+fn captured(instance: Option<InstanceId>, kind: Kind, vm: &Vm) -> Option<Need> {
+    match (instance, kind) {
+        (Some(_), Kind::Standard) => Some(space::of_memory(&vm.checkpoint_location, vm.definition.memory_mib)),
+        (Some(_), Kind::Production) | (None, Kind::Production | Kind::Standard) => None,
+    }
+}
+
+/// A layer for each disk.
+pub(super) async fn for_apply(cx: &Cx, facts: &ApplyFacts) -> Result<(), StepError> {
+    make_sure(cx, space::of_overlays(&facts.overlays, cx.world.config.space.layer_room)).await
+}
+
+/// Copies of the disks, as large as what their layers take or as the guest sees them, and of the memory.
+pub(super) async fn for_export(cx: &Cx, checkpoint: &Checkpoint, target: &std::path::Path) -> Result<(), StepError> {
+    let folder = target.parent().unwrap_or(target);
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    let mut needs = Vec::new();
+    for (disk, head) in &checkpoint.disks {
+        let bytes = flattened(cx, &forest, disk, *head).await?;
+        needs.push(Need::new(format!("a copy of disk {disk}"), folder, bytes));
+    }
+    let memory = checkpoint.memory.as_ref();
+    needs.extend(memory.map(|memory| Need::new("a copy of the memory", folder, memory.bytes)));
+    make_sure(cx, needs).await
+}
+
+async fn flattened(
+    cx: &Cx,
+    forest: &Forest,
+    disk: &stillpoint_common::DiskName,
+    head: stillpoint_common::LayerId,
+) -> Result<u64, StepError> {
+    let (mut allocated, mut size) = (0_u64, 0);
+    for layer in chain_layers(forest, disk, head)? {
+        let facts = cx.ports().images.stat(&layer.file.path, layer.file.format).await?;
+        (allocated, size) = (allocated.saturating_add(facts.allocated), facts.virtual_size);
+    }
+    Ok(allocated.min(size).saturating_add(EXPORT_OVERHEAD))
+}
