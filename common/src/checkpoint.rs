@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Kind,
-    LayerId, PhaseRecord, VmDefinition, VmId, WriterOutcome,
+    LayerId, Notes, PhaseRecord, VmDefinition, VmId, WriterOutcome,
 };
 
 /// An unchanging point in the life of a VM.
 ///
-/// Its disks, memory and definition are never written again until it is deleted; its name is the only part that can
-/// be changed.
+/// Its disks, memory and definition are never written again until it is deleted; its name, its notes and how long it
+/// shall be kept are the only parts that can be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Its id.
@@ -54,6 +54,31 @@ pub struct Checkpoint {
     pub left_out: Vec<LeftOut>,
     /// Whether it can be used.
     pub state: CheckpointState,
+    /// What is said about it.
+    #[serde(default)]
+    pub remarks: Remarks,
+}
+
+/// What is said about a checkpoint by those who made it. No disk and no memory depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Remarks {
+    /// Free text; can be changed.
+    pub notes: Notes,
+    /// It is meant to be deleted after this; can be changed. Nothing deletes it unasked: it is reported.
+    pub keep_until: Option<Timestamp>,
+    /// Made by the service at the start of the VM, and deleted by it at the clean stop.
+    pub automatic: bool,
+    /// User id, on the host, of who asked for it; `None` if the service did, or nobody knows.
+    pub creator: Option<u32>,
+}
+
+impl Remarks {
+    /// Whether it has been kept for as long as it was to be kept.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.keep_until.is_some_and(|until| until <= now)
+    }
 }
 
 /// RAM pages and device state of one instant.

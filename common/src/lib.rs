@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod definition;
+mod filter;
 mod ids;
 mod layer;
 mod names;
@@ -14,14 +15,15 @@ mod quiesce;
 mod reason;
 mod vm;
 
-pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState};
+pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState, Remarks};
 pub use definition::{
     AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,
     VmDefinition,
 };
+pub use filter::{CheckpointFilter, Pattern};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
 pub use layer::{FileIdentity, Layer, LayerFile};
-pub use names::{CheckpointName, DiskName, NameError, VmId};
+pub use names::{CheckpointName, DiskName, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};
 pub use quiesce::{

@@ -59,9 +59,23 @@ fn title(text: &str) -> Result<String, NameError> {
     Ok(text.to_owned())
 }
 
+/// Text of several lines, or none.
+fn prose(text: &str) -> Result<String, NameError> {
+    const LIMIT: usize = 4_096;
+    let length = text.chars().count();
+    if length > LIMIT {
+        return Err(NameError::TooLong { length, limit: LIMIT });
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(NameError::Control);
+    }
+    Ok(text.trim_end().to_owned())
+}
+
 macro_rules! name {
-    ($name:ident, $check:expr, $doc:literal) => {
+    ($(#[$more:meta])* $name:ident, $check:expr, $doc:literal) => {
         #[doc = $doc]
+        $(#[$more])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
@@ -108,6 +122,12 @@ macro_rules! name {
 name!(VmId, |text| slug(text, 63), "The name of a VM, unique on its host: `web1`. It never changes.");
 name!(DiskName, |text| slug(text, 20), "The name of a disk, unique in its VM: `system`.");
 name!(CheckpointName, title, "What people call a checkpoint. Not blank, at most 100 characters; need not be unique.");
+name!(
+    #[derive(Default)]
+    Notes,
+    prose,
+    "Free text of people's, at most 4,096 characters; may be empty."
+);
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +140,14 @@ mod tests {
         assert_eq!(" \t".parse::<CheckpointName>(), Err(NameError::Blank));
         assert_eq!("x".repeat(101).parse::<CheckpointName>(), Err(NameError::TooLong { length: 101, limit: 100 }));
         assert_eq!("a\nb".parse::<CheckpointName>(), Err(NameError::Control));
+    }
+
+    #[test]
+    fn notes_may_have_lines_and_may_be_empty() {
+        assert_eq!("one\n\ttwo\n".parse::<Notes>().unwrap().as_str(), "one\n\ttwo");
+        assert_eq!("".parse::<Notes>(), Ok(Notes::default()));
+        assert_eq!("x".repeat(4097).parse::<Notes>(), Err(NameError::TooLong { length: 4097, limit: 4096 }));
+        assert_eq!("a\u{1b}[2J".parse::<Notes>(), Err(NameError::Control), "no terminal is written to by a note");
     }
 
     #[test]

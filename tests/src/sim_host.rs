@@ -6,7 +6,7 @@ use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, DiskName, Failure, MemoryState, Operation, OperationState, Outcome,
     VmId,
 };
-use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewVm, Request, StopMode};
+use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, Request, StopMode};
 use stillpoint_sim::{Content, World, definition};
 
 /// Size of each disk.
@@ -130,7 +130,9 @@ impl SimHost {
     /// # Panics
     /// If something else was made.
     pub async fn create(&self, policy: CheckpointPolicy) -> Result<Checkpoint, Failure> {
-        let made = self.run(Request::CreateCheckpoint { name: None, policy: Some(policy) }).await?;
+        let made = self
+            .run(Request::CreateCheckpoint(NewCheckpoint { policy: Some(policy), ..NewCheckpoint::default() }))
+            .await?;
         let Outcome::Checkpoint(id) = made else { panic!("{made:?} is no checkpoint") };
         Ok(self.checkpoint(id).await.checkpoint)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind, OperationState, PowerState, Reason};
-use stillpoint_engine::{Request, VmChange, ports::HypervisorError};
+use stillpoint_engine::{NewCheckpoint, Request, VmChange, ports::HypervisorError};
 use stillpoint_sim::{AgentScript, Call, Fault, FaultPlan, FreezeScript, ThawScript};
 use stillpoint_tests::sim_host::SimHost;
 
@@ -227,7 +227,10 @@ async fn checkpoints_of_a_vm_that_is_off_or_paused() {
 async fn a_busy_vm_says_with_what() {
     let host = SimHost::running().await;
     host.world.set_capture_time(Duration::from_secs(30));
-    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let request = Request::CreateCheckpoint(NewCheckpoint {
+        policy: Some(CheckpointPolicy::Standard),
+        ..NewCheckpoint::default()
+    });
     let first = host.engine.submit(&host.vm(), request, None).await.unwrap();
     let refused = host.engine.submit(&host.vm(), Request::Pause, None).await.unwrap_err();
     assert_eq!(refused.reason, Reason::VmBusy);
@@ -242,7 +245,10 @@ async fn a_busy_vm_says_with_what() {
 async fn a_cancelled_checkpoint_leaves_nothing_behind() {
     let host = SimHost::running().await;
     host.world.set_capture_time(Duration::from_secs(30));
-    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let request = Request::CreateCheckpoint(NewCheckpoint {
+        policy: Some(CheckpointPolicy::Standard),
+        ..NewCheckpoint::default()
+    });
     let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     host.engine.cancel_operation(operation.id).await.unwrap();
@@ -256,7 +262,7 @@ async fn a_cancelled_checkpoint_leaves_nothing_behind() {
 async fn the_same_request_id_is_the_same_operation() {
     let host = SimHost::running().await;
     let id = Some("11111111-1111-4111-8111-111111111111".to_owned());
-    let request = Request::CreateCheckpoint { name: None, policy: None };
+    let request = Request::CreateCheckpoint(NewCheckpoint::default());
     let first = host.engine.submit(&host.vm(), request.clone(), id.clone()).await.unwrap();
     let again = host.engine.submit(&host.vm(), request.clone(), id.clone()).await.unwrap();
     assert_eq!(first.id, again.id);
@@ -280,7 +286,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
         .update_vm(&host.vm(), VmChange { checkpoint_policy: Some(CheckpointPolicy::Disabled), ..VmChange::default() })
         .await
         .unwrap();
-    let request = Request::CreateCheckpoint { name: None, policy: None };
+    let request = Request::CreateCheckpoint(NewCheckpoint::default());
     assert_eq!(host.run(request).await.unwrap_err().reason, Reason::CheckpointsDisabled);
     assert_eq!(host.engine.delete_vm(&host.vm()).await.unwrap_err().reason, Reason::VmRunning);
     host.turn_off().await;
@@ -309,7 +315,10 @@ async fn a_vm_whose_process_dies_is_off_and_starts_again_with_its_data() {
 async fn qemu_killed_during_a_capture_leaves_no_half_checkpoint() {
     let host = SimHost::running().await;
     host.world.set_capture_time(Duration::from_secs(30));
-    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let request = Request::CreateCheckpoint(NewCheckpoint {
+        policy: Some(CheckpointPolicy::Standard),
+        ..NewCheckpoint::default()
+    });
     let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     host.write(1, 2);
@@ -347,7 +356,10 @@ async fn operations_are_remembered_over_a_restart_up_to_a_number() {
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_ends_finishes_what_is_at_work_and_refuses_the_rest() {
     let host = SimHost::running().await;
-    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let request = Request::CreateCheckpoint(NewCheckpoint {
+        policy: Some(CheckpointPolicy::Standard),
+        ..NewCheckpoint::default()
+    });
     let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
     host.engine.stop().await;
     assert!(matches!(host.engine.operation(operation.id).await.unwrap().state, OperationState::Done(_)));

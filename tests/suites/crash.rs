@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskName, PowerState};
-use stillpoint_engine::{Request, StopMode, VmChange};
+use stillpoint_engine::{NewCheckpoint, Request, StopMode, VmChange};
 use stillpoint_sim::{Call, Content, Fault, FaultPlan};
 use stillpoint_tests::sim_host::SimHost;
 
@@ -51,7 +51,8 @@ impl Before {
     }
 
     fn request(&self, act: Act) -> Request {
-        let create = |policy| Request::CreateCheckpoint { name: None, policy: Some(policy) };
+        let create =
+            |policy| Request::CreateCheckpoint(NewCheckpoint { policy: Some(policy), ..NewCheckpoint::default() });
         match act {
             Act::CreateProduction => create(CheckpointPolicy::ProductionOnly),
             Act::CreateStandard => create(CheckpointPolicy::Standard),

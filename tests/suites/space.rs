@@ -2,7 +2,7 @@
 //! same on real file systems is in `guest_space` and `real_qemu_space`.
 
 use stillpoint_common::{CheckpointPolicy, DiskFormat, Reason};
-use stillpoint_engine::Request;
+use stillpoint_engine::{NewCheckpoint, Request};
 use stillpoint_tests::sim_host::{SimHost, disk};
 
 const MIB: u64 = 1 << 20;
@@ -104,7 +104,10 @@ async fn an_export_without_room_at_its_target_is_refused_before_a_folder_is_made
 async fn what_fills_the_disk_behind_the_forecast_undoes_the_operation_and_leaves_nothing() {
     let host = SimHost::running().await;
     host.world.set_capture_time(std::time::Duration::from_secs(10));
-    let request = Request::CreateCheckpoint { name: None, policy: Some(CheckpointPolicy::Standard) };
+    let request = Request::CreateCheckpoint(NewCheckpoint {
+        policy: Some(CheckpointPolicy::Standard),
+        ..NewCheckpoint::default()
+    });
     let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     host.world.set_capacity("/state", MIB);

@@ -1,6 +1,7 @@
 //! `Checkpoints`
 
-use stillpoint_engine::{Engine, Request as Work};
+use stillpoint_common::Remarks;
+use stillpoint_engine::{CheckpointChange, Engine, NewCheckpoint, Request as Work};
 use stillpoint_proto::{
     convert::{self, names, request},
     longrunning,
@@ -8,7 +9,7 @@ use stillpoint_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{refuse, respond};
+use super::{peer, refuse, respond};
 
 pub(crate) struct Checkpoints {
     engine: Engine,
@@ -25,8 +26,10 @@ impl Checkpoints {
 #[tonic::async_trait]
 impl checkpoints_server::Checkpoints for Checkpoints {
     async fn create_checkpoint(&self, asked: Request<pb::CreateCheckpointRequest>) -> Answer<longrunning::Operation> {
+        let creator = peer::uid(&asked);
         let asked = request::create_checkpoint(asked.get_ref()).map_err(refuse)?;
-        let work = Work::CreateCheckpoint { name: asked.name, policy: asked.policy };
+        let remarks = Remarks { creator, ..asked.remarks };
+        let work = Work::CreateCheckpoint(NewCheckpoint { name: asked.name, policy: asked.policy, remarks });
         respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
 
@@ -40,8 +43,11 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         &self,
         asked: Request<pb::ListCheckpointsRequest>,
     ) -> Answer<pb::ListCheckpointsResponse> {
-        let (vm, page) = request::list_checkpoints(asked.get_ref()).map_err(refuse)?;
-        let views = self.engine.checkpoints(&vm).await.map_err(refuse)?;
+        let request::ListCheckpoints { vm, filter, page } =
+            request::list_checkpoints(asked.get_ref()).map_err(refuse)?;
+        let mut views = self.engine.checkpoints(&vm).await.map_err(refuse)?;
+        let now = self.engine.now();
+        views.retain(|view| filter.admits(&view.checkpoint, now));
         let key = |view: &stillpoint_engine::CheckpointView| view.checkpoint.id.to_string();
         let (views, next_page_token) = page.cut(views, key, |key, after| key > after);
         let message =
@@ -51,8 +57,9 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     }
 
     async fn update_checkpoint(&self, asked: Request<pb::UpdateCheckpointRequest>) -> Answer<pb::Checkpoint> {
-        let asked = request::rename(asked.get_ref()).map_err(refuse)?;
-        let view = self.engine.rename_checkpoint(&asked.vm, asked.checkpoint, asked.name).await.map_err(refuse)?;
+        let asked = request::update_checkpoint(asked.get_ref()).map_err(refuse)?;
+        let change = CheckpointChange { name: asked.name, notes: asked.notes, keep_until: asked.keep_until };
+        let view = self.engine.update_checkpoint(&asked.vm, asked.checkpoint, change).await.map_err(refuse)?;
         Ok(Response::new(convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
     }
 

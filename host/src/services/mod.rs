@@ -4,6 +4,7 @@ mod checkpoints;
 mod guests;
 mod host;
 mod operations;
+mod peer;
 mod respond;
 mod vms;
 

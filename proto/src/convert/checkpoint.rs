@@ -34,5 +34,9 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         phases: operation::phases(&checkpoint.phases),
         left_out: left_out.collect(),
         deleting: checkpoint.state == CheckpointState::Deleting,
+        notes: checkpoint.remarks.notes.to_string(),
+        keep_until: checkpoint.remarks.keep_until.map(time::timestamp),
+        automatic: checkpoint.remarks.automatic,
+        creator: checkpoint.remarks.creator.map(|uid| format!("uid:{uid}")).unwrap_or_default(),
     }
 }

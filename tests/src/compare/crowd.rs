@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stillpoint_common::{CheckpointPolicy, Operation, OperationState, VmId};
 use stillpoint_engine::{
-    Engine, EngineConfig, NewVm, Ports, Request,
+    Engine, EngineConfig, NewCheckpoint, NewVm, Ports, Request,
     ports::{Put, Store, Txn},
 };
 use stillpoint_sim::{World, definition};
@@ -62,7 +62,7 @@ impl Crowd {
 
     /// A checkpoint of one VM.
     pub(super) async fn checkpoint(&self, number: usize) -> Outcome<Operation> {
-        self.run(number, Request::CreateCheckpoint { name: None, policy: None }).await
+        self.run(number, Request::CreateCheckpoint(NewCheckpoint::default())).await
     }
 
     /// Copies the whole catalogue into another store.

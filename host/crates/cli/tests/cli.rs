@@ -252,7 +252,8 @@ fn other_commands_answer_in_a_line() {
     let renamed = says(&fake, &["checkpoint", "rename", "web", "clean install", "fresh"]);
     assert_eq!(renamed, "\"clean install\" is now called \"fresh\"\n");
     assert!(says(&fake, &["writer", "list", "web"]).contains("postgresql  FAILED  the log is full"));
-    assert_eq!(fake.asked(), ["stop web TurnOff", "export /exports/one Raw"]);
+    let renaming = format!("set {CLEAN} Some(CheckpointName(\"fresh\")) None None");
+    assert_eq!(fake.asked(), ["stop web TurnOff", "export /exports/one Raw", &renaming]);
     assert!(says(&fake, &["checkpoint", "show", "web", "019a"]).contains("phases:"));
     assert!(says(&fake, &["completions", "bash"]).contains("_stillpoint"));
 }
@@ -303,4 +304,34 @@ fn waiting(fake: &Fake) -> Child {
     let mut line = [0; "  paused 14 ms\n".len()];
     child.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
     child
+}
+
+#[test]
+fn checkpoints_are_filtered_by_the_service_and_by_kinship() {
+    let fake = Fake::start();
+    let flags = ["--kind", "standard", "--name", "before *", "--older-than", "7d", "--expired"];
+    run(&fake, &[&["checkpoint", "list", "web"][..], &flags].concat());
+    let filter = "kind = STANDARD AND name = \"before *\" AND age > 7d AND expired = true";
+    assert_eq!(fake.asked(), [format!("list vms/web where {filter}")]);
+    run(&fake, &["checkpoint", "list", "web", "--children-of", "clean install"]);
+    assert_eq!(fake.asked()[1], format!("list vms/web where parent = vms/web/checkpoints/{CLEAN}"));
+    let parents = json(&fake, &["checkpoint", "list", "web", "--parent-of", UPGRADE]);
+    assert_eq!((parents.as_array().unwrap().len(), &parents[0]["id"]), (1, &CLEAN.into()));
+    assert_eq!(run(&fake, &["checkpoint", "list", "web", "--older-than", "7"]).status.code(), Some(2));
+}
+
+#[test]
+fn notes_and_the_time_to_keep_can_be_changed_later() {
+    let fake = Fake::start();
+    let set = |flags: &[&str]| run(&fake, &[&["checkpoint", "set", "web", UPGRADE][..], flags].concat()).status.code();
+    assert_eq!(set(&["--notes", "ask Ann", "--keep", "2030-01-01T00:00:00Z"]), Some(0));
+    assert_eq!(set(&["--keep-for-ever"]), Some(0));
+    assert_eq!(set(&[]), Some(2));
+    let expected = [
+        format!("set {UPGRADE} None Some(Notes(\"ask Ann\")) Some(Some(2030-01-01T00:00:00Z))"),
+        format!("set {UPGRADE} None None Some(None)"),
+    ];
+    assert_eq!(fake.asked(), expected);
+    let shown = run(&fake, &["checkpoint", "show", "web", UPGRADE]);
+    assert!(stdout(&shown).contains("uid:1000"), "{}", stdout(&shown));
 }

@@ -20,7 +20,7 @@ impl Situation<'_> {
         match request {
             Request::Start | Request::Stop(_) => {}
             Request::Pause | Request::Resume => self.is_on()?,
-            Request::CreateCheckpoint { policy, .. } => self.may_create(policy.unwrap_or(self.vm.checkpoint_policy))?,
+            Request::CreateCheckpoint(new) => self.may_create(new.policy.unwrap_or(self.vm.checkpoint_policy))?,
             Request::Apply(id) | Request::DeleteCheckpoint(id) => self.is_ready(*id)?,
             Request::Revert => self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?,
             Request::Export { checkpoint, folder, .. } => {
@@ -66,17 +66,23 @@ impl Situation<'_> {
         let vm = &self.vm.id;
         match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
             None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
-            Some(found) => match found.state {
-                CheckpointState::Ready => Ok(()),
-                CheckpointState::Deleting => {
-                    let message = format!("checkpoint {:?} ({id}) of VM {vm} is being deleted", found.name.as_str());
-                    Err(Failure::new(Reason::CheckpointDeleting, message))
-                }
-            },
+            Some(found) => ready(found),
         }
     }
 
     fn nothing_to_revert_to(&self) -> Failure {
         Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id))
+    }
+}
+
+/// Says that a checkpoint is going, if so.
+pub(crate) fn ready(checkpoint: &Checkpoint) -> Result<(), Failure> {
+    match checkpoint.state {
+        CheckpointState::Ready => Ok(()),
+        CheckpointState::Deleting => {
+            let Checkpoint { id, name, vm, .. } = checkpoint;
+            let message = format!("checkpoint {:?} ({id}) of VM {vm} is being deleted", name.as_str());
+            Err(Failure::new(Reason::CheckpointDeleting, message))
+        }
     }
 }

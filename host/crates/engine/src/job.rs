@@ -102,7 +102,7 @@ impl Job {
                 | Request::Pause
                 | Request::Resume
                 | Request::Revert
-                | Request::CreateCheckpoint { .. },
+                | Request::CreateCheckpoint(_),
             )
             | None => None,
         };

@@ -22,4 +22,6 @@ mod space;
 pub use config::{EngineConfig, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
-pub use request::{CheckpointView, ExportedFile, NewVm, Request, StopMode, VmChange, VmView};
+pub use request::{
+    CheckpointChange, CheckpointView, ExportedFile, NewCheckpoint, NewVm, Request, StopMode, VmChange, VmView,
+};

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, DiskName, LayerFile, Operation,
-    OperationKind, PowerState, Vm, VmDefinition, VmId,
+    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, DiskName, LayerFile, Notes, Operation,
+    OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
 };
 
 /// A VM to define.
@@ -31,6 +32,40 @@ pub struct VmChange {
     pub definition: Option<VmDefinition>,
 }
 
+/// A checkpoint to make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct NewCheckpoint {
+    /// What to call it; `None`: VM and time.
+    pub name: Option<CheckpointName>,
+    /// Overrides the VM's policy.
+    pub policy: Option<CheckpointPolicy>,
+    /// What is said about it.
+    #[serde(default)]
+    pub remarks: Remarks,
+}
+
+/// Changes of what is said about a checkpoint; `None` leaves a part as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointChange {
+    /// New name.
+    pub name: Option<CheckpointName>,
+    /// New notes.
+    pub notes: Option<Notes>,
+    /// New end of its time; `Some(None)`: none.
+    pub keep_until: Option<Option<Timestamp>>,
+}
+
+impl CheckpointChange {
+    /// The same checkpoint, with what is changed.
+    #[must_use]
+    pub fn applied(self, mut checkpoint: Checkpoint) -> Checkpoint {
+        checkpoint.name = self.name.unwrap_or(checkpoint.name);
+        checkpoint.remarks.notes = self.notes.unwrap_or(checkpoint.remarks.notes);
+        checkpoint.remarks.keep_until = self.keep_until.unwrap_or(checkpoint.remarks.keep_until);
+        checkpoint
+    }
+}
+
 /// Work on one VM that runs as an operation.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -44,12 +79,7 @@ pub enum Request {
     /// Let it go on.
     Resume,
     /// Make a checkpoint.
-    CreateCheckpoint {
-        /// What to call it; `None`: VM and time.
-        name: Option<CheckpointName>,
-        /// Overrides the VM's policy.
-        policy: Option<CheckpointPolicy>,
-    },
+    CreateCheckpoint(NewCheckpoint),
     /// Bring the VM back to a checkpoint; Now is lost.
     Apply(CheckpointId),
     /// Bring the VM back to the checkpoint Now is a child of; Now is lost.
@@ -86,7 +116,7 @@ impl Request {
             Self::Stop(_) => OperationKind::StopVm,
             Self::Pause => OperationKind::PauseVm,
             Self::Resume => OperationKind::ResumeVm,
-            Self::CreateCheckpoint { .. } => OperationKind::CreateCheckpoint,
+            Self::CreateCheckpoint(_) => OperationKind::CreateCheckpoint,
             Self::Apply(_) | Self::Revert => OperationKind::ApplyCheckpoint,
             Self::DeleteCheckpoint(_) => OperationKind::DeleteCheckpoint,
             Self::Export { .. } => OperationKind::ExportCheckpoint,

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use stillpoint_common::{CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, Failure, VmId};
+use jiff::Timestamp;
+use stillpoint_common::{
+    CheckpointFilter, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, Failure, Notes, Remarks, VmId,
+};
 use uuid::Uuid;
 
-use super::{absolute, mask, request_id};
+use super::{absolute, filter, mask, request_id};
 use crate::{
-    convert::{known, names, page::Page, policy::policy, spec},
+    convert::{known, names, page::Page, policy::policy, spec, time},
     v1 as pb,
 };
 
@@ -20,6 +23,8 @@ pub struct CreateCheckpoint {
     pub name: Option<CheckpointName>,
     /// Overrides the VM's policy.
     pub policy: Option<CheckpointPolicy>,
+    /// What the caller says about it.
+    pub remarks: Remarks,
     /// Names the request, if the caller wants it done once.
     pub request_id: Option<Uuid>,
 }
@@ -38,39 +43,69 @@ pub fn create_checkpoint(request: &pb::CreateCheckpointRequest) -> Result<Create
         vm: names::parse_vm(&request.parent, "parent")?,
         name: name.map(|name| display_name(name, "display_name")).transpose()?,
         policy,
+        remarks: Remarks {
+            notes: notes(&request.notes, "notes")?,
+            keep_until: keep_until(request.keep_until.as_ref(), "keep_until")?,
+            ..Remarks::default()
+        },
         request_id: request_id(&request.request_id)?,
     })
+}
+
+/// Which checkpoints, and which page of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListCheckpoints {
+    /// Of which VM.
+    pub vm: VmId,
+    /// Which.
+    pub filter: CheckpointFilter,
+    /// Which page.
+    pub page: Page,
 }
 
 /// Reads a `ListCheckpointsRequest`.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn list_checkpoints(request: &pb::ListCheckpointsRequest) -> Result<(VmId, Page), Failure> {
+pub fn list_checkpoints(request: &pb::ListCheckpointsRequest) -> Result<ListCheckpoints, Failure> {
     let page = Page::parse(request.page_size, &request.page_token, 1000, 1000)?;
-    Ok((names::parse_vm(&request.parent, "parent")?, page))
+    let vm = names::parse_vm(&request.parent, "parent")?;
+    Ok(ListCheckpoints { filter: filter::checkpoints(&vm, &request.filter)?, vm, page })
 }
 
-/// A new name for a checkpoint.
+/// Changes of what is said about a checkpoint; `None` leaves a part as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rename {
+pub struct UpdateCheckpoint {
     /// Whose checkpoint.
     pub vm: VmId,
     /// Which one.
     pub checkpoint: CheckpointId,
-    /// Its new name.
-    pub name: CheckpointName,
+    /// New name.
+    pub name: Option<CheckpointName>,
+    /// New notes.
+    pub notes: Option<Notes>,
+    /// New end of its time; `Some(None)`: none.
+    pub keep_until: Option<Option<Timestamp>>,
 }
 
 /// Reads an `UpdateCheckpointRequest`.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn rename(request: &pb::UpdateCheckpointRequest) -> Result<Rename, Failure> {
+pub fn update_checkpoint(request: &pb::UpdateCheckpointRequest) -> Result<UpdateCheckpoint, Failure> {
     let message = request.checkpoint.as_ref().ok_or_else(|| Failure::field("checkpoint", "is missing"))?;
-    mask(request.update_mask.as_ref(), &["display_name"])?;
+    let paths = mask(request.update_mask.as_ref(), &["display_name", "notes", "keep_until"])?;
+    let named = |path: &str| paths.iter().any(|named| named == path);
     let (vm, checkpoint) = names::parse_checkpoint(&message.name, "checkpoint.name")?;
-    Ok(Rename { vm, checkpoint, name: display_name(&message.display_name, "checkpoint.display_name")? })
+    let name = || display_name(&message.display_name, "checkpoint.display_name");
+    let keep_until = || keep_until(message.keep_until.as_ref(), "checkpoint.keep_until");
+    Ok(UpdateCheckpoint {
+        vm,
+        checkpoint,
+        name: named("display_name").then(name).transpose()?,
+        notes: named("notes").then(|| notes(&message.notes, "checkpoint.notes")).transpose()?,
+        keep_until: named("keep_until").then(keep_until).transpose()?,
+    })
 }
 
 /// Reads an `ApplyCheckpointRequest`. Now is to be discarded: nothing else can be asked yet.
@@ -134,6 +169,15 @@ pub fn export_checkpoint(request: &pb::ExportCheckpointRequest) -> Result<Export
 
 fn display_name(name: &str, field: &str) -> Result<CheckpointName, Failure> {
     name.parse().map_err(|problem| Failure::field(field, problem))
+}
+
+fn notes(text: &str, field: &str) -> Result<Notes, Failure> {
+    text.parse().map_err(|problem| Failure::field(field, problem))
+}
+
+fn keep_until(until: Option<&prost_types::Timestamp>, field: &str) -> Result<Option<Timestamp>, Failure> {
+    let read = |until| time::parse_timestamp(until).ok_or_else(|| Failure::field(field, "is no date"));
+    until.map(read).transpose()
 }
 
 fn discard(now: i32) -> Result<(), Failure> {

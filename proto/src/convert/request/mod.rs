@@ -2,12 +2,13 @@
 //! its field.
 
 mod checkpoint;
+pub mod filter;
 mod operation;
 mod vm;
 
 pub use checkpoint::{
-    CreateCheckpoint, ExportCheckpoint, Rename, apply_checkpoint, create_checkpoint, delete_checkpoint,
-    export_checkpoint, list_checkpoints, rename, revert_vm,
+    CreateCheckpoint, ExportCheckpoint, ListCheckpoints, UpdateCheckpoint, apply_checkpoint, create_checkpoint,
+    delete_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
 };
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};
 pub use vm::{CreateVm, StopMode, UpdateVm, create_vm, list_vms, stop_vm, update_vm};

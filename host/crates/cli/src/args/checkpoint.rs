@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{DiskFormat, VmId};
 
 use super::{Consent, PolicyArg, Waiting, parse};
@@ -15,6 +15,55 @@ pub struct CheckpointRef {
     pub vm: VmId,
     /// Its id, the beginning of its id, or its name if only one has it.
     pub checkpoint: String,
+}
+
+/// What is said about a checkpoint.
+#[derive(Debug, Clone, Args)]
+pub struct RemarkFlags {
+    /// Free text.
+    #[arg(long, value_name = "TEXT")]
+    pub notes: Option<String>,
+    /// Delete it after this, by hand: 12h, 7d, 2w from now, or 2026-12-24T18:00:00Z. It is reported then.
+    #[arg(long, value_name = "TIME", value_parser = parse::until)]
+    pub keep: Option<jiff::Timestamp>,
+}
+
+/// Which checkpoints of a VM; what is not given does not matter.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FilterFlags {
+    /// Of this kind: production, standard.
+    #[arg(long, value_enum)]
+    pub kind: Option<KindArg>,
+    /// Called so; `*` and `?` stand for any characters.
+    #[arg(long, value_name = "PATTERN")]
+    pub name: Option<String>,
+    /// Older than this: 12h, 7d, 2w.
+    #[arg(long, value_name = "AGE", value_parser = parse::age)]
+    pub older_than: Option<String>,
+    /// Younger than this: 12h, 7d, 2w.
+    #[arg(long, value_name = "AGE", value_parser = parse::age)]
+    pub younger_than: Option<String>,
+    /// Made automatically at a start of the VM.
+    #[arg(long)]
+    pub automatic: bool,
+    /// Kept for as long as they were to be kept.
+    #[arg(long)]
+    pub expired: bool,
+    /// That came right after this one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub children_of: Option<String>,
+    /// The one that this one came right after.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub parent_of: Option<String>,
+}
+
+/// What a checkpoint is, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KindArg {
+    /// Disks of a quiet guest.
+    Production,
+    /// Disks and memory of one instant.
+    Standard,
 }
 
 /// What can be done with checkpoints.
@@ -31,6 +80,9 @@ pub enum CheckpointCommand {
         /// Overrides the VM's policy for this one.
         #[arg(long)]
         policy: Option<PolicyArg>,
+        /// What is said about it.
+        #[command(flatten)]
+        remarks: RemarkFlags,
         /// Whether to wait.
         #[command(flatten)]
         waiting: Waiting,
@@ -40,6 +92,9 @@ pub enum CheckpointCommand {
         /// Which VM.
         #[arg(value_parser = parse::vm)]
         vm: VmId,
+        /// Which of them.
+        #[command(flatten)]
+        filter: FilterFlags,
     },
     /// Draw the tree of a VM's checkpoints, with Now.
     Tree {
@@ -90,6 +145,18 @@ pub enum CheckpointCommand {
         which: CheckpointRef,
         /// Its new name.
         new_name: String,
+    },
+    /// Change the notes of a checkpoint, or how long it shall be kept.
+    Set {
+        /// Which one.
+        #[command(flatten)]
+        which: CheckpointRef,
+        /// What is said about it.
+        #[command(flatten)]
+        remarks: RemarkFlags,
+        /// Forget how long it was to be kept.
+        #[arg(long, conflicts_with = "keep")]
+        keep_for_ever: bool,
     },
     /// Delete a checkpoint. Now and every other checkpoint keep their data; layers are merged while the VM runs.
     Delete {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use jiff::Timestamp;
 use stillpoint_common::{AcceleratorChoice, DiskFormat, VmId};
 
 use crate::view::{Disk, Nic, PassThroughDisk, TapNetwork, UserNetwork};
@@ -38,6 +39,20 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = number.trim().parse().map_err(|_| wrong())?;
     number.checked_mul(factor).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// `12h`, `7d`, `2w`, as a filter has it.
+pub(crate) fn age(text: &str) -> Result<String, String> {
+    let known = stillpoint_proto::convert::request::filter::age(text);
+    known.map(|_| text.to_owned()).ok_or_else(|| format!("{text:?} is no age: write 90m, 12h, 7d or 2w"))
+}
+
+/// A point in time, or so long from now.
+pub(crate) fn until(text: &str) -> Result<Timestamp, String> {
+    let from_now = stillpoint_proto::convert::request::filter::age(text);
+    let from_now = from_now.and_then(|age| Timestamp::now().checked_add(age).ok());
+    let wrong = || format!("{text:?} is no time: write 12h, 7d, 2w, or 2026-12-24T18:00:00Z");
+    from_now.or_else(|| text.parse().ok()).ok_or_else(wrong)
 }
 
 /// `auto`, `kvm`, `tcg`.
@@ -141,6 +156,15 @@ mod tests {
         assert!(["", "M", "2 apples", "-1", "99999999999999T"].iter().all(|text| memory(text).is_err()));
         assert_eq!(["90", "90s", "5m", "1h"].map(time), [90, 90, 300, 3600].map(|s| Ok(Duration::from_secs(s))));
         assert!(["", "5 days", "é"].iter().all(|text| time(text).is_err()));
+    }
+
+    #[test]
+    fn a_time_to_come_is_a_date_or_so_long_from_now() {
+        assert_eq!(until("2026-12-24T18:00:00Z").unwrap().to_string(), "2026-12-24T18:00:00Z");
+        let in_a_week = until("7d").unwrap().duration_since(Timestamp::now());
+        assert!((in_a_week.as_hours() - 168).abs() <= 1, "{in_a_week}");
+        assert!(["", "7", "tomorrow", "99999999999999w"].iter().all(|text| until(text).is_err()));
+        assert!(age("2w").is_ok() && age("2").is_err());
     }
 
     #[test]

@@ -1,14 +1,39 @@
 //! Checkpoints.
 
+use jiff::Timestamp;
 use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, VmId};
 use stillpoint_proto::{
-    convert::names,
+    convert::{names, time},
     v1::{self as pb, checkpoints_client::CheckpointsClient},
 };
 use tonic::transport::Channel;
 
 use super::{Client, ClientError, request_id, resolve, vms::policy_value};
 use crate::view::{Checkpoint, Operation};
+
+/// A checkpoint to make; the default says nothing about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointToCreate {
+    /// What to call it; empty: the service chooses.
+    pub display_name: String,
+    /// Overrides the VM's own policy.
+    pub policy: Option<CheckpointPolicy>,
+    /// Free text.
+    pub notes: String,
+    /// It is meant to be deleted after this.
+    pub keep_until: Option<Timestamp>,
+}
+
+/// Changes of what is said about a checkpoint; `None` leaves a part as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointChange {
+    /// New name.
+    pub display_name: Option<String>,
+    /// New notes.
+    pub notes: Option<String>,
+    /// New end of its time; `Some(None)`: none.
+    pub keep_until: Option<Option<Timestamp>>,
+}
 
 impl Client {
     /// Begins to make a checkpoint. An empty name lets the service choose; without a policy the VM's own counts.
@@ -21,10 +46,21 @@ impl Client {
         display_name: &str,
         policy: Option<CheckpointPolicy>,
     ) -> Result<Operation, ClientError> {
+        let display_name = display_name.to_owned();
+        self.create_checkpoint_with(vm, &CheckpointToCreate { display_name, policy, ..Default::default() }).await
+    }
+
+    /// Begins to make a checkpoint of which more is said.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn create_checkpoint_with(&self, vm: &VmId, new: &CheckpointToCreate) -> Result<Operation, ClientError> {
         let request = pb::CreateCheckpointRequest {
             parent: names::vm(vm),
-            display_name: display_name.to_owned(),
-            policy: policy_value(policy),
+            display_name: new.display_name.clone(),
+            policy: policy_value(new.policy),
+            notes: new.notes.clone(),
+            keep_until: new.keep_until.map(time::timestamp),
             request_id: request_id(),
         };
         let answer = self.checkpoints().create_checkpoint(request).await;
@@ -46,9 +82,18 @@ impl Client {
     /// # Errors
     /// The service refused or cannot be reached.
     pub async fn list_checkpoints(&self, vm: &VmId) -> Result<Vec<Checkpoint>, ClientError> {
+        self.filter_checkpoints(vm, "").await
+    }
+
+    /// Those of a VM's checkpoints that a filter admits, oldest first: `age > 7d AND name = "before *"`.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn filter_checkpoints(&self, vm: &VmId, filter: &str) -> Result<Vec<Checkpoint>, ClientError> {
         let (mut checkpoints, mut page_token) = (Vec::new(), String::new());
         loop {
-            let request = pb::ListCheckpointsRequest { parent: names::vm(vm), page_size: 0, page_token };
+            let (parent, filter) = (names::vm(vm), filter.to_owned());
+            let request = pb::ListCheckpointsRequest { parent, page_size: 0, page_token, filter };
             let answer = self.checkpoints().list_checkpoints(request).await;
             let page = self.answered(answer)?;
             for checkpoint in page.checkpoints {
@@ -92,22 +137,30 @@ impl Client {
         Ok(self.answered(answer)?.try_into()?)
     }
 
-    /// Gives a checkpoint another name.
+    /// Changes what is said about a checkpoint; nothing else of it changes.
     ///
     /// # Errors
     /// The service refused or cannot be reached.
-    pub async fn rename_checkpoint(
+    pub async fn update_checkpoint(
         &self,
         vm: &VmId,
         id: CheckpointId,
-        display_name: &str,
+        change: &CheckpointChange,
     ) -> Result<Checkpoint, ClientError> {
+        let named = [
+            ("display_name", change.display_name.is_some()),
+            ("notes", change.notes.is_some()),
+            ("keep_until", change.keep_until.is_some()),
+        ];
         let checkpoint = pb::Checkpoint {
             name: names::checkpoint(vm, id),
-            display_name: display_name.to_owned(),
+            display_name: change.display_name.clone().unwrap_or_default(),
+            notes: change.notes.clone().unwrap_or_default(),
+            keep_until: change.keep_until.flatten().map(time::timestamp),
             ..pb::Checkpoint::default()
         };
-        let mask = prost_types::FieldMask { paths: vec!["display_name".to_owned()] };
+        let paths = named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect();
+        let mask = prost_types::FieldMask { paths };
         let request = pb::UpdateCheckpointRequest { checkpoint: Some(checkpoint), update_mask: Some(mask) };
         let answer = self.checkpoints().update_checkpoint(request).await;
         Ok(self.answered(answer)?.try_into()?)

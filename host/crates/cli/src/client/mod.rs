@@ -10,6 +10,7 @@ mod operations;
 mod resolve;
 mod vms;
 
+pub use checkpoints::{CheckpointChange, CheckpointToCreate};
 pub use error::ClientError;
 pub use resolve::resolve;
 pub use vms::{VmChange, VmToCreate};

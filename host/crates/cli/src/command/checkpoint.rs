@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use stillpoint_common::{PowerState, VmId};
 
-use super::{Context, confirm, show, vm::state, work};
+use super::{Context, confirm, select, show, vm::state, work};
 use crate::{
     CliError,
-    args::{CheckpointCommand, CheckpointRef, Consent, Waiting, parse},
+    args::{CheckpointCommand, CheckpointRef, Consent, RemarkFlags, Waiting, parse},
+    client::{CheckpointChange, CheckpointToCreate},
     output::{Answer, table, text, tree},
     view::{Checkpoint, Operation, Vm},
 };
@@ -30,6 +31,7 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
         | CheckpointCommand::Tree { .. }
         | CheckpointCommand::Show { .. }
         | CheckpointCommand::Rename { .. }
+        | CheckpointCommand::Set { .. }
         | CheckpointCommand::Export { .. } => Ok(()),
     }
 }
@@ -37,11 +39,17 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
 pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Result<Answer, CliError> {
     let client = &context.client;
     match command {
-        CheckpointCommand::Create { vm, name, policy, waiting } => {
-            let begun = client.create_checkpoint(vm, name, policy.map(Into::into)).await?;
+        CheckpointCommand::Create { vm, name, policy, remarks, waiting } => {
+            let new = CheckpointToCreate {
+                display_name: name.clone(),
+                policy: policy.map(Into::into),
+                notes: remarks.notes.clone().unwrap_or_default(),
+                keep_until: remarks.keep,
+            };
+            let begun = client.create_checkpoint_with(vm, &new).await?;
             work::finish(context, begun, *waiting, created).await
         }
-        CheckpointCommand::List { vm } => list(vm, &client.list_checkpoints(vm).await?),
+        CheckpointCommand::List { vm, filter } => list(vm, &select::checkpoints(context, vm, filter).await?),
         CheckpointCommand::Tree { vm } => draw(&client.vm(vm).await?, &client.list_checkpoints(vm).await?),
         CheckpointCommand::Show { which } => {
             let checkpoint = find(context, which).await?;
@@ -50,6 +58,7 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
         CheckpointCommand::Apply { which, consent, waiting, .. } => apply(context, which, *consent, *waiting).await,
         CheckpointCommand::Revert { vm, consent, waiting, .. } => revert(context, vm, *consent, *waiting).await,
         CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
+        CheckpointCommand::Set { which, remarks, keep_for_ever } => set(context, which, remarks, *keep_for_ever).await,
         CheckpointCommand::Delete { which, consent, waiting } => delete(context, which, *consent, *waiting).await,
         CheckpointCommand::Export { which, folder, format, waiting } => {
             let folder = parse::absolute(folder);
@@ -82,8 +91,25 @@ async fn revert(context: &Context, vm: &VmId, consent: Consent, waiting: Waiting
 
 async fn rename(context: &Context, which: &CheckpointRef, new_name: &str) -> Result<Answer, CliError> {
     let checkpoint = find(context, which).await?;
-    let renamed = context.client.rename_checkpoint(&which.vm, checkpoint.id, new_name).await?;
+    let change = CheckpointChange { display_name: Some(new_name.to_owned()), ..CheckpointChange::default() };
+    let renamed = context.client.update_checkpoint(&which.vm, checkpoint.id, &change).await?;
     Answer::new(format!("{:?} is now called {:?}", checkpoint.display_name, renamed.display_name), &renamed)
+}
+
+async fn set(
+    context: &Context,
+    which: &CheckpointRef,
+    remarks: &RemarkFlags,
+    keep_for_ever: bool,
+) -> Result<Answer, CliError> {
+    let keep_until = if keep_for_ever { Some(None) } else { remarks.keep.map(Some) };
+    let change = CheckpointChange { display_name: None, notes: remarks.notes.clone(), keep_until };
+    if change == CheckpointChange::default() {
+        return Err(CliError::usage("nothing to change", "Add --notes, --keep or --keep-for-ever."));
+    }
+    let checkpoint = find(context, which).await?;
+    let changed = context.client.update_checkpoint(&which.vm, checkpoint.id, &change).await?;
+    Answer::new(format!("{:?} is changed", changed.display_name), &changed)
 }
 
 async fn delete(

@@ -4,6 +4,7 @@ mod checkpoint;
 mod confirm;
 mod guest;
 mod operation;
+mod select;
 mod show;
 mod vm;
 mod vm_file;

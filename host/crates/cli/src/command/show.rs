@@ -54,6 +54,9 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("vm was", if checkpoint.was_running { "running".into() } else { "not running".into() }),
         ("hardware", format!("{} CPUs, {}", checkpoint.spec.cpus, memory(&checkpoint.spec))),
         ("phases", phases::line(&checkpoint.phases)),
+        ("notes", checkpoint.notes.replace('\n', "\n  ")),
+        ("keep until", text::time(checkpoint.keep_until)),
+        ("made by", made_by(checkpoint)),
         ("state", if checkpoint.deleting { "being deleted".to_owned() } else { String::new() }),
     ]);
     let disks = checkpoint.disks.iter().map(|disk| [disk.disk.clone(), disk.path.clone()]);
@@ -122,6 +125,10 @@ fn parts(file_systems: &[FileSystem], writers: &[Writer]) -> String {
     let writer = |writer: &Writer| [writer.writer.clone(), text::word(writer.result), writer.detail.clone()];
     let file_systems = section("File systems", head, file_systems.iter().map(row));
     format!("{file_systems}{}", section("Writers", ["writer", "result", "detail"], writers.iter().map(writer)))
+}
+
+fn made_by(checkpoint: &Checkpoint) -> String {
+    if checkpoint.automatic { "the service, at the start of the VM".to_owned() } else { checkpoint.creator.clone() }
 }
 
 fn made(checkpoint: &Checkpoint) -> String {

@@ -99,12 +99,20 @@ impl<'a> Drawing<'a> {
     }
 }
 
-/// What is special about a checkpoint: it is going, or it is not what was asked for.
+/// What is special about a checkpoint: it is going, it is not what was asked for, it is automatic, its time is over.
 pub(crate) fn remark(checkpoint: &Checkpoint) -> String {
     if checkpoint.deleting {
         return "being deleted".to_owned();
     }
+    let now = Timestamp::now();
+    let expired = checkpoint.keep_until.filter(|until| *until <= now).map(|_| "expired".to_owned());
+    let automatic = checkpoint.automatic.then(|| "automatic".to_owned());
+    let remarks: Vec<_> = [fallback(checkpoint), automatic, expired].into_iter().flatten().collect();
+    remarks.join("; ")
+}
+
+fn fallback(checkpoint: &Checkpoint) -> Option<String> {
     let asked = || text::word(checkpoint.requested_policy);
     let fallback = checkpoint.fallback_reason;
-    fallback.map(|reason| format!("instead of {}: {}", asked(), text::word(Some(reason)))).unwrap_or_default()
+    fallback.map(|reason| format!("instead of {}: {}", asked(), text::word(Some(reason))))
 }

@@ -53,6 +53,14 @@ pub struct Checkpoint {
     pub left_out: Vec<LeftOutDisk>,
     /// Its layers are being merged away: it cannot be used any more.
     pub deleting: bool,
+    /// Free text.
+    pub notes: String,
+    /// It is meant to be deleted after this.
+    pub keep_until: Option<Timestamp>,
+    /// Made by the service at the start of the VM, to be deleted by it at the clean stop.
+    pub automatic: bool,
+    /// Who asked for it, `uid:1000`; empty if the service did.
+    pub creator: String,
 }
 
 /// The layer that holds a disk of a checkpoint.
@@ -102,6 +110,10 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             memory_bytes: checkpoint.memory_bytes,
             was_running: checkpoint.was_running,
             deleting: checkpoint.deleting,
+            keep_until: read_time(checkpoint.keep_until.as_ref()),
+            notes: checkpoint.notes,
+            automatic: checkpoint.automatic,
+            creator: checkpoint.creator,
         })
     }
 }

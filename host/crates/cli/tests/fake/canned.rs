@@ -7,7 +7,7 @@ use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome, FileSystemResult, GuestDescription, Kind,
     LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord,
-    PowerState, Progress, Vm, VmDefinition, WriterOutcome, WriterResult,
+    PowerState, Progress, Remarks, Vm, VmDefinition, WriterOutcome, WriterResult,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -104,6 +104,7 @@ pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, h
         phases: phases(&[("freeze", 38.2), ("cut", 3.1), ("thaw", 0.4)]),
         left_out: vec![],
         state: CheckpointState::Ready,
+        remarks: Remarks { creator: Some(1000), ..Remarks::default() },
     }
 }
 

@@ -154,12 +154,18 @@ impl Checkpoints for Service {
         request: Request<pb::ListCheckpointsRequest>,
     ) -> Answer<pb::ListCheckpointsResponse> {
         let vm = vm(&request.get_ref().parent)?;
+        if !request.get_ref().filter.is_empty() {
+            self.asked.note(format!("list {} where {}", vm.name, request.get_ref().filter));
+        }
         let checkpoints = if vm.name == "vms/web" { canned::checkpoints() } else { vec![] };
         Ok(Response::new(pb::ListCheckpointsResponse { checkpoints, next_page_token: String::new() }))
     }
     async fn update_checkpoint(&self, request: Request<pb::UpdateCheckpointRequest>) -> Answer<pb::Checkpoint> {
-        let rename = request::rename(request.get_ref()).map_err(refused)?;
-        let checkpoint = canned::production(&rename.checkpoint.to_string(), rename.name.as_str(), None, 1);
+        let change = request::update_checkpoint(request.get_ref()).map_err(refused)?;
+        self.asked
+            .note(format!("set {} {:?} {:?} {:?}", change.checkpoint, change.name, change.notes, change.keep_until));
+        let name = change.name.as_ref().map_or("before the upgrade", |name| name.as_str());
+        let checkpoint = canned::production(&change.checkpoint.to_string(), name, None, 1);
         Ok(Response::new(canned::message(&checkpoint)))
     }
     async fn apply_checkpoint(&self, request: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {

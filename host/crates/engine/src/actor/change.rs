@@ -1,9 +1,15 @@
 //! Changes of a VM's record, and its deletion.
 
-use stillpoint_common::{CheckpointId, CheckpointName, Failure, Reason, Vm, VmDefinition};
+use stillpoint_common::{CheckpointId, Failure, Reason, Vm, VmDefinition};
 
 use super::VmActor;
-use crate::{VmChange, admission::Situation, catalogue::Changes, disks::take_disks, error::StepError};
+use crate::{
+    CheckpointChange, VmChange,
+    admission::{Situation, ready},
+    catalogue::Changes,
+    disks::take_disks,
+    error::StepError,
+};
 
 impl VmActor {
     pub(super) async fn change(&mut self, change: VmChange) -> Result<(), Failure> {
@@ -49,11 +55,11 @@ impl VmActor {
         Ok(changes)
     }
 
-    pub(super) async fn rename(&mut self, id: CheckpointId, name: CheckpointName) -> Result<(), Failure> {
+    pub(super) async fn remark(&mut self, id: CheckpointId, change: CheckpointChange) -> Result<(), Failure> {
         self.idle_vm().await?;
-        let mut checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
-        checkpoint.name = name;
-        let changes = Changes::default().set_checkpoint(&checkpoint);
+        let checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
+        ready(&checkpoint)?;
+        let changes = Changes::default().set_checkpoint(&change.applied(checkpoint));
         Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)
     }
 

@@ -11,8 +11,7 @@ mod change;
 use std::sync::Arc;
 
 use stillpoint_common::{
-    CheckpointId, CheckpointName, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, Reason,
-    VmId,
+    CheckpointId, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, Reason, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -21,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Request, VmChange,
+    CheckpointChange, Request, VmChange,
     admission::Situation,
     catalogue::Changes,
     context::{Cx, Reporter, World},
@@ -38,7 +37,7 @@ const MAILBOX: usize = 64;
 pub(crate) enum Message {
     Submit { request: Request, request_id: Option<String>, reply: oneshot::Sender<Result<Operation, Failure>> },
     Change { change: Box<VmChange>, reply: oneshot::Sender<Result<(), Failure>> },
-    Rename { checkpoint: CheckpointId, name: CheckpointName, reply: oneshot::Sender<Result<(), Failure>> },
+    Remark { checkpoint: CheckpointId, change: CheckpointChange, reply: oneshot::Sender<Result<(), Failure>> },
     Delete { reply: oneshot::Sender<Result<(), Failure>> },
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
@@ -162,8 +161,8 @@ impl VmActor {
             Message::Change { change, reply } => {
                 let _ = reply.send(self.change(*change).await);
             }
-            Message::Rename { checkpoint, name, reply } => {
-                let _ = reply.send(self.rename(checkpoint, name).await);
+            Message::Remark { checkpoint, change, reply } => {
+                let _ = reply.send(self.remark(checkpoint, change).await);
             }
             Message::Delete { reply } => {
                 let deleted = self.delete().await;

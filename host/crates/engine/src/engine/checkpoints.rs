@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use stillpoint_common::{Checkpoint, CheckpointId, CheckpointName, DiskName, Failure, LayerId, Reason, VmId};
+use stillpoint_common::{Checkpoint, CheckpointId, DiskName, Failure, LayerId, Reason, VmId};
 
 use super::Engine;
-use crate::{CheckpointView, actor::Message};
+use crate::{CheckpointChange, CheckpointView, actor::Message};
 
 impl Engine {
     /// One checkpoint.
@@ -35,17 +35,17 @@ impl Engine {
         Ok(self.world.catalogue.checkpoints(vm).await?.into_iter().map(view).collect())
     }
 
-    /// Gives a checkpoint another name; nothing else of it changes.
+    /// Changes what is said about a checkpoint; its files, its id and its place in the tree stay.
     ///
     /// # Errors
     /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `VM_BUSY`.
-    pub async fn rename_checkpoint(
+    pub async fn update_checkpoint(
         &self,
         vm: &VmId,
         id: CheckpointId,
-        name: CheckpointName,
+        change: CheckpointChange,
     ) -> Result<CheckpointView, Failure> {
-        self.ask(vm, |reply| Message::Rename { checkpoint: id, name, reply }).await??;
+        self.ask(vm, |reply| Message::Remark { checkpoint: id, change, reply }).await??;
         self.checkpoint(vm, id).await
     }
 }

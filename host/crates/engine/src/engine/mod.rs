@@ -267,6 +267,12 @@ impl Engine {
         Ok(self.world.ports.exports.files(folder).await.map_err(StepError::from)?)
     }
 
+    /// The time, as the engine has it.
+    #[must_use]
+    pub fn now(&self) -> jiff::Timestamp {
+        self.world.ports.clock.now()
+    }
+
     /// How many VMs are defined.
     pub async fn vm_count(&self) -> usize {
         self.actors.lock().await.len()

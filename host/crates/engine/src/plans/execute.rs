@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, CheckpointState, Consistency, Failure, InstanceId,
-    Kind, OperationKind, Outcome, PowerState, Reason, SessionId, Vm,
+    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, InstanceId, Kind, OperationKind, Outcome,
+    PowerState, Reason, SessionId, Vm,
 };
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use super::{
     settle::settle,
 };
 use crate::{
-    Request,
+    NewCheckpoint, Request,
     context::Cx,
     error::StepError,
     fallback::{self, Next},
@@ -51,9 +51,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         Request::Stop(mode) => on_instance(&vm, |instance| Power::Stop(instance, mode), false, journal, cx).await,
         Request::Pause => on_instance(&vm, Power::Pause, true, journal, cx).await,
         Request::Resume => on_instance(&vm, Power::Resume, true, journal, cx).await,
-        Request::CreateCheckpoint { name, policy } => {
-            create(vm, power, name, policy, journal, cx).await.map(Outcome::Checkpoint)
-        }
+        Request::CreateCheckpoint(new) => create(vm, power, new, journal, cx).await.map(Outcome::Checkpoint),
         Request::Apply(id) => apply(&vm, id, journal, cx).await.map(|()| Outcome::Vm),
         Request::Revert => {
             let nothing =
@@ -156,13 +154,12 @@ async fn apply(vm: &Vm, id: CheckpointId, journal: &mut Journal, cx: &Cx) -> Res
 async fn create(
     vm: Vm,
     power: PowerState,
-    name: Option<CheckpointName>,
-    policy: Option<CheckpointPolicy>,
+    new: NewCheckpoint,
     journal: &mut Journal,
     cx: &Cx,
 ) -> Result<CheckpointId, Failure> {
-    let policy = policy.unwrap_or(vm.checkpoint_policy);
-    let draft = draft(&vm, power, name, policy, cx.ports().clock.now())?;
+    let policy = new.policy.unwrap_or(vm.checkpoint_policy);
+    let draft = draft(&vm, power, new, cx.ports().clock.now())?;
     cx.reporter.set_checkpoint(draft.id);
     let first = attempt(&draft, power, journal, cx).await;
     let Err(error) = first else { return Ok(draft.id) };
@@ -201,18 +198,11 @@ async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, c
 }
 
 /// A checkpoint of the VM as it is, before anything is done about it.
-fn draft(
-    vm: &Vm,
-    power: PowerState,
-    name: Option<CheckpointName>,
-    policy: CheckpointPolicy,
-    now: Timestamp,
-) -> Result<Checkpoint, Failure> {
-    let name = match name {
+fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Result<Checkpoint, Failure> {
+    let policy = new.policy.unwrap_or(vm.checkpoint_policy);
+    let name = match new.name {
         Some(name) => name,
-        None => format!("{} - ({})", vm.id, now.strftime("%Y-%m-%d - %H:%M:%S"))
-            .parse()
-            .map_err(|problem| Failure::field("display_name", problem))?,
+        None => create::default_name(&vm.id, new.remarks.automatic, now)?,
     };
     Ok(Checkpoint {
         id: CheckpointId::generate(),
@@ -234,6 +224,7 @@ fn draft(
         phases: Vec::new(),
         left_out: create::left_out(&vm.definition),
         state: CheckpointState::Ready,
+        remarks: new.remarks,
     })
 }
 

@@ -1,7 +1,9 @@
 //! What is decided about a checkpoint in the making. Pure.
 
+use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointPolicy, Consistency, FallbackReason, Kind, LeftOut, PassThroughDisk, Reason, VmDefinition,
+    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, LeftOut, PassThroughDisk,
+    Reason, VmDefinition, VmId,
 };
 
 use crate::{error::StepError, ports::HypervisorError};
@@ -49,6 +51,15 @@ pub(crate) const fn kind_of(policy: CheckpointPolicy) -> Kind {
         CheckpointPolicy::Production | CheckpointPolicy::ProductionOnly => Kind::Production,
         CheckpointPolicy::Standard | CheckpointPolicy::Disabled => Kind::Standard,
     }
+}
+
+/// `web - (2026-11-24 - 15:04:05)`, in UTC; an automatic one says that it is.
+pub(crate) fn default_name(vm: &VmId, automatic: bool, now: Timestamp) -> Result<CheckpointName, Failure> {
+    let prefix = if automatic { "Automatic Checkpoint - " } else { "" };
+    let name = format!("{prefix}{vm} - ({})", now.strftime("%Y-%m-%d - %H:%M:%S"));
+    // The longest name of a VM would not leave room for the time behind the prefix.
+    let name = if name.chars().count() > 100 { name.replacen("Checkpoint - ", "", 1) } else { name };
+    name.parse().map_err(|problem| Failure::field("display_name", problem))
 }
 
 /// Says which of a VM's disks a checkpoint leaves out.

@@ -8,7 +8,7 @@ use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed};
 use tokio::time::Instant;
 
 use self::decide::{capture_failed, consistency};
-pub(super) use self::decide::{kind_of, left_out, quiesce_reason};
+pub(super) use self::decide::{default_name, kind_of, left_out, quiesce_reason};
 use super::disks::{as_overlays, create_overlays, remove_overlays};
 use crate::{
     catalogue::Changes,
