@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, MemoryStates};
 
-use crate::stream;
+use crate::whole as stream;
 
 /// Keeps a memory state as `<location>/<checkpoint>.memory`, readable for the service alone.
 #[derive(Debug, Clone, Copy, Default)]

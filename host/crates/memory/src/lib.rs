@@ -6,6 +6,7 @@
 //! A file under its final name is whole and durable. Whatever has another name was never promised to anybody.
 
 mod files;
-mod stream;
+pub mod stream;
+mod whole;
 
 pub use files::FileMemoryStates;
