@@ -166,6 +166,21 @@ async fn real_qemu_a_cancelled_capture_leaves_the_vm_as_it_was() {
 }
 
 #[tokio::test]
+async fn real_qemu_captures_follow_each_other_at_once() {
+    let lab = Lab::new().await;
+    lab.run().await;
+    for _ in 0..25 {
+        let sink = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        lab.hypervisor.prepare_capture(lab.instance, sink.into()).await.unwrap();
+        lab.hypervisor.pause(lab.instance).await.unwrap();
+        lab.hypervisor.start_capture(lab.instance).await.unwrap();
+        lab.hypervisor.resume(lab.instance).await.unwrap();
+        while lab.observe().await.capture != Capture::Completed {}
+    }
+    lab.retire().await;
+}
+
+#[tokio::test]
 async fn real_qemu_retires_in_the_middle_of_a_capture() {
     let lab = Lab::new().await;
     lab.run().await;

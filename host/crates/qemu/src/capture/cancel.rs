@@ -9,7 +9,7 @@ use super::{QUICK, SINK};
 use crate::{
     attached::Attached,
     observe::capture,
-    qmp::commands::{CloseFd, MigrateCancel, QueryMigrate},
+    qmp::commands::{CloseFd, MigrateCancel, QueryMigrate, QueryYank},
 };
 
 /// Gives up a capture, and returns when QEMU has cleared it away. None at work is fine.
@@ -29,12 +29,26 @@ pub(crate) async fn cancel(at: &Attached) -> Result<(), HypervisorError> {
         waited.check(remaining)?;
         sleep(QUICK * 5).await;
     }
+    cleared_away(at).await?;
     at.capture.lock().sink = None;
     // A descriptor that was given and not used would keep a removed file on the disk. Mostly there is none.
     match at.run(&CloseFd { fdname: SINK }).await {
         Ok(_) | Err(HypervisorError::Refused { .. }) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// QEMU says that a capture has ended before it has cleared it away. The next one, begun in between, would be refused
+/// ("duplicate yank instance") and leave QEMU in the belief that it is at work.
+async fn cleared_away(at: &Attached) -> Result<(), HypervisorError> {
+    let deadline = Instant::now() + at.deadlines.drain;
+    while at.run(&QueryYank {}).await?.iter().any(|held| held.kind == "migration") {
+        if Instant::now() >= deadline {
+            return Err(HypervisorError::Unanswered { command: "query-yank".to_owned(), waited: at.deadlines.drain });
+        }
+        sleep(QUICK).await;
+    }
+    Ok(())
 }
 
 /// A wait for something that goes on: its deadline begins anew with every step.

@@ -46,8 +46,8 @@ use crate::{
     qmp::{
         Event,
         commands::{
-            GetFd, Migrate, MigrateSetCapabilities, MigrateSetParameters, QueryMigrate, QueryMigrateParameters,
-            QueryStatus,
+            GetFd, Migrate, MigrateCancel, MigrateSetCapabilities, MigrateSetParameters, QueryMigrate,
+            QueryMigrateParameters, QueryStatus,
         },
     },
 };
@@ -131,13 +131,17 @@ pub(crate) async fn start(at: &Attached) -> Result<(), HypervisorError> {
     armed
 }
 
-/// Right after an earlier capture has ended, QEMU may still be clearing it away.
+/// What an earlier capture left was cleared away before ([`cancel`]). Should QEMU be at it all the same, the refusal
+/// leaves it waiting for a capture that never begins: that one is given up, and asked for again.
 async fn begin(at: &Attached, deadline: Instant) -> Result<(), HypervisorError> {
     loop {
         match at.drain(&Migrate { uri: &format!("fd:{SINK}") }).await {
             Ok(_) => return Ok(()),
             Err(HypervisorError::Refused { message, .. })
-                if message.contains("yank instance") && Instant::now() < deadline => {}
+                if message.contains("yank instance") && Instant::now() < deadline =>
+            {
+                at.run(&MigrateCancel {}).await?;
+            }
             Err(HypervisorError::Refused { message, .. }) if tells_of_background(&message) => {
                 return Err(impossible(&message));
             }

@@ -139,6 +139,8 @@ commands! {
     }
     /// Gives up saving.
     MigrateCancel = "migrate_cancel" -> Done {}
+    /// What could be broken off by force: a migration is among it until QEMU has cleared it away.
+    QueryYank = "query-yank" -> Vec<Yankable> {}
     /// How saving or loading goes.
     QueryMigrate = "query-migrate" -> Migration {}
     /// Begins to load memory and devices.
@@ -274,6 +276,14 @@ pub struct Job {
     pub total_progress: u64,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// One of `query-yank`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Yankable {
+    /// `migration`, `chardev`, `block-node`.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// Answer of `query-migrate-parameters`.
