@@ -4,6 +4,7 @@
 //! same words stand in the `.proto` files, the command line and the documents.
 
 mod checkpoint;
+mod critical;
 mod definition;
 mod filter;
 mod ids;
@@ -16,6 +17,7 @@ mod reason;
 mod vm;
 
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState, Remarks};
+pub use critical::{Critical, CriticalAction, CriticalSettings};
 pub use definition::{
     AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,
     VmDefinition,

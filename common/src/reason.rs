@@ -83,6 +83,7 @@ reasons! {
     VmNotRunning, "VM_NOT_RUNNING", FailedPrecondition, "Start the VM first.";
     VmRunning, "VM_RUNNING", FailedPrecondition, "Stop the VM first.";
     VmNotPaused, "VM_NOT_PAUSED", FailedPrecondition, "Only a paused VM can be resumed.";
+    VmPausedCritical, "VM_PAUSED_CRITICAL", FailedPrecondition, "Free space on the file system that is named, or mend the disk; then resume the VM, if it does not go on by itself.";
     VmHasCheckpoints, "VM_HAS_CHECKPOINTS", FailedPrecondition, "Delete its checkpoints first.";
     VmStoppedUnexpectedly, "VM_STOPPED_UNEXPECTEDLY", Unavailable, "The VM's process ended; its log says why. Start the VM again.";
     CheckpointsDisabled, "CHECKPOINTS_DISABLED", FailedPrecondition, "Set the VM's checkpoint policy: `stillpoint vm update VM --policy production`.";

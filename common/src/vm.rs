@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{CheckpointId, CheckpointPolicy, DiskName, InstanceId, LayerId, VmDefinition, VmId};
+use crate::{CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, InstanceId, LayerId, VmDefinition, VmId};
 
 /// A virtual machine as the catalogue knows it. Its active state is called *Now*.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Vm {
     pub generation_id: Uuid,
     /// What it runs on, since its last start.
     pub accelerator: Option<Accelerator>,
+    /// What is done when it stands still because a disk could not be written.
+    #[serde(default)]
+    pub critical: CriticalSettings,
     /// The request id it was defined with, if any: the same request again is the same VM.
     #[serde(default)]
     pub made_by: Option<String>,

@@ -4,11 +4,11 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use stillpoint_common::{
-    AcceleratorChoice, Boot, CheckpointId, CheckpointName, CheckpointPolicy, DiskDefinition, DiskFormat, NicBackend,
-    NicDefinition, OperationId, PassThroughDisk, VmDefinition, VmId,
+    AcceleratorChoice, Boot, CheckpointId, CheckpointName, CheckpointPolicy, CriticalAction, CriticalSettings,
+    DiskDefinition, DiskFormat, NicBackend, NicDefinition, OperationId, PassThroughDisk, VmDefinition, VmId,
 };
 use stillpoint_proto::{
-    convert::{names, policy, request, spec, time},
+    convert::{critical, names, policy, request, spec, time},
     v1 as pb,
 };
 use uuid::Uuid;
@@ -74,6 +74,12 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
     })
 }
 
+fn critical_settings() -> impl Strategy<Value = CriticalSettings> {
+    let action = prop::sample::select(vec![CriticalAction::ResumeWhenSpace, CriticalAction::Wait]);
+    let after = option::of((1..1_000_000_u64).prop_map(std::time::Duration::from_millis));
+    (action, after).prop_map(|(action, power_off_after)| CriticalSettings { action, power_off_after })
+}
+
 fn policies() -> impl Strategy<Value = CheckpointPolicy> {
     use CheckpointPolicy::{Disabled, Production, ProductionOnly, Standard};
     prop::sample::select(vec![Disabled, Standard, Production, ProductionOnly])
@@ -88,6 +94,12 @@ fn over_the_wire<M: prost::Message + Default>(message: &M) -> M {
 }
 
 proptest! {
+    #[test]
+    fn settings_for_want_of_space_come_back_as_they_were(settings in critical_settings()) {
+        let read = critical::parse_settings(Some(&critical::settings(&settings)), "x");
+        prop_assert_eq!(read, Ok(settings));
+    }
+
     #[test]
     fn a_definition_is_the_same_after_its_journey(definition in definition()) {
         prop_assert_eq!(definition.check(), Ok(()));

@@ -24,3 +24,4 @@ pub mod programs;
 pub mod qmp;
 pub mod service;
 pub mod sim_host;
+pub mod small_fs;

@@ -11,7 +11,7 @@ use stillpoint_cli::{
     client::{Client, ClientError, VmToCreate},
     view::{Disk, KernelBoot, Operation, Spec, Vm},
 };
-use stillpoint_common::{AcceleratorChoice, CheckpointPolicy, DiskFormat, VmId};
+use stillpoint_common::{AcceleratorChoice, CheckpointPolicy, CriticalSettings, DiskFormat, VmId};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -185,6 +185,7 @@ impl Service {
             spec: guest_spec(set, 512),
             checkpoint_policy: Some(CheckpointPolicy::Production),
             checkpoint_location: None,
+            critical: CriticalSettings::default(),
         };
         let made: Vm = self.client().await?.create_vm(&vm).await?;
         debug_assert!(made.name.contains(name));

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointPolicy, DiskName, Failure, MemoryState, Operation, OperationState, Outcome,
-    VmId,
+    Checkpoint, CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, Failure, MemoryState, Operation,
+    OperationState, Outcome, VmId,
 };
 use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, Request, StopMode};
 use stillpoint_sim::{Content, World, definition};
@@ -53,6 +53,7 @@ impl SimHost {
             definition: definition(&[("system", "/vm/system.qcow2"), ("data", "/vm/data.qcow2")]),
             checkpoint_policy: CheckpointPolicy::Production,
             checkpoint_location: None,
+            critical: CriticalSettings::default(),
         };
         host.engine.create_vm(new, None).await.expect("the VM is fine");
         host

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stillpoint_cli::{client::VmToCreate, view::PassThroughDisk};
-use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind};
+use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, FallbackReason, Kind};
 use stillpoint_tests::{
     ext4::Ext4State,
     guest_image::GuestSet,
@@ -98,7 +98,13 @@ async fn a_pass_through_disk_is_used_by_the_guest_and_named_as_left_out() -> Tes
     let mut spec = guest_spec(&set, 512);
     spec.pass_through.push(PassThroughDisk { name: "raw".into(), device: device.0.clone(), read_only: false });
     let id: stillpoint_common::VmId = "web".parse()?;
-    let vm = VmToCreate { id: id.clone(), spec, checkpoint_policy: None, checkpoint_location: None };
+    let vm = VmToCreate {
+        id: id.clone(),
+        spec,
+        checkpoint_policy: None,
+        checkpoint_location: None,
+        critical: CriticalSettings::default(),
+    };
     client.create_vm(&vm).await?;
     client.wait(&client.start_vm(&id).await?.id).await?;
     let lab = service.lab().await?;

@@ -6,7 +6,7 @@ use stillpoint_cli::{
     client::VmToCreate,
     view::{Nic, TapNetwork},
 };
-use stillpoint_common::{CheckpointPolicy, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId};
 use stillpoint_tests::{
     guest_image::GuestSet,
     service::{Service, guest_spec},
@@ -38,7 +38,13 @@ async fn a_card_on_a_tap_reaches_the_guest_and_stays_with_it_over_an_apply() -> 
     let network = TapNetwork { interface: tap.clone() };
     spec.nics.push(Nic { user: None, tap: Some(network), mac: MAC.to_owned() });
     let vm: VmId = "web".parse()?;
-    let new = VmToCreate { id: vm.clone(), spec, checkpoint_policy: None, checkpoint_location: None };
+    let new = VmToCreate {
+        id: vm.clone(),
+        spec,
+        checkpoint_policy: None,
+        checkpoint_location: None,
+        critical: CriticalSettings::default(),
+    };
     client.create_vm(&new).await?;
     client.wait(&client.start_vm(&vm).await?.id).await?;
 

@@ -1,8 +1,13 @@
 //! A full disk is an ordinary event, on the simulator: refused where it can be foreseen, harmless where it cannot. The
 //! same on real file systems is in `guest_space` and `real_qemu_space`.
 
-use stillpoint_common::{CheckpointPolicy, DiskFormat, Reason};
-use stillpoint_engine::{NewCheckpoint, Request};
+use std::time::Duration;
+
+use stillpoint_common::{
+    CheckpointPolicy, CriticalAction, CriticalSettings, DiskFormat, OperationKind, PowerState, Reason,
+};
+use stillpoint_engine::{NewCheckpoint, Request, VmChange};
+use stillpoint_sim::{Call, NotWritten};
 use stillpoint_tests::sim_host::{SimHost, disk};
 
 const MIB: u64 = 1 << 20;
@@ -103,18 +108,182 @@ async fn an_export_without_room_at_its_target_is_refused_before_a_folder_is_made
 #[tokio::test(start_paused = true)]
 async fn what_fills_the_disk_behind_the_forecast_undoes_the_operation_and_leaves_nothing() {
     let host = SimHost::running().await;
-    host.world.set_capture_time(std::time::Duration::from_secs(10));
+    host.world.set_capture_time(Duration::from_secs(10));
     let request = Request::CreateCheckpoint(NewCheckpoint {
         policy: Some(CheckpointPolicy::Standard),
         ..NewCheckpoint::default()
     });
     let operation = host.engine.submit(&host.vm(), request, None).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     host.world.set_capacity("/state", MIB);
     let failure = host.end_of(&operation).await.unwrap_err();
     assert_eq!(failure.reason, Reason::NoSpace, "{failure}");
     assert_eq!((host.checkpoints().await.len(), host.world.files().len(), host.read(1)), (0, 2, 1));
     assert!(host.world.guest_write(&host.vm(), &disk("system"), 2, 2).is_ok(), "the guest goes on");
     host.world.guest_write(&host.vm(), &disk("data"), 2, 2).unwrap();
+    assert_clean(&host).await;
+}
+
+/// The guest writes until there is no room, and stands still. Answers how many blocks were written.
+fn write_until_full(host: &SimHost) -> u64 {
+    for block in 100.. {
+        match host.world.guest_write(&host.vm(), &disk("data"), block, block) {
+            Ok(()) => {}
+            Err(NotWritten::NoSpace) => return block - 100,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    unreachable!("disks are finite")
+}
+
+async fn set(host: &SimHost, action: CriticalAction, minutes: Option<u64>) {
+    let power_off_after = minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let critical = Some(CriticalSettings { action, power_off_after });
+    host.engine.update_vm(&host.vm(), VmChange { critical, ..VmChange::default() }).await.expect("it is idle");
+}
+
+async fn power(host: &SimHost) -> PowerState {
+    host.engine.vm(&host.vm()).await.expect("it is there").power
+}
+
+/// How many operations of this kind there were.
+async fn operations(host: &SimHost, kind: OperationKind) -> usize {
+    host.engine.operations().await.expect("it works").iter().filter(|operation| operation.kind == kind).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_without_space_stands_still_says_why_and_goes_on_by_itself() {
+    let host = SimHost::running().await;
+    leave(&host, 3 * 65_536);
+    assert_eq!(write_until_full(&host), 3);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let view = host.engine.vm(&host.vm()).await.unwrap();
+    assert_eq!(view.power, PowerState::PausedCritical);
+    let critical = view.critical.unwrap();
+    assert_eq!((critical.disk, critical.no_space, critical.free), (Some(disk("data")), true, Some(0)));
+    assert_eq!((critical.path, critical.mounted_on), (Some("/vm/data.qcow2".into()), Some("/vm".into())));
+    let since = critical.since.unwrap();
+    assert!(host.world.now().duration_since(since).as_secs() >= 59, "{since}");
+
+    leave(&host, 16 * MIB - 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(power(&host).await, PowerState::PausedCritical, "that is not enough to go on for long");
+    leave(&host, 16 * MIB);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let view = host.engine.vm(&host.vm()).await.unwrap();
+    assert_eq!((view.power, view.critical), (PowerState::Running, None));
+    assert_eq!(operations(&host, OperationKind::ResumeVm).await, 1);
+    let content = host.world.guest_content(&host.vm(), &disk("data")).unwrap();
+    assert_eq!((content[&100], content[&102], content.get(&103)), (100, 102, None));
+    host.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_is_to_wait_goes_on_when_it_is_told_to_and_not_without_space() {
+    let host = SimHost::running().await;
+    set(&host, CriticalAction::Wait, None).await;
+    leave(&host, 0);
+    write_until_full(&host);
+    let failure = host.run(Request::Resume).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::NoSpace);
+    assert!(failure.message.contains("the file system on /vm has 0.0 MiB free, and 16.0 MiB"), "{failure}");
+    leave(&host, 64 * MIB);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(power(&host).await, PowerState::PausedCritical);
+    host.run(Request::Resume).await.unwrap();
+    assert_eq!(power(&host).await, PowerState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_is_told_to_wait_no_longer_goes_on_at_once() {
+    let host = SimHost::running().await;
+    set(&host, CriticalAction::Wait, None).await;
+    leave(&host, 0);
+    write_until_full(&host);
+    leave(&host, 64 * MIB);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    set(&host, CriticalAction::ResumeWhenSpace, None).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(power(&host).await, PowerState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_has_stood_still_for_too_long_is_switched_off_also_over_a_restart_of_the_service() {
+    for restarts in [false, true] {
+        let mut host = SimHost::running().await;
+        set(&host, CriticalAction::ResumeWhenSpace, Some(10)).await;
+        leave(&host, 0);
+        write_until_full(&host);
+        tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+        if restarts {
+            host.world.crash();
+            host.restart().await;
+        }
+        tokio::time::sleep(Duration::from_secs(58)).await;
+        assert_eq!(power(&host).await, PowerState::PausedCritical, "restarts: {restarts}");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(power(&host).await, PowerState::Off, "restarts: {restarts}");
+        leave(&host, 64 * MIB);
+        host.run(Request::Start).await.unwrap();
+        assert_eq!(host.read(1), 1);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(power(&host).await, PowerState::Running, "its next life is its own");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_vm_begins_anew_each_time_it_stops() {
+    let mut host = SimHost::running().await;
+    set(&host, CriticalAction::ResumeWhenSpace, Some(10)).await;
+    leave(&host, 0);
+    write_until_full(&host);
+    tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+    // It goes on while no service is there to see it.
+    host.world.crash();
+    leave(&host, 64 * MIB);
+    let instance = host.world.instances(&host.vm())[0];
+    host.world.resume_behind_the_service(instance);
+    host.restart().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    leave(&host, 0);
+    write_until_full(&host);
+    tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+    assert_eq!(power(&host).await, PowerState::PausedCritical);
+    tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+    assert_eq!(power(&host).await, PowerState::Off);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_stands_still_by_itself_takes_no_checkpoint_and_no_pause_and_says_which_disk_it_is() {
+    let host = SimHost::running().await;
+    leave(&host, 0);
+    write_until_full(&host);
+    let create = |policy| Request::CreateCheckpoint(NewCheckpoint { policy: Some(policy), ..NewCheckpoint::default() });
+    for request in [create(CheckpointPolicy::Production), create(CheckpointPolicy::Standard), Request::Pause] {
+        let failure = host.run(request).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::VmPausedCritical);
+        assert!(failure.message.contains("no space for disk data on /vm"), "{failure}");
+    }
+    assert_eq!((host.world.files().len(), host.checkpoints().await.len()), (2, 0));
+    host.turn_off().await;
+    assert_eq!(power(&host).await, PowerState::Off);
+}
+
+#[tokio::test(start_paused = true)]
+async fn space_that_comes_while_an_operation_is_at_work_is_seen_when_that_has_ended() {
+    let host = SimHost::running().await;
+    let made = host.create(CheckpointPolicy::Production).await.unwrap();
+    host.world.set_latency(Call::Flatten, Duration::from_secs(100));
+    let export = Request::Export { checkpoint: made.id, folder: "/exports/one".into(), format: DiskFormat::Qcow2 };
+    let operation = host.engine.submit(&host.vm(), export, None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    leave(&host, 0);
+    write_until_full(&host);
+    leave(&host, 64 * MIB);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(power(&host).await, PowerState::PausedCritical);
+    host.end_of(&operation).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(power(&host).await, PowerState::Running);
     assert_clean(&host).await;
 }

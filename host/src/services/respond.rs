@@ -11,7 +11,9 @@ use super::refuse;
 
 /// A VM as clients are told of it.
 pub(super) fn vm(view: &VmView) -> pb::Vm {
-    convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref())
+    let mut vm = convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref());
+    view.critical.iter().for_each(|critical| convert::vm::set_critical(&mut vm, critical));
+    vm
 }
 
 /// Begins an operation on a VM and answers how it stands.

@@ -37,6 +37,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
             definition: asked.definition,
             checkpoint_policy: asked.checkpoint_policy,
             checkpoint_location: asked.checkpoint_location,
+            critical: asked.critical,
         };
         let request_id = asked.request_id.map(|id| id.to_string());
         let view = self.engine.create_vm(new, request_id).await.map_err(refuse)?;
@@ -66,6 +67,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
         let change = VmChange {
             checkpoint_policy: asked.checkpoint_policy,
             checkpoint_location: asked.checkpoint_location,
+            critical: asked.critical,
             definition: asked.definition,
         };
         let view = self.engine.update_vm(&asked.id, change).await.map_err(refuse)?;

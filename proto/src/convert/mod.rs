@@ -4,6 +4,7 @@
 //! - [`spec`], [`policy`], [`time`]: the parts that messages share, both ways.
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
 //! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
+//! - [`critical`]: VMs that stand still by themselves.
 //! - [`failure`]: refusals, both ways.
 //! - [`page`]: pages of a list.
 //! - [`status_line`]: the state of a VM in words.
@@ -11,6 +12,7 @@
 //! Nothing here decides: a message says the same as the value it was made of.
 
 pub mod checkpoint;
+pub mod critical;
 pub mod failure;
 pub mod guest;
 pub mod names;

@@ -1,8 +1,8 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Accelerator, DiskName, LayerFile, Operation, PowerState, Vm};
+use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, Vm};
 
-use super::{names, spec, status_line::status_line, time};
+use super::{critical, names, spec, status_line::status_line, time};
 use crate::v1 as pb;
 
 /// The VM as it travels: its record, whether it runs, for each disk the file that takes its writes with the number of
@@ -22,6 +22,8 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         accelerator: vm.accelerator.as_ref().map(accelerator).unwrap_or_default(),
         generation_id: vm.generation_id.to_string(),
         operation: operation.map(|operation| names::operation(operation.id)).unwrap_or_default(),
+        critical_settings: Some(critical::settings(&vm.critical)),
+        critical: None,
         create_time: Some(time::timestamp(vm.created)),
         update_time: Some(time::timestamp(vm.updated)),
     }
@@ -34,6 +36,14 @@ pub fn accelerator(accelerator: &Accelerator) -> String {
         Accelerator::Kvm => "KVM".to_owned(),
         Accelerator::Tcg(why) if why.is_empty() => "TCG".to_owned(),
         Accelerator::Tcg(why) => format!("TCG ({why})"),
+    }
+}
+
+/// Says why a VM stands still by itself, also in its status line if nothing is at work on it.
+pub fn set_critical(vm: &mut pb::Vm, why: &Critical) {
+    vm.critical = Some(critical::status(why));
+    if vm.operation.is_empty() {
+        vm.status_line = format!("Paused: {why}");
     }
 }
 

@@ -42,6 +42,7 @@ impl Crowd {
                 definition: definition(&[("system", disk.as_str())]),
                 checkpoint_policy: CheckpointPolicy::Production,
                 checkpoint_location: None,
+                critical: stillpoint_common::CriticalSettings::default(),
             };
             engine.create_vm(new, None).await?;
         }

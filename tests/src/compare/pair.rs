@@ -6,7 +6,7 @@ use stillpoint_cli::{
     client::{Client, VmToCreate},
     view::{Checkpoint, Disk},
 };
-use stillpoint_common::{CheckpointPolicy, DiskFormat, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, DiskFormat, VmId};
 use tokio::time::Instant;
 
 use super::{
@@ -116,7 +116,13 @@ async fn define(client: &Client, set: &GuestSet, memory_mib: u64, files: &Files)
     let id: VmId = "measured".parse().map_err(|_| "a good name is refused")?;
     let location = Some(set.path().join("checkpoints")).map(|path: PathBuf| path.display().to_string());
     let policy = Some(CheckpointPolicy::Production);
-    let vm = VmToCreate { id: id.clone(), spec, checkpoint_policy: policy, checkpoint_location: location };
+    let vm = VmToCreate {
+        id: id.clone(),
+        spec,
+        checkpoint_policy: policy,
+        checkpoint_location: location,
+        critical: CriticalSettings::default(),
+    };
     client.create_vm(&vm).await?;
     Ok(id)
 }

@@ -242,6 +242,27 @@ fn an_update_keeps_what_is_not_named() {
 }
 
 #[test]
+fn what_is_done_without_space_can_be_chosen_and_a_vm_that_has_none_says_so() {
+    let fake = Fake::start();
+    says(&fake, &["vm", "update", "web", "--critical-action", "wait"]);
+    says(&fake, &["vm", "update", "web", "--critical-timeout", "5m"]);
+    says(&fake, &["vm", "update", "web", "--critical-timeout", "0"]);
+    let asked = ["update web Wait None", "update web ResumeWhenSpace Some(300s)", "update web ResumeWhenSpace None"];
+    assert_eq!(fake.asked(), asked);
+    let shown = says(&fake, &["vm", "show", "full"]);
+    assert!(shown.contains("Paused: no space for disk system on /vm"), "{shown}");
+    assert!(shown.contains("disk system (/vm/web.now.qcow2) had no space, since "), "{shown}");
+    assert!(shown.contains("/vm has 4 KiB free") && shown.contains("goes on when there is space"), "{shown}");
+    let vm = json(&fake, &["vm", "show", "full"]);
+    assert_eq!(
+        (&vm["state"], &vm["critical_settings"]["action"]),
+        (&"PAUSED_CRITICAL".into(), &"RESUME_WHEN_SPACE".into())
+    );
+    assert_eq!((&vm["critical"]["disk"], &vm["critical"]["free_bytes"]), (&"system".into(), &4096.into()));
+    assert_eq!(json(&fake, &["vm", "show", "web"])["critical"], Value::Null);
+}
+
+#[test]
 fn other_commands_answer_in_a_line() {
     let fake = Fake::start();
     assert_eq!(says(&fake, &["vm", "start", "web"]), "web: Running\n");

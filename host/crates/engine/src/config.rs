@@ -28,13 +28,15 @@ pub struct EngineConfig {
 pub struct SpaceConfig {
     /// Bytes that stay free on each file system beside what is known to be needed (64 MiB).
     pub keep_free: u64,
-    /// Bytes that each new layer has to grow into (16 MiB).
+    /// Bytes that each new layer has to grow into, and a VM that stood still without space (16 MiB).
     pub layer_room: u64,
+    /// How often to look whether there is space again for a VM that stands still without (5 s).
+    pub look: Duration,
 }
 
 impl Default for SpaceConfig {
     fn default() -> Self {
-        Self { keep_free: 64 << 20, layer_room: 16 << 20 }
+        Self { keep_free: 64 << 20, layer_room: 16 << 20, look: Duration::from_secs(5) }
     }
 }
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, DiskName, LayerFile, Notes, Operation,
-    OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
+    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat, DiskName,
+    LayerFile, Notes, Operation, OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
 };
 
 /// A VM to define.
@@ -19,6 +19,8 @@ pub struct NewVm {
     pub checkpoint_policy: CheckpointPolicy,
     /// Where its checkpoints are kept; `None`: below the service's own folder.
     pub checkpoint_location: Option<PathBuf>,
+    /// What is done when it stands still because a disk could not be written.
+    pub critical: CriticalSettings,
 }
 
 /// Changes to a VM; `None` leaves a part as it is.
@@ -28,6 +30,8 @@ pub struct VmChange {
     pub checkpoint_policy: Option<CheckpointPolicy>,
     /// New checkpoint location.
     pub checkpoint_location: Option<PathBuf>,
+    /// What is done from now on when it stands still because a disk could not be written.
+    pub critical: Option<CriticalSettings>,
     /// New definition.
     pub definition: Option<VmDefinition>,
 }
@@ -133,6 +137,8 @@ pub struct VmView {
     pub power: PowerState,
     /// For each disk the file that takes its writes, and how many layers it reads through.
     pub disks: Vec<(DiskName, LayerFile, usize)>,
+    /// Why it stands still, if it does so by itself.
+    pub critical: Option<Critical>,
     /// What works on it.
     pub operation: Option<Operation>,
 }

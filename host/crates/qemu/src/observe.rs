@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stillpoint_common::DiskName;
-use stillpoint_engine::ports::{Capture, HypervisorError, Observed, RunState};
+use stillpoint_engine::ports::{Capture, HypervisorError, Observed, RunState, Trouble};
 
 use crate::{
     attached::Attached,
@@ -21,7 +21,7 @@ pub(crate) async fn observe(at: &Attached) -> Result<Observed, HypervisorError> 
     let layers = at.layers().await?;
     let capture = capture(at.run(&QueryMigrate {}).await?);
     let run = match run_state(&status) {
-        RunState::Critical(_) => RunState::Critical(failed_disk(&at.run(&QueryBlock {}).await?)),
+        RunState::Critical(_) => RunState::Critical(trouble(&at.run(&QueryBlock {}).await?)),
         run @ (RunState::Gone
         | RunState::AwaitingMemory
         | RunState::Paused
@@ -38,16 +38,27 @@ pub(crate) fn run_state(status: &str) -> RunState {
     match status {
         "running" | "suspended" => RunState::Running,
         "inmigrate" => RunState::AwaitingMemory,
-        "io-error" | "internal-error" => RunState::Critical(None),
+        "io-error" | "internal-error" => RunState::Critical(Trouble { disk: None, no_space: false }),
         "shutdown" => RunState::ShutDown,
         _ => RunState::Paused,
     }
 }
 
-/// The first disk in trouble.
+/// The first disk in trouble. One that has failed for another reason than want of space comes before those.
+pub(crate) fn trouble(devices: &[BlockDevice]) -> Trouble {
+    let status = |device: &BlockDevice| device.io_status.clone().filter(|status| status != "ok");
+    let mut failed: Vec<_> =
+        devices.iter().filter_map(|device| Some((status(device)?, disk_of(&device.qdev)))).collect();
+    failed.sort_by_key(|(status, _)| status == "nospace");
+    match failed.into_iter().next() {
+        Some((status, disk)) => Trouble { disk, no_space: status == "nospace" },
+        None => Trouble { disk: None, no_space: false },
+    }
+}
+
+/// Its disk.
 pub(crate) fn failed_disk(devices: &[BlockDevice]) -> Option<DiskName> {
-    let failed = |device: &&BlockDevice| device.io_status.as_deref().is_some_and(|status| status != "ok");
-    devices.iter().filter(failed).find_map(|device| disk_of(&device.qdev))
+    trouble(devices).disk
 }
 
 /// How a capture stands.
@@ -71,7 +82,7 @@ mod tests {
         assert_eq!(run_state("prelaunch"), RunState::Paused);
         assert_eq!(run_state("some-new-state"), RunState::Paused);
         assert_eq!(run_state("inmigrate"), RunState::AwaitingMemory);
-        assert_eq!(run_state("io-error"), RunState::Critical(None));
+        assert_eq!(run_state("io-error"), RunState::Critical(Trouble { disk: None, no_space: false }));
     }
 
     #[test]
@@ -81,7 +92,13 @@ mod tests {
             {"qdev": "/machine/peripheral/disk-data/virtio-backend", "io-status": "nospace"},
             {"device": "cd0"},
         ]));
-        assert_eq!(failed_disk(&devices.unwrap()), Some("data".parse().unwrap()));
+        let devices = devices.unwrap();
+        assert_eq!(failed_disk(&devices), Some("data".parse().unwrap()));
+        assert!(trouble(&devices).no_space);
+        let failed = |status: &str| BlockDevice { io_status: Some(status.to_owned()), ..devices[0].clone() };
+        let both = [devices[1].clone(), failed("failed")];
+        assert_eq!(trouble(&both), Trouble { disk: Some("system".parse().unwrap()), no_space: false });
+        assert_eq!(trouble(&[failed("ok")]), Trouble { disk: None, no_space: false });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use lab::{DISK_SIZE, Lab, disk, event, numbers, quiet, text, write_pattern};
 use stillpoint_common::{CheckpointId, DiskFormat, LayerFile, LayerId};
 use stillpoint_engine::ports::{
     Flatten, Hypervisor, HypervisorError, HypervisorEventKind, ImageError, Images, LiveMerge, MemoryError,
-    MemoryStates, OfflineMerge, RunState,
+    MemoryStates, OfflineMerge, RunState, Trouble,
 };
 use stillpoint_memory::FileMemoryStates;
 
@@ -66,7 +66,7 @@ async fn real_qemu_a_full_disk_stops_the_vm_and_it_goes_on_when_there_is_space()
     small.fill();
     let wanted = HypervisorEventKind::Critical(Some(disk("system")));
     event(&mut events, &wanted).await;
-    assert_eq!(lab.observe().await.run, RunState::Critical(Some(disk("system"))));
+    assert_eq!(lab.observe().await.run, RunState::Critical(Trouble { disk: Some(disk("system")), no_space: true }));
     lab.assert_chains().await;
 
     // A checkpoint in this state is refused, not dared.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use stillpoint_common::{Accelerator, DiskFormat, InstanceId, LayerFile, LayerId};
 use stillpoint_engine::ports::{
-    DiskChain, HypervisorError, HypervisorEventKind, LaunchSpec, Launched, Overlay, RunState, StartMode,
+    DiskChain, HypervisorError, HypervisorEventKind, LaunchSpec, Launched, Overlay, RunState, StartMode, Trouble,
 };
 
 use crate::{
@@ -158,8 +158,8 @@ impl State {
         let vm = instance.spec.vm.clone();
         match &instance.run {
             RunState::Running => return Ok(()),
-            RunState::Critical(disk) if full => {
-                let disk = disk.clone();
+            RunState::Critical(trouble) if full => {
+                let disk = trouble.disk.clone();
                 self.tell(id, HypervisorEventKind::Critical(disk));
                 return Ok(());
             }
@@ -181,7 +181,7 @@ impl State {
     /// The write that has stopped an instance would stop it again.
     fn is_short(&self, id: InstanceId) -> bool {
         let Some(instance) = self.instances.get(&id) else { return false };
-        let RunState::Critical(Some(disk)) = &instance.run else { return false };
+        let RunState::Critical(Trouble { disk: Some(disk), .. }) = &instance.run else { return false };
         let head = instance.disks.get(disk).and_then(|layers| layers.first());
         head.is_some_and(|head| self.lacks(&head.path, BLOCK_BYTES))
     }

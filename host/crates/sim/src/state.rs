@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use stillpoint_common::{DiskName, InstanceId, SessionId, VmId};
-use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState};
+use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState, Trouble};
 use tokio::{
     sync::{broadcast, watch},
     time::Instant,
@@ -177,7 +177,7 @@ impl State {
             targets.iter().filter(|inode| !has(inode)).filter_map(|inode| self.files.path_of(*inode)).collect();
         if new.iter().any(|path| self.lacks(path, BLOCK_BYTES * new.len() as u64)) {
             let Some(instance) = self.instances.get_mut(&id) else { return Err(NotWritten::NotRunning) };
-            instance.run = RunState::Critical(Some(disk.clone()));
+            instance.run = RunState::Critical(Trouble { disk: Some(disk.clone()), no_space: true });
             self.tell(id, HypervisorEventKind::Critical(Some(disk.clone())));
             return Err(NotWritten::NoSpace);
         }

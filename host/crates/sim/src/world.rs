@@ -199,6 +199,12 @@ impl World {
         self.with(|state| state.running(vm).into_iter().for_each(|id| state.reboot(id)));
     }
 
+    /// Somebody lets an instance go on through its control socket, past the service.
+    pub fn resume_behind_the_service(&self, instance: InstanceId) {
+        // One that cannot go on stays as it is.
+        let _ = self.with(|state| state.resume(instance));
+    }
+
     /// Kills the process of an instance from outside.
     pub fn kill_instance(&self, instance: InstanceId) {
         self.with(|state| state.end_instance(instance));

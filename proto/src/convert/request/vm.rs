@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use stillpoint_common::{CheckpointPolicy, Failure, VmDefinition, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, Failure, VmDefinition, VmId};
 use uuid::Uuid;
 
 use super::{absolute, mask, request_id};
 use crate::{
-    convert::{known, names, page::Page, policy::policy, spec},
+    convert::{critical, known, names, page::Page, policy::policy, spec},
     v1 as pb,
 };
 
@@ -22,6 +22,8 @@ pub struct CreateVm {
     pub checkpoint_policy: CheckpointPolicy,
     /// Where its checkpoints are kept; `None`: the service chooses.
     pub checkpoint_location: Option<PathBuf>,
+    /// What is done when it stands still because a disk could not be written.
+    pub critical: CriticalSettings,
     /// Names the request, if the caller wants it done once.
     pub request_id: Option<Uuid>,
 }
@@ -38,6 +40,7 @@ pub fn create_vm(request: &pb::CreateVmRequest) -> Result<CreateVm, Failure> {
         definition: spec::definition(vm.spec.as_ref(), "vm.spec")?,
         checkpoint_policy: policy(vm.checkpoint_policy, "vm.checkpoint_policy")?.unwrap_or_default(),
         checkpoint_location: location.map(|text| absolute(text, "vm.checkpoint_location")).transpose()?,
+        critical: critical::parse_settings(vm.critical_settings.as_ref(), "vm.critical_settings")?,
         request_id: request_id(&request.request_id)?,
     })
 }
@@ -51,6 +54,8 @@ pub struct UpdateVm {
     pub checkpoint_policy: Option<CheckpointPolicy>,
     /// New checkpoint location.
     pub checkpoint_location: Option<PathBuf>,
+    /// New settings for a VM that stands still by itself.
+    pub critical: Option<CriticalSettings>,
     /// New definition.
     pub definition: Option<VmDefinition>,
 }
@@ -65,9 +70,11 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
         id: names::parse_vm(&vm.name, "vm.name")?,
         checkpoint_policy: None,
         checkpoint_location: None,
+        critical: None,
         definition: None,
     };
-    for path in mask(request.update_mask.as_ref(), &["checkpoint_policy", "checkpoint_location", "spec"])? {
+    let paths = ["checkpoint_policy", "checkpoint_location", "critical_settings", "spec"];
+    for path in mask(request.update_mask.as_ref(), &paths)? {
         match path.as_str() {
             "checkpoint_policy" => {
                 update.checkpoint_policy =
@@ -75,6 +82,10 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
             }
             "checkpoint_location" => {
                 update.checkpoint_location = Some(absolute(&vm.checkpoint_location, "vm.checkpoint_location")?);
+            }
+            "critical_settings" => {
+                let settings = vm.critical_settings.as_ref();
+                update.critical = Some(critical::parse_settings(settings, "vm.critical_settings")?);
             }
             _ => update.definition = Some(spec::definition(vm.spec.as_ref(), "vm.spec")?),
         }

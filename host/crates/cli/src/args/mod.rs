@@ -9,10 +9,10 @@ pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, Rem
 pub use operation::OperationCommand;
 pub use vm::{CreateVm, HardwareFlags, UpdateVm, VmCommand};
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use stillpoint_common::{CheckpointPolicy, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalAction, CriticalSettings, VmId};
 
 use crate::client::DEFAULT_SOCKET;
 
@@ -99,6 +99,52 @@ pub struct Waiting {
     /// Print the operation at once and do not wait for its end.
     #[arg(long = "async")]
     pub at_once: bool,
+}
+
+/// What is done about a VM that stands still because a disk could not be written.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CriticalFlags {
+    /// Whether a VM that stands still for want of space goes on by itself [default: resume-when-space].
+    #[arg(long, value_name = "WHAT")]
+    pub critical_action: Option<CriticalActionArg>,
+    /// Switch it off when it has stood still for so long: 90s, 5m, 1h; 0: never [default: never].
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
+    pub critical_timeout: Option<Duration>,
+}
+
+impl CriticalFlags {
+    /// These settings, with what was typed instead.
+    pub(crate) fn over(self, present: CriticalSettings) -> CriticalSettings {
+        CriticalSettings {
+            action: self.critical_action.map_or(present.action, Into::into),
+            power_off_after: match self.critical_timeout {
+                Some(after) => Some(after).filter(|after| !after.is_zero()),
+                None => present.power_off_after,
+            },
+        }
+    }
+
+    pub(crate) const fn are_typed(self) -> bool {
+        self.critical_action.is_some() || self.critical_timeout.is_some()
+    }
+}
+
+/// Whether a VM goes on by itself, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CriticalActionArg {
+    /// As soon as there is space again.
+    ResumeWhenSpace,
+    /// It waits for `stillpoint vm resume`.
+    Wait,
+}
+
+impl From<CriticalActionArg> for CriticalAction {
+    fn from(action: CriticalActionArg) -> Self {
+        match action {
+            CriticalActionArg::ResumeWhenSpace => Self::ResumeWhenSpace,
+            CriticalActionArg::Wait => Self::Wait,
+        }
+    }
 }
 
 /// Whether to ask before something is lost.

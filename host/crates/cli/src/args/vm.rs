@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use stillpoint_common::{AcceleratorChoice, VmId};
 
-use super::{Consent, PolicyArg, Waiting, parse};
+use super::{Consent, CriticalFlags, PolicyArg, Waiting, parse};
 use crate::view::{Disk, Nic, PassThroughDisk};
 
 /// What can be done with VMs.
@@ -60,7 +60,7 @@ pub enum VmCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Change a VM: its policy at any time, the rest while it is off.
+    /// Change a VM: its policy and what is done for want of space at any time, the rest while it is off.
     Update(Box<UpdateVm>),
     /// Forget a VM that is off and has no checkpoints. Its image files stay.
     Delete {
@@ -97,6 +97,9 @@ pub struct CreateVm {
     /// Folder for configuration and memory of its checkpoints. Layers always lie beside their images.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint_location: Option<PathBuf>,
+    /// For want of space.
+    #[command(flatten)]
+    pub critical: CriticalFlags,
 }
 
 /// Hardware of a new VM.
@@ -143,6 +146,9 @@ pub struct UpdateVm {
     /// Folder for its checkpoints, while it has none.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint_location: Option<PathBuf>,
+    /// For want of space.
+    #[command(flatten)]
+    pub critical: CriticalFlags,
     /// Take what it is made of from the `spec` of this JSON file, `-` for standard input.
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator"])]
     pub from: Option<PathBuf>,

@@ -1,8 +1,8 @@
 //! VMs.
 
-use stillpoint_common::{CheckpointPolicy, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId};
 use stillpoint_proto::{
-    convert::names,
+    convert::{critical, names},
     v1::{self as pb, virtual_machines_client::VirtualMachinesClient},
 };
 use tonic::transport::Channel;
@@ -21,6 +21,8 @@ pub struct VmToCreate {
     pub checkpoint_policy: Option<CheckpointPolicy>,
     /// Folder for its checkpoints; `None`: the service chooses.
     pub checkpoint_location: Option<String>,
+    /// What is done when it stands still because a disk could not be written.
+    pub critical: CriticalSettings,
 }
 
 /// Changes to a VM; `None` leaves a part as it is.
@@ -30,6 +32,8 @@ pub struct VmChange {
     pub checkpoint_policy: Option<CheckpointPolicy>,
     /// New folder for its checkpoints.
     pub checkpoint_location: Option<String>,
+    /// What is done from now on when it stands still because a disk could not be written.
+    pub critical: Option<CriticalSettings>,
     /// New spec.
     pub spec: Option<Spec>,
 }
@@ -44,6 +48,7 @@ impl Client {
             spec: Some(pb::VmSpec::from(&vm.spec)),
             checkpoint_policy: policy_value(vm.checkpoint_policy),
             checkpoint_location: vm.checkpoint_location.clone().unwrap_or_default(),
+            critical_settings: Some(critical::settings(&vm.critical)),
             ..pb::Vm::default()
         };
         let request = pb::CreateVmRequest { vm_id: vm.id.to_string(), vm: Some(message), request_id: request_id() };
@@ -95,6 +100,7 @@ impl Client {
         let named = [
             ("checkpoint_policy", change.checkpoint_policy.is_some()),
             ("checkpoint_location", change.checkpoint_location.is_some()),
+            ("critical_settings", change.critical.is_some()),
             ("spec", change.spec.is_some()),
         ];
         let paths = named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned());
@@ -103,6 +109,7 @@ impl Client {
             spec: change.spec.as_ref().map(pb::VmSpec::from),
             checkpoint_policy: policy_value(change.checkpoint_policy),
             checkpoint_location: change.checkpoint_location.clone().unwrap_or_default(),
+            critical_settings: change.critical.as_ref().map(critical::settings),
             ..pb::Vm::default()
         };
         let mask = prost_types::FieldMask { paths: paths.collect() };

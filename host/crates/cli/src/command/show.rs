@@ -1,6 +1,7 @@
 //! One thing with all its details.
 
 use jiff::Timestamp;
+use stillpoint_common::CriticalAction;
 
 use super::work::fallback_text;
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
         table::{details, section},
         text,
     },
-    view::{Checkpoint, FileSystem, Guest, Host, Operation, Spec, Vm, Writer},
+    view::{Checkpoint, Critical, FileSystem, Guest, Host, Operation, Spec, Vm, Writer},
 };
 
 pub(super) fn vm(vm: &Vm) -> String {
@@ -25,6 +26,8 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("boots", vm.spec.kernel.as_ref().map_or_else(|| "from its disks".to_owned(), |boot| boot.kernel.clone())),
         ("checkpoint policy", text::word(vm.checkpoint_policy)),
         ("checkpoint location", vm.checkpoint_location.clone()),
+        ("without space", without_space(vm)),
+        ("stands still", vm.critical.as_ref().map(standstill).unwrap_or_default()),
         ("after checkpoint", vm.parent_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
         ("operation", vm.operation.map(|id| id.to_string()).unwrap_or_default()),
         ("serial log", vm.spec.serial_log.clone()),
@@ -37,6 +40,27 @@ pub(super) fn vm(vm: &Vm) -> String {
     let passed = passed.map(|disk| [disk.name.clone(), disk.device.clone(), "not part of checkpoints".to_owned()]);
     let disks = section("Disks", ["disk", "writes to", "layers"], disks);
     format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
+}
+
+/// What is done when it stands still for want of space.
+fn without_space(vm: &Vm) -> String {
+    let action = match vm.critical_settings.action {
+        CriticalAction::ResumeWhenSpace => "goes on when there is space",
+        CriticalAction::Wait => "waits to be resumed",
+    };
+    match vm.critical_settings.power_off_after_ms {
+        None => action.to_owned(),
+        Some(after) => format!("{action}, is switched off after {} s", after / 1000),
+    }
+}
+
+/// `disk data, since 12:00: /mnt has 0 B free`
+fn standstill(critical: &Critical) -> String {
+    let disk = critical.disk.as_ref().map_or_else(|| "a disk".to_owned(), |disk| format!("disk {disk}"));
+    let why = if critical.no_space { "had no space" } else { "failed" };
+    let free = critical.free_bytes.map(|free| format!("; {} has {} free", critical.mounted_on, text::bytes(free)));
+    let since = critical.since_time.map(|since| format!(", since {}", text::time(Some(since))));
+    format!("{disk} ({}) {why}{}{}", critical.path, since.unwrap_or_default(), free.unwrap_or_default())
 }
 
 pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {

@@ -79,9 +79,15 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
         present.accelerator = update.accelerator.unwrap_or(present.accelerator);
         spec = Some(present);
     }
-    let change = VmChange { checkpoint_policy: update.policy.map(Into::into), checkpoint_location: location, spec };
+    let critical = match update.critical.are_typed() {
+        true => Some(update.critical.over(context.client.vm(&update.vm).await?.critical_settings.into())),
+        false => None,
+    };
+    let checkpoint_policy = update.policy.map(Into::into);
+    let change = VmChange { checkpoint_policy, checkpoint_location: location, critical, spec };
     if change == VmChange::default() {
-        let advice = "Add --policy, --cpus, --memory, --accelerator, --checkpoint-location or --from.";
+        let advice = "Add --policy, --cpus, --memory, --accelerator, --checkpoint-location, --critical-action, \
+                      --critical-timeout or --from.";
         return Err(CliError::usage("nothing to change", advice));
     }
     Ok(change)

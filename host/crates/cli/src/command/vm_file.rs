@@ -15,7 +15,7 @@ use crate::{
     CliError,
     args::{CreateVm, HardwareFlags, parse},
     client::VmToCreate,
-    view::{KernelBoot, Spec},
+    view::{CriticalSettings, KernelBoot, Spec},
 };
 
 /// A VM in a file.
@@ -28,6 +28,9 @@ pub(crate) struct VmFile {
     name: Option<String>,
     checkpoint_policy: Option<CheckpointPolicy>,
     checkpoint_location: Option<String>,
+    critical_settings: Option<CriticalSettings>,
+    #[serde(rename = "critical")]
+    _critical: Option<IgnoredAny>,
     #[serde(rename = "uid")]
     _uid: Option<IgnoredAny>,
     #[serde(rename = "state")]
@@ -62,7 +65,7 @@ pub(crate) fn read(path: &Path) -> Result<VmFile, CliError> {
     serde_json::from_str(&text).map_err(|error| {
         CliError::usage(
             format!("{}: {error}", path.display()),
-            "Write it as `stillpoint vm show VM --json` prints it: name, spec, checkpoint_policy, checkpoint_location.",
+            "Write it as `stillpoint vm show VM --json` prints it: name, spec, checkpoint_policy, checkpoint_location, critical_settings.",
         )
     })
 }
@@ -76,11 +79,13 @@ pub(crate) fn to_create(create: &CreateVm) -> Result<VmToCreate, CliError> {
             spec: spec(create, &create.hardware)?,
             checkpoint_policy: None,
             checkpoint_location: None,
+            critical: Default::default(),
         },
     };
     if let Some(policy) = create.policy {
         vm.checkpoint_policy = Some(policy.into());
     }
+    vm.critical = create.critical.over(vm.critical);
     if let Some(location) = &create.checkpoint_location {
         vm.checkpoint_location = Some(absolute(location)?);
     }
@@ -90,8 +95,9 @@ pub(crate) fn to_create(create: &CreateVm) -> Result<VmToCreate, CliError> {
 fn from_file(create: &CreateVm, file: VmFile) -> Result<VmToCreate, CliError> {
     let named = || file.name.as_deref().and_then(|name| parse::vm(name).ok());
     let id = create.vm.clone().or(file.id).or_else(named).ok_or_else(no_name)?;
-    let VmFile { spec, checkpoint_policy, checkpoint_location, .. } = file;
-    Ok(VmToCreate { id, spec, checkpoint_policy, checkpoint_location })
+    let VmFile { spec, checkpoint_policy, checkpoint_location, critical_settings, .. } = file;
+    let critical = critical_settings.map(Into::into).unwrap_or_default();
+    Ok(VmToCreate { id, spec, checkpoint_policy, checkpoint_location, critical })
 }
 
 fn spec(create: &CreateVm, hardware: &HardwareFlags) -> Result<Spec, CliError> {

@@ -5,12 +5,14 @@
 //! milliseconds (`took_ms`), sizes are bytes. What is not there is `null`, not left out.
 
 mod checkpoint;
+mod critical;
 mod guest;
 mod operation;
 mod spec;
 mod vm;
 
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
+pub use critical::{Critical, CriticalSettings};
 pub use guest::{FileSystem, Guest, Host, Writer};
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{Spec, read_checkpoint_id, read_time};
+use super::{Critical, CriticalSettings, Spec, read_checkpoint_id, read_time};
 
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,6 +39,10 @@ pub struct Vm {
     pub generation_id: String,
     /// The operation that works on it.
     pub operation: Option<OperationId>,
+    /// What is done when it stands still because a disk could not be written.
+    pub critical_settings: CriticalSettings,
+    /// Why it stands still, if it does so by itself.
+    pub critical: Option<Critical>,
     /// When it was defined.
     pub create_time: Option<Timestamp>,
     /// When its record last changed.
@@ -69,6 +73,8 @@ impl TryFrom<pb::Vm> for Vm {
             state: policy::read_power(vm.state),
             parent_checkpoint: read_checkpoint_id(&vm.parent_checkpoint, "vm.parent_checkpoint")?,
             operation: operation.map(|name| names::parse_operation(name, "vm.operation")).transpose()?,
+            critical_settings: CriticalSettings::read(vm.critical_settings.as_ref())?,
+            critical: vm.critical.map(Critical::from),
             disks: vm.disks.into_iter().map(DiskStatus::from).collect(),
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
-    DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome, FileSystemResult, GuestDescription, Kind,
-    LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord,
-    PowerState, Progress, Remarks, Vm, VmDefinition, WriterOutcome, WriterResult,
+    Critical, CriticalSettings, DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome,
+    FileSystemResult, GuestDescription, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
+    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, WriterOutcome,
+    WriterResult,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -59,12 +60,30 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         instance: None,
         generation_id: Uuid::from_u128(8),
         accelerator: web.then(|| Accelerator::Tcg("no /dev/kvm".into())),
+        critical: CriticalSettings::default(),
         made_by: None,
         created: ago(100),
         updated: ago(1),
     };
     let power = if web { PowerState::Running } else { PowerState::Off };
-    convert::vm::vm(&record, power, &[("system".parse().unwrap(), layer, 3)], None)
+    let mut vm = convert::vm::vm(&record, power, &[("system".parse().unwrap(), layer, 3)], None);
+    if name == "full" {
+        vm.state = pb::VmState::PausedCritical.into();
+        convert::vm::set_critical(&mut vm, &critical());
+    }
+    vm
+}
+
+/// Why VM `full` stands still.
+fn critical() -> Critical {
+    Critical {
+        disk: Some("system".parse().unwrap()),
+        no_space: true,
+        path: Some("/vm/web.now.qcow2".into()),
+        mounted_on: Some("/vm".into()),
+        free: Some(4096),
+        since: Some("2026-01-01T12:00:00Z".parse().unwrap()),
+    }
 }
 
 pub(crate) fn checkpoints() -> Vec<pb::Checkpoint> {

@@ -85,7 +85,7 @@ fn response(kind: OperationKind) -> Option<Any> {
 fn vm(name: &str) -> Result<pb::Vm, Status> {
     let id = parse_vm(name, "name").map_err(refused)?;
     match id.as_str() {
-        "web" | "db" => Ok(canned::vm(id.as_str(), canned::definition())),
+        "web" | "db" | "full" => Ok(canned::vm(id.as_str(), canned::definition())),
         _ => Err(refused(Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))),
     }
 }
@@ -110,7 +110,10 @@ impl VirtualMachines for Service {
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
         let cpus = change.definition.map(|definition| definition.cpus);
-        self.asked.note(format!("update {} policy {:?} cpus {cpus:?}", change.id, change.checkpoint_policy));
+        self.asked.note(match change.critical {
+            Some(critical) => format!("update {} {:?} {:?}", change.id, critical.action, critical.power_off_after),
+            None => format!("update {} policy {:?} cpus {cpus:?}", change.id, change.checkpoint_policy),
+        });
         vm(&names::vm(&change.id)).map(Response::new)
     }
     async fn delete_vm(&self, request: Request<pb::DeleteVmRequest>) -> Answer<()> {

@@ -27,6 +27,10 @@ impl VmActor {
             }
             vm.checkpoint_location = location;
         }
+        if let Some(critical) = change.critical {
+            vm.critical = critical;
+            self.suspect_if_watched();
+        }
         if let Some(definition) = change.definition {
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }

@@ -7,18 +7,21 @@
 //! ```
 
 mod change;
+mod critical;
 
 use std::sync::Arc;
 
 use stillpoint_common::{
-    CheckpointId, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, Reason, VmId,
+    CheckpointId, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, PowerState, Reason, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::critical::Watch;
 use crate::{
     CheckpointChange, Request, VmChange,
     admission::Situation,
@@ -41,6 +44,7 @@ pub(crate) enum Message {
     Delete { reply: oneshot::Sender<Result<(), Failure>> },
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
+    Stopped { instance: Option<InstanceId> },
     Stop,
 }
 
@@ -53,6 +57,7 @@ pub(crate) struct VmActor {
     /// What runs is the recovery of open jobs.
     recovering: bool,
     tasks: JoinSet<()>,
+    critical: Watch,
 }
 
 struct Running {
@@ -70,7 +75,15 @@ impl VmActor {
     /// Starts the actor; it recovers these open jobs before it takes a message.
     pub(crate) fn spawn(world: Arc<World>, hub: Arc<Hub>, vm: VmId, open: Vec<Job>) -> mpsc::Sender<Message> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        let actor = Self { world, hub, vm, running: None, recovering: false, tasks: JoinSet::new() };
+        let actor = Self {
+            world,
+            hub,
+            vm,
+            running: None,
+            recovering: false,
+            tasks: JoinSet::new(),
+            critical: Watch::default(),
+        };
         tokio::spawn(actor.run(mailbox, open));
         sender
     }
@@ -78,6 +91,7 @@ impl VmActor {
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>, open: Vec<Job>) {
         self.recover(open).await;
         loop {
+            let next_look = self.next_look();
             tokio::select! {
                 message = mailbox.recv() => {
                     let Some(message) = message else { break };
@@ -87,6 +101,7 @@ impl VmActor {
                     }
                 }
                 Some(_) = self.tasks.join_next() => self.task_ended().await,
+                () = until(next_look) => self.look().await,
             }
         }
         while self.tasks.join_next().await.is_some() {}
@@ -136,8 +151,13 @@ impl VmActor {
     /// Brings the record in line with the process, and begins to collect what the past has left.
     async fn recovered(&mut self) {
         let idle = self.idle_cx();
-        if let Err(error) = plans::settle(&idle).await {
-            tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+        match plans::settle(&idle).await {
+            Ok(PowerState::Off) => {}
+            Ok(PowerState::PausedCritical) => self.suspect(),
+            Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
+            Err(error) => {
+                tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+            }
         }
         if plans::collection_is_due(&idle).await {
             let job = self.own_job();
@@ -174,6 +194,7 @@ impl VmActor {
             }
             Message::Cancel { operation } => self.cancel(operation),
             Message::Ended { instance } => self.ended(instance).await,
+            Message::Stopped { instance } => self.stopped(instance).await,
             Message::Stop => return After::End,
         }
         After::GoOn
@@ -265,5 +286,13 @@ impl VmActor {
 
     fn now(&self) -> jiff::Timestamp {
         self.world.ports.clock.now()
+    }
+}
+
+/// Returns then, or never.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

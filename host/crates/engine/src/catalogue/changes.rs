@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Checkpoint, CheckpointId, FileIdentity, InstanceId, Layer, Vm, VmId};
 
-use super::{keys, record::encode};
+use super::{Standstill, keys, record::encode};
 use crate::{
     job::Job,
     ports::{Guard, Put, Txn},
@@ -129,6 +129,17 @@ impl Changes {
 
     pub(crate) fn clear_hold(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::hold(vm)));
+        self
+    }
+
+    /// Notes since when a VM stands still by itself.
+    pub(crate) fn set_standstill(mut self, vm: &VmId, standstill: &Standstill) -> Self {
+        self.put(Put::Set(keys::standstill(vm), encode(standstill)));
+        self
+    }
+
+    pub(crate) fn clear_standstill(mut self, vm: &VmId) -> Self {
+        self.put(Put::Delete(keys::standstill(vm)));
         self
     }
 

@@ -46,6 +46,10 @@ pub(super) fn hold(vm: &VmId) -> String {
     format!("hold/{vm}")
 }
 
+pub(super) fn standstill(vm: &VmId) -> String {
+    format!("standstill/{vm}")
+}
+
 pub(super) fn leftovers(vm: &VmId) -> String {
     format!("leftover/{vm}/")
 }

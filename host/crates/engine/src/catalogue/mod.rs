@@ -6,6 +6,8 @@ mod record;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use stillpoint_common::{
     Checkpoint, CheckpointId, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason, Vm, VmId,
 };
@@ -17,6 +19,14 @@ use crate::{
     job::Job,
     ports::{Store, StoreError},
 };
+
+/// Since when a VM stands still because a disk could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standstill {
+    pub(crate) since: Timestamp,
+    /// The process that stands still.
+    pub(crate) instance: InstanceId,
+}
 
 /// How many records one read of the store asks for.
 const PAGE: usize = 256;
@@ -71,6 +81,11 @@ impl Catalogue {
     /// The process that was paused by us for the end of a merge, if a crash came in between.
     pub(crate) async fn hold(&self, vm: &VmId) -> Result<Option<InstanceId>, Failure> {
         self.get(&keys::hold(vm)).await
+    }
+
+    /// Since when a VM stands still by itself, if it was seen to.
+    pub(crate) async fn standstill(&self, vm: &VmId) -> Result<Option<Standstill>, Failure> {
+        self.get(&keys::standstill(vm)).await
     }
 
     pub(crate) async fn job(&self, id: OperationId) -> Result<Job, Failure> {

@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_common::{Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use stillpoint_common::{Critical, Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId};
+use tokio::sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
@@ -22,12 +22,14 @@ use crate::{
     error::StepError,
     hub::Hub,
     job::Job,
-    plans::chain_files,
+    plans::{chain_files, describe_critical},
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
 };
 
 /// How many jobs one transaction forgets.
 const FORGET_AT_ONCE: usize = 50;
+
+type Actors = Arc<Mutex<HashMap<VmId, mpsc::Sender<Message>>>>;
 
 /// The checkpoint engine: VMs, checkpoints, operations.
 #[derive(Clone)]
@@ -35,7 +37,7 @@ pub struct Engine {
     world: Arc<World>,
     hub: Arc<Hub>,
     /// Mailboxes of the VMs' actors. Held for a look-up or an insertion, never while an actor works.
-    actors: Arc<Mutex<HashMap<VmId, mpsc::Sender<Message>>>>,
+    actors: Actors,
 }
 
 impl Engine {
@@ -85,14 +87,16 @@ impl Engine {
                     Ok(HypervisorEvent {
                         instance,
                         kind: HypervisorEventKind::Gone | HypervisorEventKind::ShutDown,
-                    }) => {
-                        let all: Vec<_> = actors.lock().await.values().cloned().collect();
-                        for actor in all {
-                            let _ = actor.send(Message::Ended { instance }).await;
-                        }
+                    }) => tell_all(&actors, || Message::Ended { instance }).await,
+                    Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Critical(_) }) => {
+                        tell_all(&actors, || Message::Stopped { instance: Some(instance) }).await;
                     }
-                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                    Ok(HypervisorEvent {
+                        kind: HypervisorEventKind::Reset | HypervisorEventKind::AgentChannel(_),
+                        ..
+                    }) => {}
+                    Err(RecvError::Lagged(_)) => tell_all(&actors, || Message::Stopped { instance: None }).await,
+                    Err(RecvError::Closed) => return,
                 }
             }
         });
@@ -153,6 +157,7 @@ impl Engine {
             instance: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
+            critical: new.critical,
             made_by: None,
             created: now,
             updated: now,
@@ -189,18 +194,23 @@ impl Engine {
             disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
         }
         let operation = self.hub.of_vm(&vm.id);
-        Ok(VmView { power: self.power(&vm).await, disks, operation, vm })
+        let (power, critical) = self.power(&vm).await;
+        Ok(VmView { power, disks, critical, operation, vm })
     }
 
-    /// Whether a VM runs. A process that does not answer is shown as paused, not as gone.
-    async fn power(&self, vm: &Vm) -> PowerState {
-        let Some(instance) = vm.instance else { return PowerState::Off };
-        match self.world.ports.hypervisor.observe(instance).await.map(|observed| observed.run) {
+    /// Whether a VM runs, and why not if it is by itself. A process that does not answer is shown as paused, not as gone.
+    async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
+        let Some(instance) = vm.instance else { return (PowerState::Off, None) };
+        let power = match self.world.ports.hypervisor.observe(instance).await.map(|observed| observed.run) {
             Ok(RunState::Running) => PowerState::Running,
             Ok(RunState::Paused | RunState::AwaitingMemory) | Err(_) => PowerState::Paused,
-            Ok(RunState::Critical(_)) => PowerState::PausedCritical,
+            Ok(RunState::Critical(trouble)) => {
+                let critical = describe_critical(&self.world, vm, &trouble).await;
+                return (PowerState::PausedCritical, Some(critical));
+            }
             Ok(RunState::Gone | RunState::ShutDown) => PowerState::Off,
-        }
+        };
+        (power, None)
     }
 
     /// Changes a VM's record.
@@ -276,6 +286,13 @@ impl Engine {
     /// How many VMs are defined.
     pub async fn vm_count(&self) -> usize {
         self.actors.lock().await.len()
+    }
+}
+
+async fn tell_all(actors: &Actors, message: impl Fn() -> Message) {
+    let all: Vec<_> = actors.lock().await.values().cloned().collect();
+    for actor in all {
+        let _ = actor.send(message()).await;
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     apply::Apply,
     collect,
     create::{self, Create},
+    critical,
     delete::Delete,
     devices::follow_devices,
     disks::plan_overlays,
@@ -42,6 +43,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         return run(Delete::new(None), journal, cx).await.map(|()| Outcome::Gone);
     };
     let vm = cx.catalogue().vm(&cx.vm).await?;
+    critical::admit(cx, &vm, power, &request).await?;
     match request {
         Request::Start if power == PowerState::Off => {
             run(PowerPlan::new(Power::Start(InstanceId::generate())), journal, cx).await?;

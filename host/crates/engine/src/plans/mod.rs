@@ -3,6 +3,7 @@
 mod apply;
 mod collect;
 mod create;
+mod critical;
 mod delete;
 mod devices;
 mod disks;
@@ -13,6 +14,7 @@ mod room;
 mod settle;
 
 pub(crate) use self::{
+    critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},
     settle::{release_hold, settle},

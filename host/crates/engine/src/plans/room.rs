@@ -16,7 +16,7 @@ const EXPORT_OVERHEAD: u64 = 1 << 20;
 
 /// Refuses what there is no room for. A file system that does not say how much it has is no reason to refuse: then the
 /// act itself will find out.
-pub(super) async fn make_sure(cx: &Cx, needs: Vec<Need>) -> Result<(), StepError> {
+pub(super) async fn make_sure(cx: &Cx, needs: Vec<Need>, keep_free: u64) -> Result<(), StepError> {
     let mut known = Vec::with_capacity(needs.len());
     for need in needs {
         match cx.ports().images.space(&need.path).await {
@@ -24,14 +24,14 @@ pub(super) async fn make_sure(cx: &Cx, needs: Vec<Need>) -> Result<(), StepError
             Err(error) => tracing::warn!(vm = %cx.vm, path = %need.path.display(), %error, "no free space was told"),
         }
     }
-    Ok(space::room_for(&known, cx.world.config.space.keep_free)?)
+    Ok(space::room_for(&known, keep_free)?)
 }
 
 /// A layer for each disk, and for a standard checkpoint of a VM that is on its memory.
 pub(super) async fn for_create(cx: &Cx, vm: &Vm, facts: &CreateFacts) -> Result<(), StepError> {
     let mut needs = space::of_overlays(&facts.overlays, cx.world.config.space.layer_room);
     needs.extend(captured(facts.instance, facts.checkpoint.kind, vm));
-    make_sure(cx, needs).await
+    make_sure(cx, needs, cx.world.config.space.keep_free).await
 }
 
 fn captured(instance: Option<InstanceId>, kind: Kind, vm: &Vm) -> Option<Need> {
@@ -43,7 +43,8 @@ fn captured(instance: Option<InstanceId>, kind: Kind, vm: &Vm) -> Option<Need> {
 
 /// A layer for each disk.
 pub(super) async fn for_apply(cx: &Cx, facts: &ApplyFacts) -> Result<(), StepError> {
-    make_sure(cx, space::of_overlays(&facts.overlays, cx.world.config.space.layer_room)).await
+    let space = cx.world.config.space;
+    make_sure(cx, space::of_overlays(&facts.overlays, space.layer_room), space.keep_free).await
 }
 
 /// Copies of the disks, as large as what their layers take or as the guest sees them, and of the memory.
@@ -57,7 +58,7 @@ pub(super) async fn for_export(cx: &Cx, checkpoint: &Checkpoint, target: &std::p
     }
     let memory = checkpoint.memory.as_ref();
     needs.extend(memory.map(|memory| Need::new("a copy of the memory", folder, memory.bytes)));
-    make_sure(cx, needs).await
+    make_sure(cx, needs, cx.world.config.space.keep_free).await
 }
 
 async fn flattened(

@@ -125,10 +125,19 @@ pub enum RunState {
     Paused,
     /// Virtual CPUs run.
     Running,
-    /// Stopped because this disk could not be read or written.
-    Critical(Option<DiskName>),
+    /// Stopped because a disk could not be read or written. The write that failed is kept, and done when it is resumed.
+    Critical(Trouble),
     /// The guest has switched itself off; the process is still there.
     ShutDown,
+}
+
+/// What has stopped an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The disk, if it is known which.
+    pub disk: Option<DiskName>,
+    /// A file system was full, and nothing worse.
+    pub no_space: bool,
 }
 
 /// State of an instance's memory capture.

@@ -20,7 +20,7 @@ pub use exports::{ExportError, ExportTargets};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
-    LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode,
+    LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
 pub use images::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, Space};
 pub use memory::{MemoryError, MemoryStates};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::lab::{Lab, SIZE, layer, quiet};
 use stillpoint_common::FileIdentity;
-use stillpoint_engine::ports::{Flatten, HypervisorError, ImageError, OfflineMerge, RunState, StartMode};
+use stillpoint_engine::ports::{Flatten, HypervisorError, ImageError, OfflineMerge, RunState, StartMode, Trouble};
 use stillpoint_sim::{Call, NotWritten};
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn a_full_disk_stops_the_vm_and_it_goes_on_when_there_is_space() {
     lab.world.set_full(true);
     lab.write(1, 2);
     assert_eq!(lab.world.guest_write(&lab.vm, &lab.disk, 2, 2), Err(NotWritten::NoSpace));
-    assert_eq!(lab.world.run_state(vm), RunState::Critical(Some(lab.disk.clone())));
+    assert_eq!(lab.world.run_state(vm), RunState::Critical(Trouble { disk: Some(lab.disk.clone()), no_space: true }));
     let refused = lab.ports.images.create_overlay("/vm/a.qcow2".as_ref(), &lab.bases[0], SIZE).await;
     assert!(matches!(refused, Err(ImageError::NoSpace { .. })), "{refused:?}");
     lab.world.set_full(false);

@@ -1,0 +1,99 @@
+//! A full disk is an ordinary event, on real guests whose disks lie on small file systems.
+
+use std::time::Duration;
+
+use stillpoint_cli::client::{Client, VmChange};
+use stillpoint_common::{CheckpointPolicy, CriticalAction, CriticalSettings, PowerState, VmId};
+use stillpoint_tests::{
+    audit::{assert_layers_sound, quiet},
+    guest_image::GuestSet,
+    service::Service,
+    small_fs::SmallFs,
+};
+
+type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+const MIB: u64 = 1 << 20;
+
+/// Waits until the service shows the VM in this state.
+async fn becomes(client: &Client, vm: &VmId, state: PowerState) -> Tested {
+    let reached = async {
+        while client.vm(vm).await?.state != Some(state) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(60), reached).await.map_err(|_| format!("never {state:?}"))?
+}
+
+/// A service that needs little room.
+async fn service(set: &GuestSet) -> Tested<Service> {
+    let environment = [("STILLPOINT_KEEP_FREE", "2"), ("STILLPOINT_LAYER_ROOM", "4")];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(Service::start_with(set.path(), environment.into()).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_without_space_stands_still_loses_no_write_and_goes_on_when_there_is_space() -> Tested {
+    let mut set = GuestSet::new()?;
+    let small = SmallFs::new(&set.path().join("small"), 128)?;
+    let disk = small.path().join("data.qcow2");
+    std::fs::copy(&set.data_disk, &disk)?;
+    set.data_disk = disk;
+    let mut service = service(&set).await?;
+    let (vm, lab) = service.boot("web", &set).await?;
+    let client = service.client().await?;
+    let boot = lab.sh("cat /proc/sys/kernel/random/boot_id").await?;
+    lab.sh("stillpoint-lab fill /data/before 8 1").await?;
+    let only = Some(CheckpointPolicy::ProductionOnly);
+    client.wait(&client.create_checkpoint(&vm, "before", only).await?.id).await?;
+
+    small.fill_but(6 * MIB)?;
+    lab.sh("(stillpoint-lab fill /data/big 24 7 > /run/filled 2>&1 < /dev/null; echo $? > /run/ended) &").await?;
+    becomes(&client, &vm, PowerState::PausedCritical).await?;
+    let seen = client.vm(&vm).await?;
+    let critical = seen.critical.ok_or("it says nothing")?;
+    println!("{}: {critical:?}", seen.status_line);
+    assert_eq!((critical.disk.as_deref(), critical.no_space), (Some("data"), true));
+    assert_eq!(critical.mounted_on, small.path().display().to_string());
+    assert!(critical.path.starts_with(&critical.mounted_on) && critical.free_bytes < Some(4 * MIB), "{critical:?}");
+    let says = format!("Paused: no space for disk data on {}", small.path().display());
+    let (shown, _, _) = service.stillpoint(&["vm", "show", "web"]).await?;
+    assert!(shown.contains(&says) && shown.contains("stands still:"), "{shown}");
+    for policy in [CheckpointPolicy::Production, CheckpointPolicy::Standard] {
+        let refused = client.wait(&client.create_checkpoint(&vm, "no", Some(policy)).await?.id).await.unwrap_err();
+        assert_eq!(refused.reason(), Some("VM_PAUSED_CRITICAL"), "{refused}");
+    }
+    let refused = client.wait(&client.resume_vm(&vm).await?.id).await.unwrap_err();
+    assert_eq!(refused.reason(), Some("NO_SPACE"), "{refused}");
+
+    service.kill().await?;
+    service.start_again().await?;
+    let client = service.client().await?;
+    becomes(&client, &vm, PowerState::PausedCritical).await?;
+    let again = client.vm(&vm).await?.critical.ok_or("it says nothing")?;
+    assert_eq!(again.since_time, critical.since_time, "a new service knows since when");
+
+    small.give_back()?;
+    becomes(&client, &vm, PowerState::Running).await?;
+    lab.sh("until [ -e /run/ended ]; do usleep 100000; done").await?;
+    assert_eq!(lab.sh("cat /run/ended /run/filled").await?, "0\nfilled 24 MiB");
+    lab.sh("echo 3 > /proc/sys/vm/drop_caches").await?;
+    assert_eq!(lab.sh("stillpoint-lab check /data/big 24 7").await?, "intact");
+    assert_eq!(lab.sh("stillpoint-lab check /data/before 8 1").await?, "intact");
+    assert_eq!(lab.sh("cat /proc/sys/kernel/random/boot_id").await?, boot);
+    assert_eq!(client.vm(&vm).await?.critical, None);
+    quiet(&client, &vm).await?;
+    assert_layers_sound(&client, &vm, small.path(), "went on").await?;
+
+    let settings = CriticalSettings { action: CriticalAction::Wait, power_off_after: Some(Duration::from_secs(3)) };
+    client.update_vm(&vm, &VmChange { critical: Some(settings), ..VmChange::default() }).await?;
+    small.fill_but(2 * MIB)?;
+    lab.sh("stillpoint-lab fill /data/more 24 9 > /dev/null 2>&1 < /dev/null &").await?;
+    becomes(&client, &vm, PowerState::PausedCritical).await?;
+    becomes(&client, &vm, PowerState::Off).await?;
+    assert!(service.qemu_pids().is_empty());
+    small.give_back()?;
+    quiet(&client, &vm).await?;
+    assert_layers_sound(&client, &vm, small.path(), "switched off").await
+}
