@@ -15,6 +15,7 @@ mod policy;
 mod quiesce;
 mod reason;
 mod vm;
+mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState, Remarks};
 pub use critical::{Critical, CriticalAction, CriticalSettings};
@@ -30,7 +31,10 @@ pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};
 pub use quiesce::{
     ClockSet, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, QuiesceRequest, Thawed,
-    WriterOutcome, WriterResult,
+    WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
 pub use vm::{Accelerator, PowerState, Vm};
+pub use writer::{
+    BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,
+};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::SessionId;
+use crate::{BackupType, SessionId, WriterFacts, WriterPolicy};
 
 /// What the agent says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,26 @@ pub struct QuiesceRequest {
     pub session: SessionId,
     /// The longest time the guest may be held. The guest ends it by itself.
     pub lease: Duration,
+    /// What writers are asked for.
+    pub writers: WriterRequest,
+}
+
+/// What writers are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterRequest {
+    /// The longest time that writers may be held, from before the first is frozen. At least the lease, which is part of
+    /// it.
+    pub window: Duration,
+    /// What becomes of the session when one cannot be held.
+    pub policy: WriterPolicy,
+    /// What the backup means for their history.
+    pub backup_type: BackupType,
+}
+
+impl Default for WriterRequest {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(60), policy: WriterPolicy::default(), backup_type: BackupType::default() }
+    }
 }
 
 /// The guest is ready to be frozen; nothing is held yet.
@@ -98,6 +118,17 @@ pub struct WriterOutcome {
     pub result: WriterResult,
     /// Why, when it refused or failed; else empty.
     pub detail: String,
+    /// What else is known of it.
+    #[serde(default)]
+    pub facts: WriterFacts,
+}
+
+impl WriterOutcome {
+    /// A writer of which nothing else is known.
+    #[must_use]
+    pub fn new(name: impl Into<String>, result: WriterResult) -> Self {
+        Self { name: name.into(), result, detail: String::new(), facts: WriterFacts::default() }
+    }
 }
 
 /// What became of a writer in a session.
@@ -112,6 +143,10 @@ pub enum WriterResult {
     Refused,
     /// Did not answer in time.
     TimedOut,
+    /// Its connection ended.
+    Vanished,
+    /// It could not be held, and the checkpoint was made without it.
+    LeftOut,
 }
 
 /// The guest's clock was set.

@@ -8,9 +8,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::freezer::{
-    Freezer, plan,
-    select::{Plan, Scope},
+use crate::{
+    freezer::{
+        Freezer, plan,
+        select::{Plan, Scope},
+    },
+    writers::registry::Registry,
 };
 
 /// How long a new host waits for what the old one held. Then it is served all the same, and can at least ask.
@@ -20,6 +23,8 @@ const HANDOVER: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Coordinator {
     freezer: Freezer,
+    /// Writers that are registered.
+    pub writers: Registry,
     below: Option<PathBuf>,
     /// One permit: the session that is open has it.
     slot: Arc<Semaphore>,
@@ -45,10 +50,10 @@ impl Turn {
 }
 
 impl Coordinator {
-    /// Coordinates sessions on this freezer. `below` limits them to file systems mounted there.
+    /// Coordinates sessions on this freezer with these writers. `below` limits them to file systems mounted there.
     #[must_use]
-    pub fn new(freezer: Freezer, below: Option<PathBuf>) -> Self {
-        Self { freezer, below, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
+    pub fn new(freezer: Freezer, writers: Registry, below: Option<PathBuf>) -> Self {
+        Self { freezer, writers, below, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
     }
 
     /// A new host has come: ends the session of the old one, and waits until its hold is gone.

@@ -22,6 +22,7 @@ pub mod logging;
 pub mod power;
 pub mod session;
 pub mod system;
+pub mod writers;
 
 /// Name of the virtio-serial port that the host gives its guests.
 pub const PORT_NAME: &str = "org.stillpoint.agent.0";

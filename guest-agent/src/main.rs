@@ -9,6 +9,7 @@ use stillpoint_agent::{
     grpc,
     guardian::{self, Guardian},
     logging::{self, Sink},
+    writers::{self, attach::Allowed, registry::Registry},
 };
 use stillpoint_transport::{AgentLink, SocketPort, VirtioPort, find_virtio_port};
 use tracing::{Level, info, warn};
@@ -21,6 +22,7 @@ Makes this guest quiet for checkpoints of its host.
 
   --port PATH     the virtio-serial port; else the one named org.stillpoint.agent.0 is looked for
   --listen PATH   serve on a unix socket instead of a port (for tests; needs --below)
+  --writers PATH  socket on which writers register (default /run/stillpoint/writers.sock)
   --below PATH    deal only with file systems mounted at or below PATH
   --log WHERE     stderr (default) or kernel
   --verbose       say more
@@ -31,6 +33,7 @@ Makes this guest quiet for checkpoints of its host.
 struct Arguments {
     port: Option<PathBuf>,
     listen: Option<PathBuf>,
+    writers: Option<PathBuf>,
     below: Option<PathBuf>,
     kernel_log: bool,
     verbose: bool,
@@ -44,6 +47,7 @@ impl Arguments {
             match word.as_str() {
                 "--port" => found.port = Some(value()?.into()),
                 "--listen" => found.listen = Some(value()?.into()),
+                "--writers" => found.writers = Some(value()?.into()),
                 "--below" => found.below = Some(value()?.into()),
                 "--log" => {
                     found.kernel_log = match value()?.as_str() {
@@ -109,13 +113,20 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     for mount_point in freezer::thaw_all(&Scope { below: arguments.below.clone(), exclude: Vec::new() }) {
         warn!(mount_point, "an earlier agent left this frozen: thawed");
     }
-    let coordinator = Coordinator::new(Freezer::start(guardian)?, arguments.below.clone());
+    let registry = Registry::default();
+    let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let link = match &arguments.listen {
             Some(path) => AgentLink::listen(SocketPort::bind(path)?),
             None => AgentLink::listen(open_port(arguments.port).await?),
         };
+        let socket = arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref());
+        match writers::attach::bind(socket) {
+            Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry, Allowed::default()))),
+            // File systems can be made quiet all the same.
+            Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
+        }
         info!(version = env!("CARGO_PKG_VERSION"), "waiting for the host");
         grpc::serve(link, coordinator).await;
         Err("the port is lost".into())

@@ -9,6 +9,8 @@
 //!                                                        │ Thaw                       ▲
 //!                                                        └──────▶ Cancelling ─────────┘
 //! ```
+//! A `Prepared` that was refused leads to `Released` too. There, `Settle` and `Complete` may be asked, and are answered.
+//!
 //! From every state, `Gone` (the stream, the connection or the host) and every message out of turn lead to `Ended`,
 //! and the way there is always a thaw; a freeze that is still under way is cancelled and waited for in `Abandoned`.
 
@@ -31,8 +33,10 @@ pub enum State {
     Held,
     /// Thawing.
     Thawing,
-    /// The guest goes on; the session can still be asked how the hold ended.
+    /// The guest goes on; the session can still be asked how the hold ended, and writers can be settled.
     Released,
+    /// Writers clean up, or are told that the data is safe.
+    Settling,
     /// Over.
     Ended,
 }
@@ -46,14 +50,20 @@ pub enum Event {
     Freeze,
     /// The host sent Thaw.
     Thaw,
+    /// The host sent Settle.
+    Settle,
+    /// The host sent Complete.
+    Complete,
     /// Preparing is done.
     Prepared,
     /// Everything is frozen.
     Frozen,
-    /// Nothing is frozen.
+    /// It cannot be prepared, or nothing is frozen.
     Refused,
     /// Thawing is done.
     Thawed,
+    /// Writers have been settled, or know that the data is safe.
+    Settled,
     /// The lease ended.
     Lapsed,
     /// The host has closed the stream, or is gone, or has begun a new connection.
@@ -71,6 +81,12 @@ pub enum Act {
     Cancel,
     /// Begin to thaw.
     Thaw,
+    /// Let writers undo what they had begun: there is no hold, or it has lapsed.
+    Release,
+    /// Let writers clean up.
+    Settle,
+    /// Tell writers that the data is safe.
+    Complete,
     /// Send the host what the event brought.
     Answer,
     /// Tell the host that its message was out of turn.
@@ -82,37 +98,46 @@ pub enum Act {
 /// The next state, and what to do on the way.
 #[must_use]
 pub const fn on(state: State, event: Event) -> (State, &'static [Act]) {
-    use State::{Abandoned, Cancelling, Ended, Freezing, Held, Opened, Prepared, Preparing, Released, Thawing};
+    use State::{
+        Abandoned, Cancelling, Ended, Freezing, Held, Opened, Prepared, Preparing, Released, Settling, Thawing,
+    };
     match (state, event) {
         (Ended, _) => (Ended, &[]),
         (Opened, Event::Start) => (Preparing, &[Act::Prepare]),
         (Preparing, Event::Prepared) => (Prepared, &[Act::Answer]),
+        (Preparing, Event::Refused) => (Released, &[Act::Answer]),
         (Prepared, Event::Freeze) => (Freezing, &[Act::Freeze]),
         (Prepared | Held | Released, Event::Thaw) => (Thawing, &[Act::Thaw]),
 
         (Freezing, Event::Frozen) => (Held, &[Act::Answer]),
-        (Freezing, Event::Refused) => (Released, &[Act::Answer]),
+        (Freezing, Event::Refused) => (Released, &[Act::Answer, Act::Release]),
         (Freezing, Event::Thaw) => (Cancelling, &[Act::Cancel]),
         (Cancelling, Event::Frozen | Event::Refused) => (Thawing, &[Act::Answer, Act::Thaw]),
         (Freezing | Cancelling, Event::Gone) => (Abandoned, &[Act::Cancel]),
         (Abandoned, Event::Frozen | Event::Refused) => (Ended, &[Act::End]),
         (Abandoned, _) => (Abandoned, &[]),
 
-        (Held, Event::Lapsed) => (Released, &[Act::Answer]),
+        (Held, Event::Lapsed) => (Released, &[Act::Answer, Act::Release]),
         (Thawing, Event::Thawed) => (Released, &[Act::Answer]),
         // The thaw that is under way answers that the hold had lapsed.
         (Thawing, Event::Lapsed) => (Thawing, &[]),
 
-        (Opened | Preparing | Prepared | Held | Thawing | Released, Event::Gone) => (Ended, &[Act::End]),
+        (Released, Event::Settle) => (Settling, &[Act::Settle]),
+        (Released, Event::Complete) => (Settling, &[Act::Complete]),
+        (Settling, Event::Settled) => (Released, &[Act::Answer]),
 
-        (Freezing | Cancelling, Event::Start | Event::Freeze) | (Cancelling, Event::Thaw) => {
-            (Abandoned, &[Act::OutOfTurn, Act::Cancel])
-        }
-        (Opened | Preparing | Prepared | Held | Thawing | Released, Event::Start | Event::Freeze | Event::Thaw) => {
-            (Ended, &[Act::OutOfTurn, Act::End])
-        }
+        (Opened | Preparing | Prepared | Held | Thawing | Released | Settling, Event::Gone) => (Ended, &[Act::End]),
+
+        (Freezing | Cancelling, Event::Start | Event::Freeze | Event::Settle | Event::Complete)
+        | (Cancelling, Event::Thaw) => (Abandoned, &[Act::OutOfTurn, Act::Cancel]),
+        (
+            Opened | Preparing | Prepared | Held | Thawing | Released | Settling,
+            Event::Start | Event::Freeze | Event::Thaw | Event::Settle | Event::Complete,
+        ) => (Ended, &[Act::OutOfTurn, Act::End]),
         // Answers that nobody asked for: a defect of ours, and a thaw is never wrong.
-        (_, Event::Prepared | Event::Frozen | Event::Refused | Event::Thawed | Event::Lapsed) => (Ended, &[Act::End]),
+        (_, Event::Prepared | Event::Frozen | Event::Refused | Event::Thawed | Event::Settled | Event::Lapsed) => {
+            (Ended, &[Act::End])
+        }
     }
 }
 
@@ -120,7 +145,7 @@ pub const fn on(state: State, event: Event) -> (State, &'static [Act]) {
 mod tests {
     use super::*;
 
-    const STATES: [State; 10] = [
+    const STATES: [State; 11] = [
         State::Opened,
         State::Preparing,
         State::Prepared,
@@ -130,6 +155,7 @@ mod tests {
         State::Held,
         State::Thawing,
         State::Released,
+        State::Settling,
         State::Ended,
     ];
 
@@ -173,7 +199,7 @@ mod tests {
             (S::Preparing, E::Gone, S::Ended, &[Act::End]),
             (S::Prepared, E::Thaw, S::Thawing, &[Act::Thaw]),
             (S::Prepared, E::Start, S::Ended, &[Act::OutOfTurn, Act::End]),
-            (S::Freezing, E::Refused, S::Released, &[Act::Answer]),
+            (S::Freezing, E::Refused, S::Released, &[Act::Answer, Act::Release]),
             (S::Freezing, E::Thaw, S::Cancelling, &[Act::Cancel]),
             (S::Freezing, E::Gone, S::Abandoned, &[Act::Cancel]),
             (S::Freezing, E::Freeze, S::Abandoned, &[Act::OutOfTurn, Act::Cancel]),
@@ -182,7 +208,15 @@ mod tests {
             (S::Cancelling, E::Gone, S::Abandoned, &[Act::Cancel]),
             (S::Abandoned, E::Frozen, S::Ended, &[Act::End]),
             (S::Abandoned, E::Refused, S::Ended, &[Act::End]),
-            (S::Held, E::Lapsed, S::Released, &[Act::Answer]),
+            (S::Preparing, E::Refused, S::Released, &[Act::Answer]),
+            (S::Prepared, E::Settle, S::Ended, &[Act::OutOfTurn, Act::End]),
+            (S::Freezing, E::Complete, S::Abandoned, &[Act::OutOfTurn, Act::Cancel]),
+            (S::Held, E::Lapsed, S::Released, &[Act::Answer, Act::Release]),
+            (S::Released, E::Settle, S::Settling, &[Act::Settle]),
+            (S::Released, E::Complete, S::Settling, &[Act::Complete]),
+            (S::Settling, E::Settled, S::Released, &[Act::Answer]),
+            (S::Settling, E::Gone, S::Ended, &[Act::End]),
+            (S::Settling, E::Thaw, S::Ended, &[Act::OutOfTurn, Act::End]),
             (S::Held, E::Gone, S::Ended, &[Act::End]),
             (S::Held, E::Freeze, S::Ended, &[Act::OutOfTurn, Act::End]),
             (S::Thawing, E::Lapsed, S::Thawing, &[]),

@@ -215,7 +215,7 @@ async fn an_excluded_file_system_is_left_alone() {
             session_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             lease: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             freeze_budget: None,
-            options: Some(pb::QuiesceOptions { exclude_mount_points }),
+            options: Some(pb::QuiesceOptions { exclude_mount_points, ..Default::default() }),
         }))
         .await;
     let answer = session.answer().await.unwrap();

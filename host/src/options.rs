@@ -26,6 +26,14 @@ pub struct Options {
     /// MiB that there must be for each new layer to grow into.
     #[arg(long, env = "STILLPOINT_LAYER_ROOM", default_value_t = 16, value_name = "MIB")]
     pub layer_room: u32,
+    /// The longest time in seconds that writers in a guest may be held by a production checkpoint; the lease is a part
+    /// of it.
+    #[arg(long, env = "STILLPOINT_WRITER_WINDOW", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub writer_window_seconds: u64,
+    /// Make production checkpoints without writers that cannot be held. They are named, and the checkpoint is not called
+    /// application-consistent.
+    #[arg(long, env = "STILLPOINT_LEAVE_OUT_WRITERS")]
+    pub leave_out_writers: bool,
 }
 
 impl Options {

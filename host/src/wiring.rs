@@ -3,6 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use stillpoint_common::{WriterPolicy, WriterRequest};
 use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, ports::SystemClock};
 use stillpoint_guestlink::{GuestLinks, Limits};
 use stillpoint_memory::FileMemoryStates;
@@ -43,6 +44,14 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     config.lease = Duration::from_secs(options.lease_seconds);
     config.space.keep_free = u64::from(options.keep_free) << 20;
     config.space.layer_room = u64::from(options.layer_room) << 20;
+    config.writers = writers(options);
     let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
     Ok(Wired { engine, hypervisor })
+}
+
+/// Writers have at least ten seconds to become quiet before file systems are held, whatever the lease is.
+fn writers(options: &Options) -> WriterRequest {
+    let window = options.writer_window_seconds.max(options.lease_seconds + 10);
+    let policy = if options.leave_out_writers { WriterPolicy::LeaveOut } else { WriterPolicy::Required };
+    WriterRequest { window: Duration::from_secs(window), policy, ..WriterRequest::default() }
 }

@@ -32,6 +32,11 @@ mod generated {
                 tonic::include_proto!("stillpoint.guest.v1");
             }
         }
+        pub mod writer {
+            pub mod v1 {
+                tonic::include_proto!("stillpoint.writer.v1");
+            }
+        }
     }
 }
 
@@ -45,6 +50,14 @@ pub mod guest {
     /// `stillpoint.guest.v1`
     pub mod v1 {
         pub use crate::generated::stillpoint::guest::v1::*;
+    }
+}
+
+/// Writer ↔ agent, and the words for writers.
+pub mod writer {
+    /// `stillpoint.writer.v1`
+    pub mod v1 {
+        pub use crate::generated::stillpoint::writer::v1::*;
     }
 }
 

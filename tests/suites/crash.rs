@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskName, PowerState};
 use stillpoint_engine::{NewCheckpoint, Request, StopMode, VmChange};
-use stillpoint_sim::{Call, Content, Fault, FaultPlan};
+use stillpoint_sim::{Call, Content, Fault, FaultPlan, WriterScript};
 use stillpoint_tests::sim_host::SimHost;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -45,6 +45,9 @@ impl Before {
         host.write(2, 3);
         if act == Act::Start {
             host.turn_off().await;
+        }
+        if act == Act::CreateProduction {
+            host.world.script_guest(&host.vm(), |guest| *guest = guest.clone().writer("db", WriterScript::Holds));
         }
         let contents = host.checkpoints().await.iter().map(|view| (view.checkpoint.id, host.content(view))).collect();
         Self { host, production, standard, contents }

@@ -79,6 +79,8 @@ pub enum RefusalReason {
     NothingToFreeze,
     /// Budget or lease ended first.
     TooSlow,
+    /// A writer could not be held. Never said by the freezer itself.
+    Writer,
     /// It was no longer wanted.
     Cancelled,
     /// The guardian or the agent failed.

@@ -180,6 +180,7 @@ const fn explain(reason: RefusalReason) -> &'static str {
         RefusalReason::FileSystem => "a file system cannot be frozen",
         RefusalReason::NothingToFreeze => "no file system of the guest can be frozen",
         RefusalReason::TooSlow => "freezing took longer than it may",
+        RefusalReason::Writer => "a writer cannot be held",
         RefusalReason::Cancelled => "the host took it back",
         RefusalReason::Agent => "the agent failed",
     }

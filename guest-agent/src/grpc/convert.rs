@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{FileSystemOutcome, FileSystemResult, Thawed};
-use stillpoint_proto::guest::v1 as pb;
+use stillpoint_common::{FileSystemOutcome, FileSystemResult, Thawed, WriterOutcome, WriterRequest, WriterResult};
+use stillpoint_proto::{convert::writer, guest::v1 as pb};
 
 use crate::{
     clock::Reference,
@@ -79,20 +79,57 @@ pub(super) fn answer(step: pb::quiesce_response::Step) -> pb::QuiesceResponse {
     pb::QuiesceResponse { step: Some(step) }
 }
 
-pub(super) fn frozen(report: &FrozenReport) -> pb::QuiesceResponse {
+pub(super) fn writers(outcomes: &[WriterOutcome]) -> Vec<pb::Writer> {
+    outcomes.iter().map(writer).collect()
+}
+
+fn writer(outcome: &WriterOutcome) -> pb::Writer {
+    let result = match outcome.result {
+        WriterResult::Stable => pb::WriterResult::Stable,
+        WriterResult::Held => pb::WriterResult::Held,
+        WriterResult::Refused => pb::WriterResult::Refused,
+        WriterResult::TimedOut => pb::WriterResult::TimedOut,
+        WriterResult::Vanished => pb::WriterResult::Vanished,
+        WriterResult::LeftOut => pb::WriterResult::LeftOut,
+    };
+    pb::Writer {
+        name: outcome.name.clone(),
+        result: result.into(),
+        detail: cut(&outcome.detail),
+        facts: Some(writer::facts(&outcome.facts)),
+        took: Some(duration(outcome.facts.froze_in)),
+    }
+}
+
+/// What the host asks of writers, if it makes sense with this lease; else what does not.
+pub(super) fn writer_request(options: &pb::QuiesceOptions, lease: Duration) -> Result<WriterRequest, &'static str> {
+    const LONGEST_WINDOW: Duration = Duration::from_secs(600);
+    let usual = WriterRequest::default();
+    let window = match options.writer_window {
+        None => usual.window.max(lease),
+        given => positive(given)
+            .filter(|window| (lease..=LONGEST_WINDOW).contains(window))
+            .ok_or("options.writer_window: at least the lease, at most 10 minutes")?,
+    };
+    let (policy, backup_type) = (writer::policy(options.writer_policy()), writer::backup_type(options.backup_type()));
+    Ok(WriterRequest { window, policy, backup_type })
+}
+
+pub(super) fn frozen(report: &FrozenReport, held: &[WriterOutcome]) -> pb::QuiesceResponse {
     answer(pb::quiesce_response::Step::Frozen(pb::Frozen {
         file_systems: file_systems(&report.file_systems),
-        writers: Vec::new(),
+        writers: writers(held),
         sync_duration: Some(duration(report.sync)),
         freeze_duration: Some(duration(report.freeze)),
     }))
 }
 
-pub(super) fn refused(refusal: &Refusal) -> pb::QuiesceResponse {
+pub(super) fn refused(refusal: &Refusal, told: &[WriterOutcome]) -> pb::QuiesceResponse {
     let reason = match refusal.reason {
         RefusalReason::FileSystem => pb::RefusedReason::FileSystem,
         RefusalReason::NothingToFreeze => pb::RefusedReason::NothingToFreeze,
         RefusalReason::TooSlow => pb::RefusedReason::TooSlow,
+        RefusalReason::Writer => pb::RefusedReason::Writer,
         RefusalReason::Cancelled => pb::RefusedReason::Cancelled,
         RefusalReason::Agent => pb::RefusedReason::Agent,
     };
@@ -100,11 +137,11 @@ pub(super) fn refused(refusal: &Refusal) -> pb::QuiesceResponse {
         reason: reason.into(),
         message: cut(&refusal.message),
         file_systems: file_systems(&refusal.file_systems),
-        writers: Vec::new(),
+        writers: writers(told),
     }))
 }
 
-pub(super) fn thawed(report: &ThawReport) -> pb::QuiesceResponse {
+pub(super) fn thawed(report: &ThawReport, told: &[WriterOutcome]) -> pb::QuiesceResponse {
     let outcome = match report.outcome {
         Some(Thawed::HeldThroughout) => pb::ThawOutcome::HeldThroughout,
         Some(Thawed::Lapsed) => pb::ThawOutcome::Lapsed,
@@ -115,6 +152,7 @@ pub(super) fn thawed(report: &ThawReport) -> pb::QuiesceResponse {
         file_systems: file_systems(&report.file_systems),
         held_duration: Some(duration(report.held)),
         message: cut(&report.message),
+        writers: writers(told),
     }))
 }
 

@@ -1,9 +1,7 @@
 //! Drives one quiesce session: the machine of [`crate::session`] between the host's stream and the freezer.
 
 use std::{
-    future::Future,
     path::PathBuf,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,41 +9,41 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::SessionId;
+use stillpoint_common::{SessionId, WriterOutcome, WriterRequest};
 use stillpoint_proto::guest::v1::{self as pb, quiesce_request::Step, quiesce_response};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
-use super::convert;
+use super::{
+    convert,
+    work::{self, Done, Work},
+};
 use crate::{
     coordinator::{Coordinator, Turn},
     freezer::{
-        FreezeOrder, FreezerGone, FrozenReport, Refusal, ThawReport,
+        FreezeOrder, FreezerGone, ThawReport,
         select::{Plan, Scope},
     },
     session::{Act, Event, State, on},
+    writers::conductor::{Orders, Voice, Writers},
 };
 
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
 const MAX_EXCLUDES: usize = 256;
+/// How long writers may prepare if the host does not say.
+const WRITERS_PREPARE: Duration = Duration::from_secs(40);
 
 /// What Start asked for.
 #[derive(Debug)]
 struct Wanted {
+    session: SessionId,
     scope: Scope,
     lease: Duration,
     budget: Duration,
-}
-
-/// What is under way on the freezer's thread, or came of it.
-type Work = Pin<Box<dyn Future<Output = Result<Done, FreezerGone>> + Send>>;
-
-enum Done {
-    Prepared(Plan),
-    Frozen(Result<FrozenReport, Refusal>),
-    Thawed(ThawReport),
+    writers: WriterRequest,
+    writers_prepare: Duration,
 }
 
 pub(super) struct Driver {
@@ -54,6 +52,8 @@ pub(super) struct Driver {
     send: mpsc::Sender<Result<pb::QuiesceResponse, Status>>,
     state: State,
     wanted: Option<Wanted>,
+    /// From the beginning to the end of the session.
+    writers: Option<Writers>,
     cancel: Arc<AtomicBool>,
     work: Option<Work>,
     lapse: Option<oneshot::Receiver<ThawReport>>,
@@ -74,7 +74,7 @@ impl Driver {
         send: mpsc::Sender<Result<pb::QuiesceResponse, Status>>,
     ) -> Self {
         let (state, cancel) = (State::Opened, Arc::default());
-        Self { coordinator, turn, send, state, wanted: None, cancel, work: None, lapse: None }
+        Self { coordinator, turn, send, state, wanted: None, writers: None, cancel, work: None, lapse: None }
     }
 
     /// Runs the session to its end. Nothing is held when this returns.
@@ -119,13 +119,21 @@ impl Driver {
             Input::Message(Ok(Some(message))) => (self.message(message)?, None),
             Input::Lapsed(report) => (Event::Lapsed, Some(convert::lapsed(&report))),
             Input::Done(done) => match done.map_err(|gone| Status::internal(gone.to_string()))? {
-                Done::Prepared(plan) => (Event::Prepared, Some(prepared(&plan))),
-                Done::Thawed(report) => (Event::Thawed, Some(convert::thawed(&report))),
-                Done::Frozen(Err(refusal)) => (Event::Refused, Some(convert::refused(&refusal))),
-                Done::Frozen(Ok(report)) => {
-                    let answer = convert::frozen(&report);
+                Done::Prepared(plan, told) => (Event::Prepared, Some(prepared(&plan, &told))),
+                Done::Thawed(report, told) => (Event::Thawed, Some(convert::thawed(&report, &told))),
+                Done::Refused(refusal, told) => (Event::Refused, Some(convert::refused(&refusal, &told))),
+                Done::Frozen(report, told) => {
+                    let answer = convert::frozen(&report, &told);
                     self.lapse = Some(report.lapse);
                     (Event::Frozen, Some(answer))
+                }
+                Done::Settled(told) => {
+                    let settled = pb::Settled { writers: convert::writers(&told) };
+                    (Event::Settled, Some(convert::answer(quiesce_response::Step::Settled(settled))))
+                }
+                Done::Completed(told) => {
+                    let completed = pb::Completed { writers: convert::writers(&told) };
+                    (Event::Settled, Some(convert::answer(quiesce_response::Step::Completed(completed))))
                 }
             },
         })
@@ -139,6 +147,8 @@ impl Driver {
             }
             Step::Freeze(pb::Freeze {}) => Ok(Event::Freeze),
             Step::Thaw(pb::Thaw {}) => Ok(Event::Thaw),
+            Step::Settle(pb::Settle {}) => Ok(Event::Settle),
+            Step::Complete(pb::Complete {}) => Ok(Event::Complete),
         }
     }
 
@@ -154,13 +164,16 @@ impl Driver {
                 .filter(|budget| *budget <= lease)
                 .ok_or_else(|| Status::invalid_argument("freeze_budget: at most the lease"))?,
         };
-        let exclude = start.options.unwrap_or_default().exclude_mount_points;
+        let options = start.options.unwrap_or_default();
+        let writers = convert::writer_request(&options, lease).map_err(Status::invalid_argument)?;
+        let writers_prepare = convert::positive(options.writer_prepare_budget).unwrap_or(WRITERS_PREPARE);
+        let exclude = options.exclude_mount_points;
         if exclude.len() > MAX_EXCLUDES {
             return Err(Status::invalid_argument("options.exclude_mount_points: too many"));
         }
         debug!(%session, ?lease, "session");
         let scope = self.coordinator.scope(exclude.into_iter().map(PathBuf::from).collect());
-        Ok(Wanted { scope, lease, budget })
+        Ok(Wanted { session, scope, lease, budget, writers, writers_prepare })
     }
 
     async fn step(&mut self, event: Event, answer: Option<pb::QuiesceResponse>) {
@@ -171,11 +184,14 @@ impl Driver {
             match act {
                 Act::Prepare => self.begin_prepare(),
                 Act::Freeze => self.begin_freeze(),
-                Act::Cancel => self.cancel.store(true, Ordering::Release),
-                Act::Thaw => {
-                    let freezer = self.turn.freezer.clone();
-                    self.work = Some(Box::pin(async move { freezer.thaw().await.map(Done::Thawed) }));
+                Act::Cancel => {
+                    self.cancel.store(true, Ordering::Release);
+                    self.writers.iter().for_each(Writers::give_up);
                 }
+                Act::Thaw => self.begin(|turn, writers| Box::pin(work::thaw(turn.freezer.clone(), writers))),
+                Act::Release => self.writers.iter().for_each(|writers| writers.voice.abort()),
+                Act::Settle => self.begin(|_, writers| Box::pin(work::settle(writers))),
+                Act::Complete => self.begin(|_, writers| Box::pin(work::complete(writers))),
                 Act::Answer => {
                     if let Some(answer) = &answer {
                         // A host that takes nothing is seen to be gone by its lease at the latest.
@@ -190,10 +206,22 @@ impl Driver {
         }
     }
 
+    fn begin(&mut self, work: impl FnOnce(&Turn, Voice) -> Work) {
+        let Some(writers) = &self.writers else { return };
+        self.work = Some(work(&self.turn, writers.voice.clone()));
+    }
+
     fn begin_prepare(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        let (freezer, scope) = (self.turn.freezer.clone(), wanted.scope.clone());
-        self.work = Some(Box::pin(async move { freezer.write_out(scope).await.map(Done::Prepared) }));
+        let orders = Orders {
+            session: wanted.session,
+            request: wanted.writers.clone(),
+            prepare: wanted.writers_prepare,
+            lease: wanted.lease,
+        };
+        let scope = wanted.scope.clone();
+        self.writers = Some(Writers::begin(self.coordinator.writers.clone(), orders));
+        self.begin(|turn, writers| Box::pin(work::prepare(turn.freezer.clone(), writers, scope)));
     }
 
     fn begin_freeze(&mut self) {
@@ -204,8 +232,7 @@ impl Driver {
             budget: wanted.budget,
             cancel: Arc::clone(&self.cancel),
         };
-        let freezer = self.turn.freezer.clone();
-        self.work = Some(Box::pin(async move { freezer.freeze(order).await.map(Done::Frozen) }));
+        self.begin(|turn, writers| Box::pin(work::freeze(turn.freezer.clone(), writers, order)));
     }
 
     async fn end(&mut self) {
@@ -214,6 +241,9 @@ impl Driver {
         match self.turn.freezer.thaw().await {
             Ok(report) => debug!(outcome = ?report.outcome, "session ended"),
             Err(gone) => warn!(%gone, "the guardian has to thaw"),
+        }
+        if let Some(writers) = self.writers.take() {
+            writers.end().await;
         }
     }
 }
@@ -241,7 +271,8 @@ async fn lapse(lapse: &mut Option<oneshot::Receiver<ThawReport>>) -> ThawReport 
     std::future::pending().await
 }
 
-fn prepared(plan: &Plan) -> pb::QuiesceResponse {
-    let prepared = pb::Prepared { file_systems: convert::file_systems(&plan.outcomes()), writers: Vec::new() };
+fn prepared(plan: &Plan, told: &[WriterOutcome]) -> pb::QuiesceResponse {
+    let file_systems = convert::file_systems(&plan.outcomes());
+    let prepared = pb::Prepared { file_systems, writers: convert::writers(told) };
     convert::answer(quiesce_response::Step::Prepared(prepared))
 }

@@ -45,7 +45,7 @@ impl GuestAgent for Service {
             kernel: names.kernel,
             boot_id: names.boot_id,
             file_systems: convert::file_systems(&self.coordinator.plan().outcomes()),
-            writers: Vec::new(),
+            writers: convert::writers(&self.coordinator.writers.list()),
         }))
     }
 
@@ -121,8 +121,10 @@ async fn beat(coordinator: Coordinator, every: Duration, send: mpsc::Sender<Resu
             _ = ticks.tick() => {}
             () = send.closed() => return,
         }
-        let inventory =
-            pb::Inventory { file_systems: convert::file_systems(&coordinator.plan().outcomes()), writers: Vec::new() };
+        let inventory = pb::Inventory {
+            file_systems: convert::file_systems(&coordinator.plan().outcomes()),
+            writers: convert::writers(&coordinator.writers.list()),
+        };
         let heartbeat =
             pb::Heartbeat { uptime: Some(convert::duration(kernel::boot_time())), held: coordinator.is_busy() };
         let mut events = vec![pb::watch_response::Event::Heartbeat(heartbeat)];

@@ -157,7 +157,9 @@ impl Writer {
 pub(crate) struct Agent {
     process: Child,
     pub(crate) socket: PathBuf,
-    _folder: TempDir,
+    /// Where writers register.
+    pub(crate) writers: PathBuf,
+    folder: TempDir,
 }
 
 impl Agent {
@@ -167,17 +169,18 @@ impl Agent {
 
     pub(crate) fn start_with(disks: &Disks, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("agent");
-        let process = Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
-            .arg("--listen")
-            .arg(&socket)
-            .arg("--below")
-            .arg(disks.below())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process, socket, _folder: folder }
+        let (socket, writers) = (folder.path().join("agent"), folder.path().join("writers"));
+        let process = spawn(disks, &socket, &writers, environment);
+        Self { process, socket, writers, folder }
+    }
+
+    /// Another one in its place, after it was killed.
+    pub(crate) fn start_again(&mut self, disks: &Disks) {
+        self.process = spawn(disks, &self.socket, &self.writers, &[]);
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -201,6 +204,21 @@ impl Agent {
         let channel = Endpoint::from_static("http://agent").connect_with_connector(connect).await.unwrap();
         Host { client: GuestAgentClient::new(channel) }
     }
+}
+
+fn spawn(disks: &Disks, socket: &Path, writers: &Path, environment: &[(&str, &str)]) -> Child {
+    let _ = fs::remove_file(socket);
+    Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
+        .arg("--listen")
+        .arg(socket)
+        .arg("--writers")
+        .arg(writers)
+        .arg("--below")
+        .arg(disks.below())
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Agent {
@@ -251,12 +269,33 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn start(&self, lease: Duration) {
+        self.start_with(lease, pb::QuiesceOptions::default()).await;
+    }
+
+    pub(crate) async fn start_with(&self, lease: Duration, options: pb::QuiesceOptions) {
         self.send(quiesce_request::Step::Start(pb::Start {
             session_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             lease: Some(prost_types::Duration::try_from(lease).unwrap()),
+            options: Some(options),
             ..Default::default()
         }))
         .await;
+    }
+
+    pub(crate) async fn settle(&mut self) -> pb::Settled {
+        self.send(quiesce_request::Step::Settle(pb::Settle {})).await;
+        match self.answer().await {
+            Ok(Some(Step::Settled(settled))) => settled,
+            other => panic!("not settled: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn complete(&mut self) -> pb::Completed {
+        self.send(quiesce_request::Step::Complete(pb::Complete {})).await;
+        match self.answer().await {
+            Ok(Some(Step::Completed(completed))) => completed,
+            other => panic!("not completed: {other:?}"),
+        }
     }
 
     pub(crate) async fn freeze(&self) {

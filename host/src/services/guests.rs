@@ -26,4 +26,13 @@ impl guests_server::Guests for Guests {
         let guest = self.engine.guest(&id).await.map_err(refuse)?;
         Ok(Response::new(convert::guest::guest(&id, &guest)))
     }
+
+    async fn list_writers(
+        &self,
+        asked: Request<pb::ListWritersRequest>,
+    ) -> Result<Response<pb::ListWritersResponse>, Status> {
+        let id = names::parse_guest(&asked.get_ref().parent, "parent").map_err(refuse)?;
+        let guest = self.engine.guest(&id).await.map_err(refuse)?;
+        Ok(Response::new(pb::ListWritersResponse { writers: convert::guest::guest(&id, &guest).writers }))
+    }
 }

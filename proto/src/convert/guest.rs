@@ -2,7 +2,7 @@
 
 use stillpoint_common::{FileSystemOutcome, GuestDescription, VmId, WriterOutcome};
 
-use super::{names, time};
+use super::{names, time, writer as writers};
 use crate::v1 as pb;
 
 /// The description of a guest as it travels.
@@ -38,5 +38,7 @@ pub fn writer(outcome: &WriterOutcome) -> pb::WriterOutcome {
         writer: outcome.name.clone(),
         result: pb::OutcomeResult::from(outcome.result).into(),
         detail: outcome.detail.clone(),
+        facts: Some(writers::facts(&outcome.facts)),
+        took: Some(time::duration(outcome.facts.froze_in)),
     }
 }

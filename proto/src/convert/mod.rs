@@ -6,6 +6,7 @@
 //! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
 //! - [`failure`]: refusals, both ways.
+//! - [`writer`]: what is known of writers, both ways.
 //! - [`page`]: pages of a list.
 //! - [`status_line`]: the state of a VM in words.
 //!
@@ -24,6 +25,7 @@ pub mod spec;
 pub mod status_line;
 pub mod time;
 pub mod vm;
+pub mod writer;
 
 use stillpoint_common::Failure;
 

@@ -86,8 +86,9 @@ impl From<WriterResult> for pb::OutcomeResult {
         match result {
             WriterResult::Stable => Self::Selected,
             WriterResult::Held => Self::Held,
-            WriterResult::Refused => Self::Failed,
+            WriterResult::Refused | WriterResult::Vanished => Self::Failed,
             WriterResult::TimedOut => Self::TimedOut,
+            WriterResult::LeftOut => Self::LeftOut,
         }
     }
 }

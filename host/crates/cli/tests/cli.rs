@@ -97,6 +97,7 @@ fn every_answer_is_also_a_json_document() {
     assert_eq!((&made["phases"][0]["name"], &made["phases"][0]["took_ms"]), (&"pause".into(), &14.0.into()));
     let guest = json(&fake, &["guest", "show", "web"]);
     assert_eq!(guest["writers"][0]["result"], "FAILED");
+    assert_eq!(guest["writers"][0]["metadata"]["lsn"], "0/16B3748");
     assert_eq!(json(&fake, &["host", "show"])["qemu_version"], "10.0.2");
     assert_eq!(json(&fake, &["operation", "list", "--at-work"]).as_array().unwrap().len(), 1);
 }
@@ -272,9 +273,11 @@ fn other_commands_answer_in_a_line() {
     assert_eq!(exported, "/exports/one: 2 files, 1 GiB\n");
     let renamed = says(&fake, &["checkpoint", "rename", "web", "clean install", "fresh"]);
     assert_eq!(renamed, "\"clean install\" is now called \"fresh\"\n");
-    assert!(says(&fake, &["writer", "list", "web"]).contains("postgresql  FAILED  the log is full"));
     let renaming = format!("set {CLEAN} Some(CheckpointName(\"fresh\")) None None");
     assert_eq!(fake.asked(), ["stop web TurnOff", "export /exports/one Raw", &renaming]);
+    let writers = says(&fake, &["writer", "list", "web"]);
+    assert!(writers.starts_with("Writer name: 'postgresql'\n   Writer Id: {5ea1ed00-"), "{writers}");
+    assert!(writers.contains("State: [9] Failed at freeze\n   Last error: Retryable error"), "{writers}");
     assert!(says(&fake, &["checkpoint", "show", "web", "019a"]).contains("phases:"));
     assert!(says(&fake, &["completions", "bash"]).contains("_stillpoint"));
 }

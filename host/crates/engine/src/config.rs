@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use stillpoint_common::WriterRequest;
+
 /// Deadlines, limits and folders. Every wait on a peer has its deadline here or in the adapter that does the waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -9,6 +11,8 @@ pub struct EngineConfig {
     pub checkpoints_folder: PathBuf,
     /// The longest time a guest may be held by a production checkpoint (10 s).
     pub lease: Duration,
+    /// How long writers in a guest may be held (60 s), and what becomes of a checkpoint when one cannot be.
+    pub writers: WriterRequest,
     /// How long a guest may take to switch itself off (90 s).
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
@@ -47,6 +51,7 @@ impl EngineConfig {
         Self {
             checkpoints_folder: checkpoints_folder.into(),
             lease: Duration::from_secs(10),
+            writers: WriterRequest::default(),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
             clock_after_apply: Duration::from_secs(20),

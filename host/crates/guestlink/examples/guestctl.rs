@@ -2,7 +2,7 @@
 
 use std::{error::Error, path::PathBuf, time::Duration};
 
-use stillpoint_common::{QuiesceRequest, SessionId};
+use stillpoint_common::{QuiesceRequest, SessionId, WriterRequest};
 use stillpoint_engine::ports::PowerAction;
 use stillpoint_guestlink::{GuestLink, Limits};
 use tokio::time::{Instant, sleep};
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn quiesce(link: &GuestLink, lease: Duration, hold: Duration) -> Result<(), Box<dyn Error>> {
-    let request = QuiesceRequest { session: SessionId::generate(), lease };
+    let request = QuiesceRequest { session: SessionId::generate(), lease, writers: WriterRequest::default() };
     let began = Instant::now();
     let (mut session, _) = link.prepare(&request).await?;
     let prepared = began.elapsed();

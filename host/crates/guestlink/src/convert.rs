@@ -6,7 +6,7 @@ use stillpoint_common::{
     FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, Thawed, WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::QuiesceError;
-use stillpoint_proto::guest::v1 as pb;
+use stillpoint_proto::{convert::writer::read_facts, guest::v1 as pb, writer::v1 as wpb};
 
 /// A text of a guest is cut here.
 const MAX_TEXT: usize = 1024;
@@ -118,24 +118,56 @@ fn writer(said: &pb::Writer) -> Result<WriterOutcome, QuiesceError> {
         pb::WriterResult::Held => WriterResult::Held,
         pb::WriterResult::Refused => WriterResult::Refused,
         pb::WriterResult::TimedOut => WriterResult::TimedOut,
+        pb::WriterResult::Vanished => WriterResult::Vanished,
+        pb::WriterResult::LeftOut => WriterResult::LeftOut,
         pb::WriterResult::Unspecified => {
             return Err(QuiesceError::Failed { message: format!("it does not say what became of writer {name}") });
         }
     };
-    Ok(WriterOutcome { name, result, detail: clean(&said.detail) })
+    let facts = said.facts.as_ref().map(|facts| read_facts(&bounded(facts), duration(said.took), clean));
+    Ok(WriterOutcome { name, result, detail: clean(&said.detail), facts: facts.unwrap_or_default() })
+}
+
+/// What a guest may have kept with a checkpoint, per writer.
+const MAX_KEYS: usize = 64;
+
+/// As the writers' own protocol bounds it: an agent may not know its bounds.
+fn bounded(facts: &wpb::WriterFacts) -> wpb::WriterFacts {
+    let mut facts = facts.clone();
+    facts.components.truncate(MAX_KEYS);
+    facts.components.iter_mut().for_each(|component| component.files.truncate(MAX_KEYS));
+    let mut keys: Vec<_> = facts.metadata.keys().cloned().collect();
+    keys.sort_unstable();
+    keys.iter().skip(MAX_KEYS).for_each(|key| drop(facts.metadata.remove(key)));
+    facts
+}
+
+/// The error that names the writer which was not held.
+pub(crate) fn writers_held(answer: &pb::Thawed) -> Result<(), QuiesceError> {
+    none_refused(&answer.writers).map_err(|error| QuiesceError::Lapsed { why: error.to_string() })
+}
+
+/// The error that names the first writer which failed and was not left out.
+pub(crate) fn none_refused(all: &[pb::Writer]) -> Result<(), QuiesceError> {
+    all.iter().find_map(failed_writer).map_or(Ok(()), Err)
 }
 
 fn refused_writer(all: &[pb::Writer], message: String) -> QuiesceError {
-    for said in all {
-        match said.result() {
-            pb::WriterResult::Refused => {
-                return QuiesceError::WriterRefused { writer: clean(&said.name), detail: clean(&said.detail) };
-            }
-            pb::WriterResult::TimedOut => return QuiesceError::WriterTimedOut { writer: clean(&said.name) },
-            pb::WriterResult::Stable | pb::WriterResult::Held | pb::WriterResult::Unspecified => {}
+    all.iter().find_map(failed_writer).unwrap_or(QuiesceError::Failed { message })
+}
+
+fn failed_writer(said: &pb::Writer) -> Option<QuiesceError> {
+    let writer = clean(&said.name);
+    match said.result() {
+        pb::WriterResult::Refused | pb::WriterResult::Vanished => {
+            Some(QuiesceError::WriterRefused { writer, detail: clean(&said.detail) })
         }
+        pb::WriterResult::TimedOut => Some(QuiesceError::WriterTimedOut { writer }),
+        pb::WriterResult::Stable
+        | pb::WriterResult::Held
+        | pb::WriterResult::LeftOut
+        | pb::WriterResult::Unspecified => None,
     }
-    QuiesceError::Failed { message }
 }
 
 #[cfg(test)]
@@ -175,7 +207,7 @@ mod tests {
             writers: vec![pb::Writer {
                 name: "db".into(),
                 result: pb::WriterResult::TimedOut.into(),
-                detail: String::new(),
+                ..Default::default()
             }],
         };
         let error = |reason| refusal(&refused(reason), Duration::from_secs(5)).to_string();

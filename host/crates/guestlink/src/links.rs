@@ -7,7 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{ClockSet, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed};
+use stillpoint_common::{
+    ClockSet, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed, WriterOutcome,
+};
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 use tracing::debug;
 
@@ -99,7 +101,6 @@ impl GuestQuiesce for GuestLinks {
     }
 
     async fn freeze(&self, instance: InstanceId, session: SessionId) -> Result<Frozen, QuiesceError> {
-        let over = || QuiesceError::Lapsed { why: "this service has no such session open".to_owned() };
         let mut session = self.take(instance, session).ok_or_else(over)?;
         let frozen = session.freeze().await?;
         self.put(instance, session);
@@ -120,6 +121,20 @@ impl GuestQuiesce for GuestLinks {
         Ok(thawed)
     }
 
+    async fn settle(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        let mut session = self.take(instance, session).ok_or_else(over)?;
+        let settled = session.settle().await?;
+        self.put(instance, session);
+        Ok(settled)
+    }
+
+    async fn complete(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        let mut session = self.take(instance, session).ok_or_else(over)?;
+        let completed = session.complete().await?;
+        self.put(instance, session);
+        Ok(completed)
+    }
+
     async fn finish(&self, instance: InstanceId, session: SessionId) -> Result<(), QuiesceError> {
         match self.take(instance, session) {
             Some(mut session) => session.thaw().await.map(|thawed| debug!(%instance, ?thawed, "session finished")),
@@ -138,4 +153,8 @@ impl GuestQuiesce for GuestLinks {
     async fn forget(&self, instance: InstanceId) {
         self.links().remove(&instance);
     }
+}
+
+fn over() -> QuiesceError {
+    QuiesceError::Lapsed { why: "this service has no such session open".to_owned() }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{Frozen, Prepared, QuiesceRequest, SessionId, Thawed};
+use stillpoint_common::{Frozen, Prepared, QuiesceRequest, SessionId, Thawed, WriterOutcome};
 use stillpoint_engine::ports::QuiesceError;
-use stillpoint_proto::guest::v1::{
-    self as pb, guest_agent_client::GuestAgentClient, quiesce_request, quiesce_response::Step,
+use stillpoint_proto::{
+    guest::v1::{self as pb, guest_agent_client::GuestAgentClient, quiesce_request, quiesce_response::Step},
+    writer::v1::{BackupType, WriterPolicy},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,8 @@ pub struct QuiesceSession {
     limits: Limits,
     /// How long the agent itself may freeze.
     budget: Duration,
+    /// How long its writers may be held.
+    window: Duration,
     steps: mpsc::Sender<pb::QuiesceRequest>,
     answers: Streaming<pb::QuiesceResponse>,
     thawed: Option<Thawed>,
@@ -34,14 +37,18 @@ impl QuiesceSession {
     ) -> Result<(Self, Prepared), QuiesceError> {
         let (steps, stream) = mpsc::channel(4);
         let budget = request.lease / 2;
-        let start = start(request, budget);
+        let start = start(request, budget, limits.writers_prepare());
         send(&steps, quiesce_request::Step::Start(start))?;
         let answers =
             failure::within("prepare", limits.ask, client.quiesce(ReceiverStream::new(stream))).await?.into_inner();
-        let mut session = Self { id: request.session, limits, budget, steps, answers, thawed: None };
+        let (id, window) = (request.session, request.writers.window);
+        let mut session = Self { id, limits, budget, window, steps, answers, thawed: None };
         match session.answer("prepare", limits.prepare).await? {
             Step::Prepared(prepared) => Ok((session, convert::prepared(&prepared)?)),
-            other @ (Step::Frozen(_) | Step::Refused(_) | Step::Thawed(_) | Step::Lapsed(_)) => Err(unexpected(&other)),
+            Step::Refused(refused) => Err(convert::refusal(&refused, limits.prepare)),
+            other @ (Step::Frozen(_) | Step::Thawed(_) | Step::Lapsed(_) | Step::Settled(_) | Step::Completed(_)) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -57,11 +64,15 @@ impl QuiesceSession {
     /// Why it is not held.
     pub async fn freeze(&mut self) -> Result<Frozen, QuiesceError> {
         send(&self.steps, quiesce_request::Step::Freeze(pb::Freeze {}))?;
-        match self.answer("freeze", self.limits.write_out + self.budget).await? {
+        // Writers have what the window leaves them beside the lease, of which the budget is half.
+        let limit = self.limits.write_out + self.window.max(self.budget);
+        match self.answer("freeze", limit).await? {
             Step::Frozen(frozen) => convert::frozen(&frozen),
             Step::Refused(refused) => Err(convert::refusal(&refused, self.budget)),
             Step::Lapsed(lapsed) => Err(QuiesceError::Lapsed { why: convert::clean(&lapsed.message) }),
-            other @ (Step::Prepared(_) | Step::Thawed(_)) => Err(unexpected(&other)),
+            other @ (Step::Prepared(_) | Step::Thawed(_) | Step::Settled(_) | Step::Completed(_)) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -79,15 +90,56 @@ impl QuiesceSession {
             match self.answer("thaw", self.limits.thaw).await? {
                 // Said before our thaw came: its own answer follows.
                 Step::Lapsed(_) if !lapsed => lapsed = true,
-                Step::Thawed(thawed) => {
-                    let thawed = if lapsed { Thawed::Lapsed } else { convert::thawed(&thawed) };
+                Step::Thawed(told) => {
+                    let thawed = if lapsed { Thawed::Lapsed } else { convert::thawed(&told) };
                     self.thawed = Some(thawed);
-                    return Ok(thawed);
+                    // Who it was is worth knowing; that it was not held is so in either form.
+                    return convert::writers_held(&told).map(|()| thawed);
                 }
-                other @ (Step::Prepared(_) | Step::Frozen(_) | Step::Refused(_) | Step::Lapsed(_)) => {
-                    return Err(unexpected(&other));
-                }
+                other @ (Step::Prepared(_)
+                | Step::Frozen(_)
+                | Step::Refused(_)
+                | Step::Lapsed(_)
+                | Step::Settled(_)
+                | Step::Completed(_)) => return Err(unexpected(&other)),
             }
+        }
+    }
+
+    /// Lets writers clean up, and answers what each wants to be kept.
+    ///
+    /// # Errors
+    /// If one fails that may not be left out, or the agent does not answer.
+    pub async fn settle(&mut self) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        send(&self.steps, quiesce_request::Step::Settle(pb::Settle {}))?;
+        match self.answer("settle", self.limits.settle).await? {
+            Step::Settled(settled) => {
+                convert::none_refused(&settled.writers)?;
+                convert::writers(&settled.writers)
+            }
+            other @ (Step::Prepared(_)
+            | Step::Frozen(_)
+            | Step::Refused(_)
+            | Step::Thawed(_)
+            | Step::Lapsed(_)
+            | Step::Completed(_)) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells writers that the data is safe.
+    ///
+    /// # Errors
+    /// If the agent does not answer.
+    pub async fn complete(&mut self) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        send(&self.steps, quiesce_request::Step::Complete(pb::Complete {}))?;
+        match self.answer("complete", self.limits.settle).await? {
+            Step::Completed(completed) => convert::writers(&completed.writers),
+            other @ (Step::Prepared(_)
+            | Step::Frozen(_)
+            | Step::Refused(_)
+            | Step::Thawed(_)
+            | Step::Lapsed(_)
+            | Step::Settled(_)) => Err(unexpected(&other)),
         }
     }
 
@@ -104,14 +156,20 @@ impl QuiesceSession {
     }
 }
 
-fn start(request: &QuiesceRequest, budget: Duration) -> pb::Start {
+fn start(request: &QuiesceRequest, budget: Duration, writers_prepare: Duration) -> pb::Start {
     // A lease that the wire cannot carry is one that the agent refuses.
     let on_wire = |duration: Duration| prost_types::Duration::try_from(duration).ok();
     pb::Start {
         session_id: request.session.to_string(),
         lease: on_wire(request.lease),
         freeze_budget: on_wire(budget),
-        options: None,
+        options: Some(pb::QuiesceOptions {
+            exclude_mount_points: Vec::new(),
+            writer_window: on_wire(request.writers.window.max(request.lease)),
+            writer_prepare_budget: on_wire(writers_prepare),
+            writer_policy: WriterPolicy::from(request.writers.policy).into(),
+            backup_type: BackupType::from(request.writers.backup_type).into(),
+        }),
     }
 }
 
@@ -128,6 +186,8 @@ fn unexpected(step: &Step) -> QuiesceError {
         Step::Refused(_) => "refused",
         Step::Thawed(_) => "thawed",
         Step::Lapsed(_) => "lapsed",
+        Step::Settled(_) => "settled",
+        Step::Completed(_) => "completed",
     };
     QuiesceError::Failed { message: format!("it said {said} out of turn") }
 }

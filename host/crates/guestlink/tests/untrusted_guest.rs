@@ -6,7 +6,7 @@ mod fake;
 use std::{sync::Arc, time::Duration};
 
 use fake::{FakeGuest, Script};
-use stillpoint_common::{InstanceId, QuiesceRequest, SessionId, Thawed};
+use stillpoint_common::{InstanceId, QuiesceRequest, SessionId, Thawed, WriterRequest};
 use stillpoint_engine::ports::{GuestQuiesce as _, PowerAction, QuiesceError};
 use stillpoint_guestlink::{GuestEvent, GuestLinks, Limits};
 use stillpoint_proto::guest::v1 as pb;
@@ -18,6 +18,7 @@ const QUICK: Limits = Limits {
     prepare: Duration::from_millis(400),
     write_out: Duration::from_millis(200),
     thaw: Duration::from_millis(400),
+    settle: Duration::from_millis(400),
     clock_samples: 3,
 };
 
@@ -36,7 +37,8 @@ impl Bench {
     }
 
     fn request() -> QuiesceRequest {
-        QuiesceRequest { session: SessionId::generate(), lease: Duration::from_secs(2) }
+        let (session, lease) = (SessionId::generate(), Duration::from_secs(2));
+        QuiesceRequest { session, lease, writers: WriterRequest { window: lease, ..WriterRequest::default() } }
     }
 
     /// Prepare, freeze, thaw.

@@ -70,6 +70,8 @@ calls! {
     Prepare "guest.prepare" true;
     Freeze "guest.freeze" true;
     Thaw "guest.thaw" true;
+    Settle "guest.settle" true;
+    Complete "guest.complete" true;
     Finish "guest.finish" true;
     SetClock "guest.set_clock" true;
     Power "guest.power" true;

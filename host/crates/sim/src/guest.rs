@@ -41,7 +41,7 @@ impl GuestScript {
     /// The same guest with one more writer.
     #[must_use]
     pub fn writer(mut self, name: &str, freeze: WriterScript) -> Self {
-        self.writers.push(ScriptedWriter { name: name.to_owned(), prepare: WriterScript::Holds, freeze });
+        self.writers.push(ScriptedWriter { freeze, ..ScriptedWriter::willing(name) });
         self
     }
 }
@@ -105,6 +105,17 @@ pub struct ScriptedWriter {
     pub prepare: WriterScript,
     /// What it does when it shall freeze.
     pub freeze: WriterScript,
+    /// What it does when it shall clean up.
+    pub settle: WriterScript,
+}
+
+impl ScriptedWriter {
+    /// One that does all it is asked.
+    #[must_use]
+    pub fn willing(name: &str) -> Self {
+        let holds = WriterScript::Holds;
+        Self { name: name.to_owned(), prepare: holds, freeze: holds, settle: holds }
+    }
 }
 
 /// What a writer does.

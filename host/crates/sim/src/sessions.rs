@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use stillpoint_common::{
     FileSystemOutcome, FileSystemResult, Frozen, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed, VmId,
-    WriterOutcome, WriterResult,
+    WriterOutcome, WriterPolicy, WriterResult,
 };
 use stillpoint_engine::ports::{QuiesceError, RunState};
 use tokio::time::Instant;
 
-use crate::{AgentScript, FreezeScript, GuestScript, ThawScript, WriterScript, state::State};
+use crate::{AgentScript, FreezeScript, GuestScript, ScriptedWriter, ThawScript, WriterScript, state::State};
 
 /// A hold on a guest.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,9 @@ pub(crate) struct Session {
     pub(crate) vm: VmId,
     pub(crate) instance: InstanceId,
     lease: Duration,
+    policy: WriterPolicy,
+    /// What has become of its writers.
+    writers: Vec<WriterOutcome>,
     pub(crate) hold: Option<Hold>,
     outcome: Option<Thawed>,
 }
@@ -40,6 +43,28 @@ impl Session {
             hold.to = Some(at);
             self.outcome = Some(outcome);
         }
+    }
+
+    /// Asks every writer that is not left out; what one of them does is in its script.
+    fn ask_writers(
+        &mut self,
+        script: &GuestScript,
+        done: WriterResult,
+        what: impl Fn(&ScriptedWriter) -> WriterScript,
+    ) -> Result<(), QuiesceError> {
+        let policy = self.policy;
+        for outcome in self.writers.iter_mut().filter(|outcome| outcome.result != WriterResult::LeftOut) {
+            let Some(writer) = script.writers.iter().find(|writer| writer.name == outcome.name) else { continue };
+            match (answer_of(what(writer), &writer.name), policy) {
+                (Ok(()), _) => outcome.result = done,
+                (Err(error), WriterPolicy::Required) => return Err(error),
+                (Err(error), WriterPolicy::LeaveOut) => {
+                    outcome.result = WriterResult::LeftOut;
+                    outcome.detail = error.to_string();
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -108,15 +133,19 @@ impl State {
     ) -> Result<Reply<Prepared>, QuiesceError> {
         let Reply::Answer((vm, script)) = self.agent(instance)? else { return Ok(Reply::Silence) };
         self.end_holds(instance);
-        for writer in &script.writers {
-            answer_of(writer.prepare, &writer.name)?;
-        }
-        let session = Session { vm, instance, lease: request.lease, hold: None, outcome: None };
-        self.sessions.insert(request.session, session);
-        Ok(Reply::Answer(Prepared {
-            file_systems: file_systems(&script, FileSystemResult::Selected),
+        let mut session = Session {
+            vm,
+            instance,
+            lease: request.lease,
+            policy: request.writers.policy,
             writers: writers(&script, WriterResult::Stable),
-        }))
+            hold: None,
+            outcome: None,
+        };
+        session.ask_writers(&script, WriterResult::Stable, |writer| writer.prepare)?;
+        let writers = session.writers.clone();
+        self.sessions.insert(request.session, session);
+        Ok(Reply::Answer(Prepared { file_systems: file_systems(&script, FileSystemResult::Selected), writers }))
     }
 
     pub(crate) fn freeze(&mut self, instance: InstanceId, id: SessionId) -> Result<Reply<Frozen>, QuiesceError> {
@@ -127,9 +156,8 @@ impl State {
         if session.outcome.is_some() {
             return Err(over("its hold has ended"));
         }
-        for writer in &script.writers {
-            answer_of(writer.freeze, &writer.name)?;
-        }
+        session.ask_writers(&script, WriterResult::Held, |writer| writer.freeze)?;
+        let held = session.writers.clone();
         let from = Instant::now();
         let until = match script.freeze {
             FreezeScript::Refused => return Err(refused(&script)),
@@ -141,10 +169,29 @@ impl State {
         if script.freeze == FreezeScript::Hangs {
             return Ok(Reply::Silence);
         }
-        Ok(Reply::Answer(Frozen {
-            file_systems: file_systems(&script, FileSystemResult::Frozen),
-            writers: writers(&script, WriterResult::Held),
-        }))
+        Ok(Reply::Answer(Frozen { file_systems: file_systems(&script, FileSystemResult::Frozen), writers: held }))
+    }
+
+    /// Only a session whose hold was thawed can be settled, and the data of no other is ever safe.
+    pub(crate) fn settle_writers(
+        &mut self,
+        instance: InstanceId,
+        id: SessionId,
+        cleans_up: bool,
+    ) -> Result<Reply<Vec<WriterOutcome>>, QuiesceError> {
+        let Reply::Answer((_, script)) = self.agent(instance)? else { return Ok(Reply::Silence) };
+        let over = || QuiesceError::Lapsed { why: "the agent knows no such session".to_owned() };
+        let mut session =
+            self.sessions.get(&id).filter(|session| session.instance == instance).cloned().ok_or_else(over)?;
+        if session.outcome != Some(Thawed::HeldThroughout) {
+            return Err(over());
+        }
+        if cleans_up {
+            session.ask_writers(&script, WriterResult::Held, |writer| writer.settle)?;
+        }
+        let outcomes = session.writers.clone();
+        self.sessions.insert(id, session);
+        Ok(Reply::Answer(outcomes))
     }
 
     pub(crate) fn thaw(&mut self, instance: InstanceId, id: SessionId) -> Result<Reply<Thawed>, QuiesceError> {
@@ -194,6 +241,5 @@ pub(crate) fn file_systems(script: &GuestScript, result: FileSystemResult) -> Ve
 }
 
 pub(crate) fn writers(script: &GuestScript, result: WriterResult) -> Vec<WriterOutcome> {
-    let outcome = |name: &String| WriterOutcome { name: name.clone(), result, detail: String::new() };
-    script.writers.iter().map(|writer| outcome(&writer.name)).collect()
+    script.writers.iter().map(|writer| WriterOutcome::new(&writer.name, result)).collect()
 }

@@ -89,6 +89,16 @@ impl Client {
         Ok(self.answered(answer)?.into())
     }
 
+    /// The writers that are registered in a running VM.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn writers(&self, vm: &VmId) -> Result<Vec<view::Writer>, ClientError> {
+        let mut client = GuestsClient::new(self.channel.clone());
+        let answer = client.list_writers(pb::ListWritersRequest { parent: names::guest(vm) }).await;
+        Ok(self.answered(answer)?.writers.into_iter().map(view::Writer::from).collect())
+    }
+
     fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, ClientError> {
         answer.map(tonic::Response::into_inner).map_err(|status| ClientError::from_status(&self.socket, &status))
     }

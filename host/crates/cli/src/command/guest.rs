@@ -4,7 +4,7 @@ use super::{Context, show};
 use crate::{
     CliError,
     args::{GuestCommand, HostCommand, WriterCommand},
-    output::{Answer, table, text},
+    output::Answer,
 };
 
 pub(super) async fn guest(context: &Context, command: &GuestCommand) -> Result<Answer, CliError> {
@@ -15,12 +15,11 @@ pub(super) async fn guest(context: &Context, command: &GuestCommand) -> Result<A
 
 pub(super) async fn writers(context: &Context, command: &WriterCommand) -> Result<Answer, CliError> {
     let WriterCommand::List { vm } = command;
-    let writers = context.client.guest(vm).await?.writers;
+    let writers = context.client.writers(vm).await?;
     if writers.is_empty() {
         return Answer::new(format!("The guest of {vm} has no writers."), &writers);
     }
-    let rows = writers.iter().map(|writer| [writer.writer.clone(), text::word(writer.result), writer.detail.clone()]);
-    Answer::new(table::table(["writer", "state", "detail"], rows), &writers)
+    Answer::new(writers.iter().map(show::writer).collect::<Vec<_>>().join("\n\n"), &writers)
 }
 
 pub(super) async fn host(context: &Context, command: &HostCommand) -> Result<Answer, CliError> {

@@ -129,6 +129,25 @@ pub(super) fn guest(guest: &Guest) -> String {
     format!("{head}{}", parts(&guest.file_systems, &guest.writers))
 }
 
+/// As `vssadmin list writers` has it.
+pub(super) fn writer(writer: &Writer) -> String {
+    let error = writer.last_error.map_or_else(|| "No error".to_owned(), |error| error.to_string());
+    let level = text::word(Some(writer.level));
+    let mut lines = vec![
+        format!("Writer name: '{}'", writer.writer),
+        format!("   Writer Id: {{{}}}", writer.id),
+        format!("   Writer Instance Id: {{{}}}", writer.instance),
+        format!("   Level: {level}"),
+        format!("   State: [{}] {}", writer.state_number, writer.state),
+        format!("   Last error: {error}"),
+    ];
+    lines.extend(writer.retry.as_ref().map(|retry| format!("   What to do: {retry}")));
+    lines.extend(writer.components.iter().map(|component| {
+        format!("   Component: {} {}", component.name, component.files.join(" ")).trim_end().to_owned()
+    }));
+    lines.join("\n")
+}
+
 pub(super) fn host(host: &Host) -> String {
     details([
         ("service", host.service_version.clone()),
@@ -146,9 +165,17 @@ fn parts(file_systems: &[FileSystem], writers: &[Writer]) -> String {
         [fs.mount_point.clone(), fs.source.clone(), fs.fs_type.clone(), text::word(fs.result), took, fs.detail.clone()]
     };
     let head = ["mounted on", "source", "type", "result", "froze in", "detail"];
-    let writer = |writer: &Writer| [writer.writer.clone(), text::word(writer.result), writer.detail.clone()];
+    let writer = |writer: &Writer| {
+        let kept: Vec<_> = writer.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let took = if writer.took_ms > 0.0 { text::took(writer.took_ms) } else { String::new() };
+        let level = text::word(Some(writer.level));
+        [writer.writer.clone(), level, text::word(writer.result), took, writer.detail.clone(), kept.join("\n")]
+    };
     let file_systems = section("File systems", head, file_systems.iter().map(row));
-    format!("{file_systems}{}", section("Writers", ["writer", "result", "detail"], writers.iter().map(writer)))
+    format!(
+        "{file_systems}{}",
+        section("Writers", ["writer", "level", "result", "froze in", "detail", "kept"], writers.iter().map(writer))
+    )
 }
 
 fn made_by(checkpoint: &Checkpoint) -> String {

@@ -1,7 +1,13 @@
 //! The system in a VM, and the host.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use stillpoint_proto::{convert::policy, v1 as pb};
+use stillpoint_common::{WriterComponent, WriterError, WriterLevel};
+use stillpoint_proto::{
+    convert::{policy, writer},
+    v1 as pb,
+};
 
 use super::read_took;
 
@@ -40,14 +46,36 @@ pub struct FileSystem {
 }
 
 /// A writer of a guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Writer {
     /// Its name.
     pub writer: String,
-    /// `SELECTED`, `HELD`, `FAILED`, `TIMED_OUT`.
+    /// `SELECTED`, `HELD`, `LEFT_OUT`, `FAILED`, `TIMED_OUT`.
     pub result: Option<&'static str>,
     /// Why, where it refused or failed.
     pub detail: String,
+    /// The kind of writer.
+    pub id: String,
+    /// This registration of it.
+    pub instance: String,
+    /// Its level.
+    pub level: WriterLevel,
+    /// Version of the application.
+    pub version: String,
+    /// Where it stands, in the words and with the number of `vssadmin`.
+    pub state: String,
+    /// The number.
+    pub state_number: u8,
+    /// What went wrong last.
+    pub last_error: Option<WriterError>,
+    /// What to do about that.
+    pub retry: Option<String>,
+    /// What it looks after.
+    pub components: Vec<WriterComponent>,
+    /// What it gave to be kept with the checkpoint.
+    pub metadata: BTreeMap<String, String>,
+    /// How long its freeze took.
+    pub took_ms: f64,
 }
 
 /// The host.
@@ -95,7 +123,24 @@ impl From<pb::FileSystemOutcome> for FileSystem {
 
 impl From<pb::WriterOutcome> for Writer {
     fn from(outcome: pb::WriterOutcome) -> Self {
-        Self { writer: outcome.writer, result: policy::read_outcome(outcome.result), detail: outcome.detail }
+        let took = outcome.took.and_then(|took| took.try_into().ok()).unwrap_or_default();
+        let facts = writer::read_facts(&outcome.facts.unwrap_or_default(), took, str::to_owned);
+        Self {
+            writer: outcome.writer,
+            result: policy::read_outcome(outcome.result),
+            detail: outcome.detail,
+            id: facts.id,
+            instance: facts.instance,
+            level: facts.level,
+            version: facts.version,
+            state: facts.state.to_string(),
+            state_number: facts.state.number(),
+            last_error: facts.last_error,
+            retry: facts.last_error.map(|error| error.retry().to_string()),
+            components: facts.components,
+            metadata: facts.metadata,
+            took_ms: read_took(outcome.took.as_ref()),
+        }
     }
 }
 

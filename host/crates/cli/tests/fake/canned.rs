@@ -7,8 +7,8 @@ use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome,
     FileSystemResult, GuestDescription, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
-    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, WriterOutcome,
-    WriterResult,
+    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, WriterError,
+    WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -166,7 +166,23 @@ pub(crate) fn guest() -> GuestDescription {
         hostname: "web.example".into(),
         kernel: "6.1.0-28-amd64".into(),
         file_systems: file_systems(FileSystemResult::Selected),
-        writers: vec![WriterOutcome { name: "postgresql".into(), result: WriterResult::Refused, detail }],
+        writers: vec![WriterOutcome {
+            detail,
+            facts: facts(),
+            ..WriterOutcome::new("postgresql", WriterResult::Refused)
+        }],
+    }
+}
+
+fn facts() -> WriterFacts {
+    WriterFacts {
+        id: "5ea1ed00-0001-4000-8000-000000000001".into(),
+        instance: "0b1c".into(),
+        level: WriterLevel::BackEnd,
+        state: WriterState::FailedAt(WriterEvent::Freeze),
+        last_error: Some(WriterError::Retryable),
+        metadata: [("lsn".to_owned(), "0/16B3748".to_owned())].into(),
+        ..WriterFacts::default()
     }
 }
 

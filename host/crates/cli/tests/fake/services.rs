@@ -248,6 +248,11 @@ impl Guests for Service {
         }
         Ok(Response::new(guest::guest(&vm, &canned::guest())))
     }
+
+    async fn list_writers(&self, request: Request<pb::ListWritersRequest>) -> Answer<pb::ListWritersResponse> {
+        let vm = names::parse_guest(&request.get_ref().parent, "parent").map_err(refused)?;
+        Ok(Response::new(pb::ListWritersResponse { writers: guest::guest(&vm, &canned::guest()).writers }))
+    }
 }
 
 #[tonic::async_trait]

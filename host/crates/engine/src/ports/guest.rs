@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stillpoint_common::{
     ClockSet, FallbackReason, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed,
+    WriterOutcome,
 };
 
 /// Talks to the agent of an instance. The guest is not trusted: every answer is bounded in size and time.
@@ -28,7 +29,16 @@ pub trait GuestQuiesce: Send + Sync {
     /// caller must not call the checkpoint a production one. So does an error.
     async fn thaw(&self, instance: InstanceId, session: SessionId) -> Result<Thawed, QuiesceError>;
 
-    /// Ends a session and lets its writers go back to work. Thaws if it was still held.
+    /// Lets writers clean up after the cut, and answers what became of each and what it wants to be kept.
+    ///
+    /// After the thaw. One that fails is an error, unless it may be left out: the cut is not what it must be for it.
+    async fn settle(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError>;
+
+    /// Tells writers that the data is safe: from now on they may cut their logs, if the type of the backup allows it.
+    /// Never before it is. A writer that is not reached keeps its logs, which costs space and nothing else.
+    async fn complete(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError>;
+
+    /// Ends a session. Thaws if it was still held; writers that were not settled undo what they had begun.
     async fn finish(&self, instance: InstanceId, session: SessionId) -> Result<(), QuiesceError>;
 
     /// Sets the guest's clock to the host's time.

@@ -34,6 +34,8 @@ pub(crate) struct Script {
     pub(crate) die_in: &'static str,
     pub(crate) protocols: (u32, u32),
     pub(crate) file_systems: Vec<pb::FileSystem>,
+    /// What it says of writers from the thaw on.
+    pub(crate) writers: Vec<pb::Writer>,
     pub(crate) thaw_instead_of_freeze: bool,
     pub(crate) lapse_first: bool,
     /// How much its clock is behind.
@@ -48,6 +50,7 @@ impl Default for Script {
             die_in: "",
             protocols: (1, 1),
             file_systems: vec![file_system()],
+            writers: vec![],
             thaw_instead_of_freeze: false,
             lapse_first: false,
             behind: Duration::ZERO,
@@ -207,7 +210,11 @@ async fn play(
 ) {
     use quiesce_response::Step;
     while let Ok(Some(request)) = steps.message().await {
-        let thawed = Step::Thawed(pb::Thawed { outcome: pb::ThawOutcome::HeldThroughout.into(), ..Default::default() });
+        let thawed = Step::Thawed(pb::Thawed {
+            outcome: pb::ThawOutcome::HeldThroughout.into(),
+            writers: script.writers.clone(),
+            ..Default::default()
+        });
         let (name, answer) = match request.step.unwrap() {
             quiesce_request::Step::Start(_) => {
                 ("start", Step::Prepared(pb::Prepared { file_systems: vec![file_system()], writers: Vec::new() }))
@@ -217,6 +224,12 @@ async fn play(
                 ("freeze", Step::Frozen(pb::Frozen { file_systems: script.file_systems.clone(), ..Default::default() }))
             }
             quiesce_request::Step::Thaw(_) => ("thaw", thawed),
+            quiesce_request::Step::Settle(_) => {
+                ("settle", Step::Settled(pb::Settled { writers: script.writers.clone() }))
+            }
+            quiesce_request::Step::Complete(_) => {
+                ("complete", Step::Completed(pb::Completed { writers: script.writers.clone() }))
+            }
         };
         if script.die_in == name {
             shared.die.notify_one();

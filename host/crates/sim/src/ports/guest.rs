@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stillpoint_common::{
     ClockSet, FileSystemResult, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed,
-    WriterResult,
+    WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 
@@ -78,6 +78,16 @@ impl GuestQuiesce for SimGuest {
 
     async fn thaw(&self, instance: InstanceId, session: SessionId) -> Result<Thawed, QuiesceError> {
         self.ask(Call::Thaw, |state| state.thaw(instance, session), nothing).await
+    }
+
+    async fn settle(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        let settle = |state: &mut State| state.settle_writers(instance, session, true);
+        self.ask(Call::Settle, settle, nothing).await
+    }
+
+    async fn complete(&self, instance: InstanceId, session: SessionId) -> Result<Vec<WriterOutcome>, QuiesceError> {
+        let complete = |state: &mut State| state.settle_writers(instance, session, false);
+        self.ask(Call::Complete, complete, nothing).await
     }
 
     async fn finish(&self, instance: InstanceId, session: SessionId) -> Result<(), QuiesceError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::lab::Lab;
-use stillpoint_common::{InstanceId, QuiesceRequest, SessionId, Thawed};
+use stillpoint_common::{InstanceId, QuiesceRequest, SessionId, Thawed, WriterRequest};
 use stillpoint_engine::ports::{PowerAction, QuiesceError, RunState};
 use stillpoint_sim::{AgentScript, FreezeScript, GuestScript, NotWritten, PowerScript, ThawScript, WriterScript};
 use tokio::time::{advance, timeout};
@@ -11,7 +11,7 @@ use tokio::time::{advance, timeout};
 const LEASE: Duration = Duration::from_secs(10);
 
 async fn prepared(lab: &Lab, vm: InstanceId) -> Result<SessionId, QuiesceError> {
-    let request = QuiesceRequest { session: SessionId::generate(), lease: LEASE };
+    let request = QuiesceRequest { session: SessionId::generate(), lease: LEASE, writers: WriterRequest::default() };
     lab.ports.guest.prepare(vm, &request).await.map(|_| request.session)
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{
     Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, LeftOut, PassThroughDisk,
-    Reason, VmDefinition, VmId,
+    Reason, VmDefinition, VmId, WriterOutcome, WriterResult,
 };
 
 use crate::{error::StepError, ports::HypervisorError};
@@ -26,9 +26,14 @@ pub(super) fn consistency(checkpoint: &Checkpoint, was_on: bool) -> Consistency 
     match (was_on, checkpoint.kind) {
         (false, Kind::Production | Kind::Standard) => Consistency::Offline,
         (true, Kind::Standard) => Consistency::Memory,
-        (true, Kind::Production) if checkpoint.writers.is_empty() => Consistency::FileSystem,
-        (true, Kind::Production) => Consistency::Application,
+        (true, Kind::Production) if all_writers_held(&checkpoint.writers) => Consistency::Application,
+        (true, Kind::Production) => Consistency::FileSystem,
     }
+}
+
+/// One that was left out makes the checkpoint one of file systems only.
+fn all_writers_held(writers: &[WriterOutcome]) -> bool {
+    !writers.is_empty() && writers.iter().all(|writer| writer.result == WriterResult::Held)
 }
 
 /// The reason, if what failed is making the guest quiet.

@@ -37,6 +37,7 @@ pub(super) enum CreateStep {
     Freeze,
     SwitchHeads,
     Thaw,
+    SettleWriters,
     BeginMemory,
     Pause,
     StartCapture,
@@ -48,10 +49,10 @@ pub(super) enum CreateStep {
 
 use CreateStep as S;
 
-/// Everything slow comes before `Freeze`; the guest is held for one transaction and nothing else.
+/// Everything slow comes before `Freeze` or after `Thaw`; the guest is held for one transaction and nothing else.
 const PRODUCTION: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::PrepareWriters],
-    &[S::Freeze, S::SwitchHeads, S::Thaw],
+    &[S::Freeze, S::SwitchHeads, S::Thaw, S::SettleWriters],
     &[S::Publish],
     &[S::FinishWriters],
 ];
@@ -77,6 +78,7 @@ impl Step for CreateStep {
             Self::Thaw => Some("thaw"),
             Self::CaptureMemory => Some("capture"),
             Self::AttachOverlays
+            | Self::SettleWriters
             | Self::BeginMemory
             | Self::Pause
             | Self::StartCapture
@@ -95,6 +97,7 @@ impl Step for CreateStep {
             | Self::PrepareWriters
             | Self::SwitchHeads
             | Self::Thaw
+            | Self::SettleWriters
             | Self::BeginMemory
             | Self::StartCapture
             | Self::Resume
@@ -132,6 +135,7 @@ impl Plan for Create {
                 cx.ports().hypervisor.switch_heads(self.instance()?, &as_overlays(&self.facts.overlays)).await?;
             }
             S::Thaw => self.thaw(cx).await?,
+            S::SettleWriters => self.settle_writers(cx).await?,
             S::BeginMemory => self.begin_memory(cx).await?,
             S::Pause => {
                 self.paused_at = Some(Instant::now());
@@ -155,7 +159,13 @@ impl Plan for Create {
             S::SwitchHeads => self.adopt(cx).await,
             S::BeginMemory => self.drop_memory(cx).await,
             S::Pause => self.let_run(cx).await,
-            S::Thaw | S::StartCapture | S::Resume | S::CaptureMemory | S::Publish | S::FinishWriters => Ok(()),
+            S::Thaw
+            | S::SettleWriters
+            | S::StartCapture
+            | S::Resume
+            | S::CaptureMemory
+            | S::Publish
+            | S::FinishWriters => Ok(()),
         }
     }
 }
@@ -176,7 +186,9 @@ impl Create {
     }
 
     async fn prepare(&mut self, cx: &Cx) -> Result<(), StepError> {
-        let request = QuiesceRequest { session: self.facts.session, lease: cx.world.config.lease };
+        let config = &cx.world.config;
+        let request =
+            QuiesceRequest { session: self.facts.session, lease: config.lease, writers: config.writers.clone() };
         let prepared = cx.ports().guest.prepare(self.instance()?, &request).await?;
         self.facts.checkpoint.file_systems = prepared.file_systems;
         self.facts.checkpoint.writers = prepared.writers;
@@ -202,6 +214,15 @@ impl Create {
                 Err(QuiesceError::Lapsed { why }.into())
             }
         }
+    }
+
+    /// A guest without writers has nobody to settle.
+    async fn settle_writers(&mut self, cx: &Cx) -> Result<(), StepError> {
+        if !self.facts.checkpoint.writers.is_empty() {
+            let settled = cx.ports().guest.settle(self.instance()?, self.facts.session).await?;
+            self.facts.checkpoint.writers = settled;
+        }
+        Ok(())
     }
 
     async fn begin_memory(&mut self, cx: &Cx) -> Result<(), StepError> {
@@ -241,9 +262,16 @@ impl Create {
         Ok(layers.set_checkpoint(checkpoint).set_vm(&vm))
     }
 
+    /// The checkpoint is published: its data is safe.
     async fn finish_writers(&mut self, cx: &Cx) {
         let Some(instance) = self.facts.instance else { return };
-        if let Err(error) = cx.ports().guest.finish(instance, self.facts.session).await {
+        let (guest, session) = (&cx.ports().guest, self.facts.session);
+        if !self.facts.checkpoint.writers.is_empty()
+            && let Err(error) = guest.complete(instance, session).await
+        {
+            cx.reporter.warn(format!("writers of the guest could not be told that the checkpoint is safe: {error}"));
+        }
+        if let Err(error) = guest.finish(instance, session).await {
             cx.reporter.warn(format!("the guest could not be told that the checkpoint is made: {error}"));
         }
     }
