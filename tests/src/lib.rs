@@ -25,3 +25,4 @@ pub mod qmp;
 pub mod service;
 pub mod sim_host;
 pub mod small_fs;
+pub mod trial;

@@ -6,7 +6,7 @@ use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, Failure, MemoryState, Operation,
     OperationState, Outcome, VmId,
 };
-use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, Request, StopMode};
+use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, PortLimits, Request, StopMode};
 use stillpoint_sim::{Content, World, definition};
 
 /// Size of each disk.
@@ -32,7 +32,9 @@ pub fn disk(name: &str) -> DiskName {
 /// The engine's settings in tests.
 #[must_use]
 pub fn config() -> EngineConfig {
-    EngineConfig { clock_after_apply: Duration::from_secs(1), ..EngineConfig::new("/state") }
+    let seconds = Duration::from_secs;
+    let limits = PortLimits { look: seconds(10), act: seconds(30), stall: seconds(600), bulk: seconds(900) };
+    EngineConfig { clock_after_apply: seconds(1), limits, ..EngineConfig::new("/state") }
 }
 
 impl SimHost {

@@ -141,3 +141,27 @@ fn every_reason_has_its_row_in_the_document_of_errors() {
         assert!(rows.iter().any(|row| row.starts_with(&begin) && row.ends_with(&end)), "no row for {}", reason.code());
     }
 }
+
+/// A port's method with a body of its own would not be missed by the compiler where the engine limits its waits.
+#[test]
+fn every_method_of_a_port_is_limited_in_time_by_the_engine() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/crates/engine/src");
+    let methods = |path: String, begin: &str| -> BTreeSet<String> {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = text.split(begin).nth(1).unwrap_or_default();
+        let lines = text.lines().take_while(|line| *line != "}");
+        let declared = lines.filter_map(|line| line.strip_prefix("    async fn ").or(line.strip_prefix("    fn ")));
+        declared.filter_map(|line| line.split('(').next().map(str::to_owned)).collect()
+    };
+    for entry in std::fs::read_dir(format!("{folder}/ports")).expect("there are ports") {
+        let name = entry.expect("it can be read").file_name().into_string().expect("a plain name");
+        if ["mod.rs", "clock.rs"].contains(&name.as_str()) {
+            continue; // which wait for nothing
+        }
+        let declared = methods(format!("{folder}/ports/{name}"), "\npub trait ");
+        assert!(!declared.is_empty(), "no trait is found in ports/{name}");
+        let limited = methods(format!("{folder}/bounded/{name}"), "\nimpl ");
+        let missing: Vec<_> = declared.difference(&limited).collect();
+        assert!(missing.is_empty(), "engine/src/bounded/{name} does not pass on {missing:?}");
+    }
+}

@@ -25,6 +25,10 @@ pub struct EngineConfig {
     pub remembered_operations: usize,
     /// What is done so that no file system becomes full.
     pub space: SpaceConfig,
+    /// The longest waits on ports.
+    pub limits: PortLimits,
+    /// How long a client who looks at a VM waits for its process to say how it is (2 s).
+    pub view: Duration,
 }
 
 /// How much room there has to be before something is begun.
@@ -44,6 +48,26 @@ impl Default for SpaceConfig {
     }
 }
 
+/// How long to wait for one call of a port, by its kind. Longer than any deadline that an adapter has of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortLimits {
+    /// For an answer that needs no work: state, identity, a record (60 s).
+    pub look: Duration,
+    /// For an act that does not grow with the amount of data (5 min).
+    pub act: Duration,
+    /// For work that reports its progress: how long nothing may move (10 min).
+    pub stall: Duration,
+    /// For work on all of the data that reports no progress (2 h).
+    pub bulk: Duration,
+}
+
+impl Default for PortLimits {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self { look: minutes(1), act: minutes(5), stall: minutes(10), bulk: minutes(120) }
+    }
+}
+
 impl EngineConfig {
     /// The defaults, with checkpoints below this folder.
     #[must_use]
@@ -58,6 +82,8 @@ impl EngineConfig {
             max_checkpoints: 50,
             remembered_operations: 1_000,
             space: SpaceConfig::default(),
+            limits: PortLimits::default(),
+            view: Duration::from_secs(2),
         }
     }
 }

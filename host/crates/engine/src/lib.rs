@@ -2,6 +2,7 @@
 
 mod actor;
 mod admission;
+mod bounded;
 mod catalogue;
 mod config;
 mod context;
@@ -19,7 +20,7 @@ mod request;
 mod saga;
 mod space;
 
-pub use config::{EngineConfig, SpaceConfig};
+pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
 pub use request::{

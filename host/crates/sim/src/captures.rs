@@ -1,6 +1,6 @@
 //! Saving the memory of an instance in the background, and loading it into another.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use stillpoint_common::InstanceId;
 use stillpoint_engine::ports::RunState;
@@ -22,7 +22,7 @@ impl State {
         if matches!(instance.saving, Saving::Active { .. }) || instance.run == RunState::AwaitingMemory {
             return wrong_state("memory is being saved or loaded already");
         }
-        instance.saving = Saving::Prepared(sink);
+        instance.saving = Saving::Prepared(Arc::new(sink));
         Ok(())
     }
 

@@ -100,6 +100,8 @@ pub enum Fault {
     Hang,
     /// It does its work and never returns.
     HangAfter,
+    /// It panics and has done nothing: a defect of an adapter.
+    Panic,
     /// The service dies before the call has an effect.
     CrashBefore,
     /// The service dies when the call has done its work.
@@ -114,6 +116,7 @@ impl Fault {
         Self::NoSpace,
         Self::Hang,
         Self::HangAfter,
+        Self::Panic,
         Self::CrashBefore,
         Self::CrashAfter,
     ];

@@ -43,7 +43,7 @@ impl Image {
 }
 
 /// A file system with image files. A file lives on without a name while something has it open.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Files {
     names: BTreeMap<PathBuf, u64>,
     images: BTreeMap<u64, Image>,

@@ -1,6 +1,6 @@
 //! Instances: one simulated hypervisor process each.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_common::{DiskName, LayerId};
 use stillpoint_engine::ports::{Capture, LaunchSpec, Observed, RunState};
@@ -17,17 +17,17 @@ pub(crate) struct OpenLayer {
 }
 
 /// A memory capture.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Saving {
     None,
-    Prepared(OwnedFd),
-    Active { sink: OwnedFd, image: MemoryImage, done_at: Instant },
+    Prepared(Arc<OwnedFd>),
+    Active { sink: Arc<OwnedFd>, image: MemoryImage, done_at: Instant },
     Completed,
     Failed(String),
 }
 
 /// A process that runs. When it ends it leaves the world's table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub(crate) spec: LaunchSpec,
     pub(crate) run: RunState,

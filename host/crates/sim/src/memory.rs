@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -40,9 +41,9 @@ impl MemoryImage {
 }
 
 /// What lies at the place of one checkpoint's memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Memory {
-    Open(OwnedFd),
+    Open(Arc<OwnedFd>),
     Sealed(Vec<u8>),
 }
 
@@ -91,7 +92,7 @@ impl State {
         }
         let kept = anonymous(&[]).map_err(failed("make an anonymous file"))?;
         let given = kept.try_clone().map_err(failed("duplicate a descriptor"))?;
-        self.memories.insert(path.to_owned(), Memory::Open(kept));
+        self.memories.insert(path.to_owned(), Memory::Open(Arc::new(kept)));
         Ok(given)
     }
 

@@ -60,6 +60,7 @@ impl Process {
             Some(Fault::FailBefore) => return Err(E::injected(call, Injection::Refused)),
             Some(Fault::NoSpace) => return Err(E::injected(call, Injection::NoSpace)),
             Some(Fault::Hang) => pending().await,
+            Some(Fault::Panic) => panic!("{call}: a planned defect"),
             Some(Fault::CrashBefore) => self.die().await,
             Some(Fault::FailAfter | Fault::HangAfter | Fault::CrashAfter) | None => {}
         }
@@ -108,7 +109,7 @@ impl Point<'_> {
                 self.process.die().await;
                 pending().await
             }
-            Some(Fault::FailBefore | Fault::NoSpace | Fault::Hang | Fault::CrashBefore) | None => result,
+            Some(Fault::FailBefore | Fault::NoSpace | Fault::Hang | Fault::Panic | Fault::CrashBefore) | None => result,
         }
     }
 }

@@ -31,7 +31,7 @@ const BEGINNING: i64 = 1_767_225_600;
 /// Blocks that a busy guest writes to.
 const BUSY_BLOCKS: u64 = 16;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct State {
     pub(crate) files: Files,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
@@ -60,7 +60,7 @@ pub(crate) struct State {
 }
 
 /// Calls made by the present process since its fault plan was set.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Points {
     pub(crate) plan: FaultPlan,
     pub(crate) calls: Vec<Call>,
@@ -140,6 +140,12 @@ impl State {
         self.points = Points::default();
         self.crashed.send_replace(false);
         self.process
+    }
+
+    /// The same world, apart from this one: nothing that happens in one is known in the other.
+    pub(crate) fn fork(&self) -> Self {
+        let (events, crashed) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
+        Self { events, crashed, points: Points::default(), ..self.clone() }
     }
 
     /// Does what became due while nobody looked.

@@ -12,7 +12,7 @@ const MOST_WRITES: usize = 128;
 const MOST_BYTES: usize = 3 * 512 * 1024;
 
 /// Keys, values, revisions.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct KeyValues {
     values: BTreeMap<String, Stored>,
     revision: u64,

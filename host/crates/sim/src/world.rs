@@ -58,6 +58,12 @@ impl World {
         ports_of(self, process)
     }
 
+    /// A second world that is as this one is now. What runs here runs there too; its service is to be started.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.with(|state| state.fork()))) }
+    }
+
     /// Kills the service: no call of a port it has returns any more, or has an effect.
     pub fn crash(&self) {
         self.with(State::crash);

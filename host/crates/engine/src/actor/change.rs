@@ -9,6 +9,7 @@ use crate::{
     catalogue::Changes,
     disks::take_disks,
     error::StepError,
+    plans,
 };
 
 impl VmActor {
@@ -75,9 +76,27 @@ impl VmActor {
         if !self.world.catalogue.checkpoints(&self.vm).await?.is_empty() {
             return Err(self.has_checkpoints("it cannot be deleted"));
         }
+        self.nothing_to_collect(&vm).await?;
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
-        Ok(self.world.catalogue.commit(changes.delete_vm(&vm.id)).await.map_err(StepError::from)?)
+        let Err(error) = self.world.catalogue.commit(changes.delete_vm(&vm.id)).await else { return Ok(()) };
+        self.world.catalogue.settled().await.map_err(StepError::from)?;
+        match self.world.catalogue.vm(&self.vm).await {
+            Err(gone) if gone.reason == Reason::VmNotFound => Ok(()),
+            Ok(_) | Err(_) => Err(StepError::from(error).into()),
+        }
+    }
+
+    /// What the VM's disks hold is to be in the user's own images when the VM is forgotten: what an earlier failure has
+    /// left in other layers is merged first.
+    async fn nothing_to_collect(&mut self, vm: &Vm) -> Result<(), Failure> {
+        if !plans::collection_is_due(&self.idle_cx()).await? {
+            return Ok(());
+        }
+        self.begin_collection().await;
+        self.idle_vm().await?;
+        let message = format!("layers of VM {} are still to be merged into its images", vm.id);
+        Err(Failure::new(Reason::VmBusy, message))
     }
 
     /// The VM's record, if nothing is at work on it.

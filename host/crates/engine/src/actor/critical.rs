@@ -182,7 +182,7 @@ impl VmActor {
     /// Begins an operation that nobody asked for.
     async fn begin_own(&mut self, request: Request) {
         let job = Job::new(request.kind(), self.vm.clone(), Some(request), self.now());
-        match self.write_down(Changes::default().set_job(&job)).await {
+        match self.enlist(&job, Changes::default().set_job(&job)).await {
             Ok(()) => self.begin(job),
             Err(failure) => tracing::warn!(vm = %self.vm, %failure, "an operation could not be begun"),
         }

@@ -2,14 +2,19 @@
 //!
 //! ```text
 //!  started ── recover open jobs ── idle ⇄ running(operation) ── gone
-//!                                   │  settle when a process ended
+//!                                   │  settle when a process ended, and until that succeeds
 //!                                   └─ changes of the record, deletion
 //! ```
+//!
+//! A panic, here or in an operation, is a defect; it is logged, what the operation had begun is recovered as after a
+//! restart of the service, and the actor goes on.
 
+mod caught;
 mod change;
 mod critical;
+mod work;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use stillpoint_common::{
     CheckpointId, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, PowerState, Reason, VmId,
@@ -17,11 +22,15 @@ use stillpoint_common::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::critical::Watch;
+use self::{
+    caught::caught,
+    critical::Watch,
+    work::{From, see_through},
+};
 use crate::{
     CheckpointChange, Request, VmChange,
     admission::Situation,
@@ -30,11 +39,12 @@ use crate::{
     hub::Hub,
     job::Job,
     plans,
-    saga::Journal,
 };
 
 /// How many messages may wait for an actor.
 const MAILBOX: usize = 64;
+/// How long to wait before a VM that could not be settled is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What can be asked of a VM's actor.
 pub(crate) enum Message {
@@ -45,6 +55,7 @@ pub(crate) enum Message {
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
     Stopped { instance: Option<InstanceId> },
+    Look,
     Stop,
 }
 
@@ -56,6 +67,8 @@ pub(crate) struct VmActor {
     running: Option<Running>,
     /// What runs is the recovery of open jobs.
     recovering: bool,
+    /// The record may differ from the process, or the VM may be paused by us: to be looked at again.
+    unsettled: bool,
     tasks: JoinSet<()>,
     critical: Watch,
 }
@@ -81,6 +94,7 @@ impl VmActor {
             vm,
             running: None,
             recovering: false,
+            unsettled: false,
             tasks: JoinSet::new(),
             critical: Watch::default(),
         };
@@ -89,28 +103,58 @@ impl VmActor {
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>, open: Vec<Job>) {
-        self.recover(open).await;
+        while let Err(panic) = caught(self.recover(open.clone())).await {
+            tracing::error!(vm = %self.vm, %panic, "a defect in the recovery of the VM, which is tried again");
+            sleep(LOOK_AGAIN).await;
+        }
         loop {
-            let next_look = self.next_look();
-            tokio::select! {
-                message = mailbox.recv() => {
-                    let Some(message) = message else { break };
-                    match self.handle(message).await {
-                        After::GoOn => {}
-                        After::End => break,
-                    }
+            let turn = caught(self.turn(&mut mailbox)).await;
+            match turn {
+                Ok(After::GoOn) => {}
+                Ok(After::End) => break,
+                // Whoever waits for an answer learns that there is none.
+                Err(panic) => {
+                    tracing::error!(vm = %self.vm, %panic, "a defect in the actor of the VM");
+                    self.unsettled = true;
                 }
-                Some(_) = self.tasks.join_next() => self.task_ended().await,
-                () = until(next_look) => self.look().await,
             }
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
+    /// Waits for what comes next, and does it.
+    async fn turn(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> After {
+        let next_look = self.next_look();
+        tokio::select! {
+            message = mailbox.recv() => match message {
+                Some(message) => return self.handle(message).await,
+                None => return After::End,
+            },
+            Some(_) = self.tasks.join_next() => self.task_ended().await,
+            () = until(next_look) => self.look().await,
+            () = sleep(LOOK_AGAIN), if self.unsettled && self.running.is_none() => self.recovered().await,
+        }
+        After::GoOn
+    }
+
     async fn task_ended(&mut self) {
         self.running = None;
         if std::mem::take(&mut self.recovering) {
-            self.recovered().await;
+            return self.recovered().await;
+        }
+        // A note that is still there is of a VM that the operation could not let go on.
+        self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
+    }
+
+    /// Brings the record in line with the process, while nothing is at work.
+    async fn settle(&mut self) {
+        let settled = plans::settle(&self.idle_cx()).await;
+        self.unsettled = settled.is_err();
+        match settled {
+            Ok(PowerState::Off) => {}
+            Ok(PowerState::PausedCritical) => self.suspect(),
+            Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
+            Err(error) => tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM could not be settled"),
         }
     }
 
@@ -126,9 +170,9 @@ impl VmActor {
     /// Lets a guest go on that we had paused, and sets the recovery of open jobs to work. Until that is done the VM is
     /// busy with the operation that is recovered.
     async fn recover(&mut self, open: Vec<Job>) {
-        let idle = self.idle_cx();
-        if let Err(error) = plans::release_hold(&idle).await {
+        if let Err(error) = plans::release_hold(&self.idle_cx()).await {
             tracing::error!(vm = %self.vm, error = %Failure::from(error), "a paused VM could not be resumed");
+            self.unsettled = true;
         }
         if open.is_empty() {
             return self.recovered().await;
@@ -138,31 +182,34 @@ impl VmActor {
         let hub = self.hub.clone();
         self.tasks.spawn(async move {
             for (job, cx) in jobs {
-                let id = job.operation.id;
-                tracing::info!(vm = %cx.vm, operation = %id, "recovering");
-                let mut journal = Journal::new(job, cx.world.catalogue.clone(), cx.reporter.clone());
-                let result = plans::recover(&mut journal, &cx).await;
-                journal.end(result, cx.ports().clock.now()).await;
-                hub.leave(id);
+                see_through(job, cx, &hub, From::TheJournal).await;
             }
         });
     }
 
     /// Brings the record in line with the process, and begins to collect what the past has left.
     async fn recovered(&mut self) {
-        let idle = self.idle_cx();
-        match plans::settle(&idle).await {
-            Ok(PowerState::Off) => {}
-            Ok(PowerState::PausedCritical) => self.suspect(),
-            Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
-            Err(error) => {
-                tracing::error!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+        self.settle().await;
+        if self.unsettled {
+            return;
+        }
+        match plans::collection_is_due(&self.idle_cx()).await {
+            Ok(true) => self.begin_collection().await,
+            Ok(false) => {}
+            Err(failure) => {
+                tracing::error!(vm = %self.vm, %failure, "it is not known what is to be collected");
+                self.unsettled = true;
             }
         }
-        if plans::collection_is_due(&idle).await {
-            let job = self.own_job();
-            if self.world.catalogue.commit(Changes::default().set_job(&job)).await.is_ok() {
-                self.begin(job);
+    }
+
+    async fn begin_collection(&mut self) {
+        let job = self.own_job();
+        match self.enlist(&job, Changes::default().set_job(&job)).await {
+            Ok(()) => self.begin(job),
+            Err(failure) => {
+                tracing::error!(vm = %self.vm, %failure, "what is to be collected has to wait");
+                self.unsettled = true;
             }
         }
     }
@@ -195,6 +242,8 @@ impl VmActor {
             Message::Cancel { operation } => self.cancel(operation),
             Message::Ended { instance } => self.ended(instance).await,
             Message::Stopped { instance } => self.stopped(instance).await,
+            Message::Look if self.running.is_none() => self.settle().await,
+            Message::Look => self.stopped(None).await,
             Message::Stop => return After::End,
         }
         After::GoOn
@@ -211,10 +260,20 @@ impl VmActor {
         Situation { vm: &vm, checkpoints: &checkpoints, running: running.as_ref(), max_checkpoints }.admit(&request)?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         let changes = Changes::default().set_job(&job).new_request(&job);
-        self.world.catalogue.commit(changes).await.map_err(crate::error::StepError::from)?;
+        self.enlist(&job, changes).await?;
         let operation = job.operation.clone();
         self.begin(job);
         Ok(operation)
+    }
+
+    /// Writes a new job down. A store that failed may have written it all the same, or do so later: nobody may be told
+    /// no, and then find an operation that never ends.
+    async fn enlist(&self, job: &Job, changes: Changes) -> Result<(), Failure> {
+        let Err(error) = self.world.catalogue.commit(changes).await else { return Ok(()) };
+        match self.world.catalogue.settled_job(job.operation.id).await? {
+            Some(_) => Ok(()),
+            None => Err(crate::error::StepError::from(error).into()),
+        }
     }
 
     /// The operation that this request id was used for, if it was.
@@ -233,20 +292,7 @@ impl VmActor {
     fn begin(&mut self, job: Job) {
         let cx = self.enter(&job);
         let hub = self.hub.clone();
-        self.tasks.spawn(async move {
-            let id = job.operation.id;
-            tracing::info!(vm = %cx.vm, operation = %id, kind = ?job.operation.kind, "begun");
-            let mut journal = Journal::new(job, cx.world.catalogue.clone(), cx.reporter.clone());
-            let result = plans::execute(&mut journal, &cx).await;
-            if let Err(failure) = &result {
-                tracing::warn!(vm = %cx.vm, operation = %id, reason = failure.reason.code(), %failure, "failed");
-            }
-            if let Err(error) = plans::settle(&cx).await {
-                tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's process could not be observed");
-            }
-            journal.end(result, cx.ports().clock.now()).await;
-            hub.leave(id);
-        });
+        self.tasks.spawn(async move { see_through(job, cx, &hub, From::TheBeginning).await });
     }
 
     /// Makes a job what the VM is busy with.
@@ -264,14 +310,11 @@ impl VmActor {
     }
 
     /// A process has ended by itself. An operation that runs will see it; otherwise the catalogue is told now.
-    async fn ended(&self, instance: InstanceId) {
-        let is_ours = self.world.catalogue.vm(&self.vm).await.is_ok_and(|vm| vm.instance == Some(instance));
-        if !is_ours || self.running.is_some() {
-            return;
-        }
-        let cx = self.idle_cx();
-        if let Err(error) = plans::settle(&cx).await {
-            tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM's process could not be observed");
+    async fn ended(&mut self, instance: InstanceId) {
+        let vm = self.world.catalogue.vm(&self.vm).await;
+        let is_ours = vm.map_or(true, |vm| vm.instance == Some(instance));
+        if is_ours && self.running.is_none() {
+            self.settle().await;
         }
     }
 

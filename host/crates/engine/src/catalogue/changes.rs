@@ -143,6 +143,12 @@ impl Changes {
         self
     }
 
+    /// Changes nothing that is read: a write that tells that all writes before it have been done or never will be.
+    pub(super) fn fence(mut self) -> Self {
+        self.put(Put::Delete(keys::FENCE.to_owned()));
+        self
+    }
+
     fn put(&mut self, put: Put) {
         let key = |put: &Put| match put {
             Put::Set(key, _) | Put::Delete(key) => key.clone(),

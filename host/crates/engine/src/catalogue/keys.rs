@@ -5,6 +5,8 @@ use stillpoint_common::{CheckpointId, FileIdentity, LayerId, OperationId, VmId};
 pub(super) const VMS: &str = "vm/";
 pub(super) const JOBS: &str = "job/";
 pub(super) const OPEN_JOBS: &str = "open/";
+/// Has no value; it is there to be written to.
+pub(super) const FENCE: &str = "fence";
 
 pub(super) fn vm(id: &VmId) -> String {
     format!("{VMS}{id}")

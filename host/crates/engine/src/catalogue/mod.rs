@@ -18,6 +18,7 @@ use crate::{
     forest::Forest,
     job::Job,
     ports::{Store, StoreError},
+    saga::up_to,
 };
 
 /// Since when a VM stands still because a disk could not be read or written.
@@ -30,6 +31,8 @@ pub(crate) struct Standstill {
 
 /// How many records one read of the store asks for.
 const PAGE: usize = 256;
+/// How often to try to find out what became of a write.
+const TRIES: u32 = 4;
 
 /// Typed access to the store.
 #[derive(Clone)]
@@ -118,6 +121,18 @@ impl Catalogue {
             return Ok(());
         }
         self.store.commit(changes.into_txn()).await.map(|_| ())
+    }
+
+    /// After a write that failed: when this has succeeded, that write has been done or never will be. A store does its
+    /// writes in order, so that one which succeeds settles all before it.
+    pub(crate) async fn settled(&self) -> Result<(), StoreError> {
+        up_to(TRIES, "a write to settle the one before", || self.commit(Changes::default().fence())).await
+    }
+
+    /// A job as it is when all writes so far have been done or never will be; `None` if there is no such job.
+    pub(crate) async fn settled_job(&self, id: OperationId) -> Result<Option<Job>, Failure> {
+        self.settled().await.map_err(unavailable)?;
+        self.get(&keys::job(id)).await
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {

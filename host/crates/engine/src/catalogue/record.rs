@@ -23,12 +23,16 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 
 pub(super) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Failure> {
     let damaged = |why: String| Failure::new(Reason::CatalogueDamaged, format!("the record {key} {why}"));
-    let version: VersionOnly = serde_json::from_slice(bytes).map_err(|e| damaged(format!("is no record: {e}")))?;
-    if version.v != VERSION {
-        return Err(damaged(format!("has format {}, this version knows {VERSION}", version.v)));
+    let other = |v: u32| damaged(format!("has format {v}, this version knows {VERSION}"));
+    match serde_json::from_slice::<Envelope<T>>(bytes) {
+        Ok(envelope) if envelope.v == VERSION => Ok(envelope.data),
+        Ok(envelope) => Err(other(envelope.v)),
+        Err(unreadable) => Err(match serde_json::from_slice::<VersionOnly>(bytes) {
+            Err(no_record) => damaged(format!("is no record: {no_record}")),
+            Ok(version) if version.v != VERSION => other(version.v),
+            Ok(_) => damaged(format!("cannot be read: {unreadable}")),
+        }),
     }
-    let envelope: Envelope<T> = serde_json::from_slice(bytes).map_err(|e| damaged(format!("cannot be read: {e}")))?;
-    Ok(envelope.data)
 }
 
 #[cfg(test)]

@@ -10,12 +10,16 @@ use std::{
 };
 
 use stillpoint_common::{Critical, Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId};
-use tokio::sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::{
     EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
     actor::{Message, VmActor},
+    bounded::bounded,
     catalogue::{Catalogue, Changes},
     context::World,
     disks::take_disks,
@@ -47,6 +51,7 @@ impl Engine {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
+        let ports = bounded(ports, config.limits);
         let catalogue = Catalogue::new(ports.store.clone());
         let world = Arc::new(World { ports, catalogue, config });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
@@ -77,7 +82,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells the actors when processes end by themselves.
+    /// Tells the actors when processes end by themselves. If events were lost, each looks for itself.
     fn forward_events(&self) {
         let mut events = self.world.ports.hypervisor.events();
         let actors = self.actors.clone();
@@ -95,7 +100,7 @@ impl Engine {
                         kind: HypervisorEventKind::Reset | HypervisorEventKind::AgentChannel(_),
                         ..
                     }) => {}
-                    Err(RecvError::Lagged(_)) => tell_all(&actors, || Message::Stopped { instance: None }).await,
+                    Err(RecvError::Lagged(_)) => tell_all(&actors, || Message::Look).await,
                     Err(RecvError::Closed) => return,
                 }
             }
@@ -138,11 +143,20 @@ impl Engine {
             Err(StoreError::Conflict { .. }) => {
                 return Err(Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM"));
             }
-            Err(error) => return Err(StepError::from(error).into()),
+            Err(error) => self.made_all_the_same(&vm, error).await?,
         }
         let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
         self.actors.lock().await.insert(vm.id.clone(), actor);
         self.vm(&vm.id).await
+    }
+
+    /// A store that failed may have written all the same. A VM that is in the catalogue has to have its actor.
+    async fn made_all_the_same(&self, vm: &Vm, error: StoreError) -> Result<(), Failure> {
+        self.world.catalogue.settled().await.map_err(StepError::from)?;
+        match self.world.catalogue.vm(&vm.id).await {
+            Ok(known) if known.uid == vm.uid => Ok(()),
+            Ok(_) | Err(_) => Err(StepError::from(error).into()),
+        }
     }
 
     fn new_record(&self, new: NewVm, layers: &[stillpoint_common::Layer]) -> Vm {
@@ -198,17 +212,20 @@ impl Engine {
         Ok(VmView { power, disks, critical, operation, vm })
     }
 
-    /// Whether a VM runs, and why not if it is by itself. A process that does not answer is shown as paused, not as gone.
+    /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
+    /// paused, not as gone.
     async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
         let Some(instance) = vm.instance else { return (PowerState::Off, None) };
-        let power = match self.world.ports.hypervisor.observe(instance).await.map(|observed| observed.run) {
-            Ok(RunState::Running) => PowerState::Running,
-            Ok(RunState::Paused | RunState::AwaitingMemory) | Err(_) => PowerState::Paused,
-            Ok(RunState::Critical(trouble)) => {
+        let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
+        let Ok(Ok(observed)) = observed else { return (PowerState::Paused, None) };
+        let power = match observed.run {
+            RunState::Running => PowerState::Running,
+            RunState::Paused | RunState::AwaitingMemory => PowerState::Paused,
+            RunState::Critical(trouble) => {
                 let critical = describe_critical(&self.world, vm, &trouble).await;
                 return (PowerState::PausedCritical, Some(critical));
             }
-            Ok(RunState::Gone | RunState::ShutDown) => PowerState::Off,
+            RunState::Gone | RunState::ShutDown => PowerState::Off,
         };
         (power, None)
     }
@@ -289,10 +306,15 @@ impl Engine {
     }
 }
 
+/// An actor that is late is waited for elsewhere: others shall hear the news all the same.
 async fn tell_all(actors: &Actors, message: impl Fn() -> Message) {
-    let all: Vec<_> = actors.lock().await.values().cloned().collect();
-    for actor in all {
-        let _ = actor.send(message()).await;
+    for actor in actors.lock().await.values() {
+        if let Err(mpsc::error::TrySendError::Full(message)) = actor.try_send(message()) {
+            let actor = actor.clone();
+            tokio::spawn(async move {
+                let _ = actor.send(message).await;
+            });
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     error::StepError,
     job::{ApplyFacts, Facts},
     ports::{HypervisorError, LaunchSpec, RunState, StartMode},
-    saga::{Nature, Plan, Step},
+    saga::{Nature, Plan, Step, up_to},
 };
 
 /// One apply.
@@ -63,13 +63,9 @@ impl Step for ApplyStep {
     fn nature(self) -> Nature {
         match self {
             Self::MoveHead => Nature::Commit,
-            Self::CreateOverlays
-            | Self::FreeHost
-            | Self::LaunchNew
-            | Self::LoadMemory
-            | Self::StopOld
-            | Self::Resume
-            | Self::SetClock => Nature::Plain,
+            // Of two processes of one VM one must go: it would run on, unknown to everybody.
+            Self::LaunchNew | Self::StopOld => Nature::Vital,
+            Self::CreateOverlays | Self::FreeHost | Self::LoadMemory | Self::Resume | Self::SetClock => Nature::Plain,
         }
     }
 }
@@ -195,7 +191,8 @@ impl Apply {
 
     async fn resume(&self, cx: &Cx) -> Result<(), StepError> {
         if self.checkpoint.was_running {
-            cx.ports().hypervisor.resume(self.new_instance()?).await?;
+            let instance = self.new_instance()?;
+            up_to(5, "letting the VM run", || cx.ports().hypervisor.resume(instance)).await?;
         }
         Ok(())
     }

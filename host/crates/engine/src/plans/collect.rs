@@ -18,6 +18,7 @@ use crate::{
     error::StepError,
     forest::{Collect, Forest},
     ports::{LiveMerge, OfflineMerge, RunState},
+    saga::up_to,
 };
 
 /// Does everything there is to do. Answers how many layers it removed.
@@ -140,12 +141,15 @@ async fn merge_live(cx: &Cx, live: &Live, forest: &Forest, parent: &Layer, child
     }
     let switched = switch_to_parent(cx, instance, &merge, forest, (parent, child)).await;
     if was_running {
-        hypervisor.resume(instance).await?;
+        // If this fails, the note of the hold stays, and the VM goes on as soon as it can be told to.
+        up_to(5, "letting the VM go on", || hypervisor.resume(instance)).await?;
         cx.reporter.record("merge-pause", since);
     }
     // If the catalogue could not be written, `settle` sees the running chain and writes it later.
     switched?;
-    cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?;
+    if was_running {
+        cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?;
+    }
     remove_leftovers(cx).await
 }
 

@@ -27,7 +27,7 @@ use crate::{
     fallback::{self, Next},
     job::{ApplyFacts, CreateFacts, Facts, Job},
     ports::QuiesceError,
-    saga::{self, Journal, Plan},
+    saga::{self, Journal, Plan, wait_after},
 };
 
 /// Does what a job asks for. On failure it has been undone, or stands as far as it is committed.
@@ -65,15 +65,30 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
             let checkpoint = cx.catalogue().checkpoint(&cx.vm, checkpoint).await?;
             room::for_export(cx, &checkpoint, &folder).await?;
             let target = folder.display().to_string();
-            let staged = std::path::PathBuf::new();
+            // Known before it is made: an attempt that fails while it makes it has left it, perhaps.
+            let staged = cx.ports().exports.staging_folder(&folder, cx.reporter.now().id);
             run(Export { checkpoint, target: folder, format, staged }, journal, cx).await?;
             Ok(Outcome::Exported(target))
         }
     }
 }
 
-/// Undoes or finishes what a job had begun before the service stopped.
+/// Undoes or finishes what a job had begun before the service stopped. Tried again while the catalogue cannot be read:
+/// what was begun must not be left.
 pub(crate) async fn recover(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    for failures in 1.. {
+        match recover_once(journal, cx).await {
+            Err(failure) if failure.reason == Reason::StoreUnavailable => {
+                tracing::error!(vm = %cx.vm, %failure, "not recovered yet");
+            }
+            recovered => return recovered,
+        }
+        tokio::time::sleep(wait_after(failures)).await;
+    }
+    Ok(Outcome::Vm)
+}
+
+async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     let job = journal.job().clone();
     let (finished, outcome) = match job.facts.clone() {
         Facts::Create(facts) => {
@@ -239,6 +254,6 @@ async fn tidy(cx: &Cx) {
 }
 
 /// Whether there are layers or checkpoints to collect.
-pub(crate) async fn collection_is_due(cx: &Cx) -> bool {
-    collect::is_due(cx).await.unwrap_or(false)
+pub(crate) async fn collection_is_due(cx: &Cx) -> Result<bool, Failure> {
+    Ok(collect::is_due(cx).await?)
 }

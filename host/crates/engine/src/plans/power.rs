@@ -65,9 +65,9 @@ impl Step for PowerStep {
     fn nature(self) -> Nature {
         match self {
             Self::MarkStarted | Self::MarkOff => Nature::Commit,
-            Self::Launch | Self::Run | Self::AskGuest | Self::AwaitOff | Self::Retire | Self::StandStill => {
-                Nature::Plain
-            }
+            // A process that nobody knows of would keep the disks.
+            Self::Launch => Nature::Vital,
+            Self::Run | Self::AskGuest | Self::AwaitOff | Self::Retire | Self::StandStill => Nature::Plain,
         }
     }
 }

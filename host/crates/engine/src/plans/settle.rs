@@ -11,7 +11,10 @@ use crate::{
 };
 
 /// If the VM's process has ended, or its guest has switched itself off, the VM is off. Answers what is true then.
+///
+/// A VM that we had paused for a moment and could not let go on goes on first.
 pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
+    release_hold(cx).await?;
     let mut vm = cx.catalogue().vm(&cx.vm).await?;
     let Some(instance) = vm.instance else { return Ok(PowerState::Off) };
     let observed = cx.ports().hypervisor.observe(instance).await?;
@@ -37,7 +40,7 @@ async fn clear(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
     Ok(cx.ports().hypervisor.retire(instance).await?)
 }
 
-/// After a restart: if we had paused the VM for the end of a merge, it goes on. The first act of every recovery; only
+/// If we had paused the VM and a crash or a failure came in between, it goes on. The first act of every recovery; only
 /// the record of which layer is the head comes before it, since from then on the guest writes to it.
 pub(crate) async fn release_hold(cx: &Cx) -> Result<(), StepError> {
     let Some(instance) = cx.catalogue().hold(&cx.vm).await? else { return Ok(()) };

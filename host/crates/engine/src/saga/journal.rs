@@ -1,13 +1,15 @@
 //! The journal of one operation: what is durable about it.
 
-use stillpoint_common::{Failure, Operation, Outcome};
+use stillpoint_common::{Failure, Outcome};
+use tokio::time::sleep;
 
-use super::{Nature, Step};
+use super::{Nature, Step, again::wait_after};
 use crate::{
     catalogue::{Catalogue, Changes},
     context::Reporter,
     error::StepError,
     job::{Facts, Job},
+    ports::StoreError,
 };
 
 /// Writes a job down, one transaction at a time.
@@ -44,6 +46,11 @@ impl Journal {
         self.job.facts = Facts::None;
     }
 
+    /// What steps had to say is not so any more: they are undone.
+    pub(super) fn forget_pending(&mut self) {
+        self.pending = Changes::default();
+    }
+
     /// Makes durable that these steps may have begun, and all that was done before. A burst that only commits needs no
     /// mark: its one transaction happens or does not.
     pub(crate) async fn begin<S: Step>(&mut self, burst: &[S], facts: Facts) -> Result<(), StepError> {
@@ -62,28 +69,54 @@ impl Journal {
         }
         self.job.committed = true;
         let written = self.flush(facts).await;
-        self.job.committed = written.is_ok();
-        written
+        if written.is_err() {
+            self.job.committed = self.is_committed_after_all().await;
+        }
+        if self.job.committed { Ok(()) } else { written }
+    }
+
+    /// A store that failed may have written all the same, or do so later. What was promised is never taken back, so
+    /// this waits until it is known.
+    async fn is_committed_after_all(&self) -> bool {
+        let id = self.job.operation.id;
+        for failures in 1.. {
+            match self.catalogue.settled_job(id).await {
+                Ok(stored) => return stored.is_some_and(|stored| stored.committed),
+                Err(error) => tracing::error!(operation = %id, %error, "cannot find out whether it is committed"),
+            }
+            sleep(wait_after(failures)).await;
+        }
+        false
     }
 
     /// Writes down facts and all that was done.
-    pub(crate) async fn flush(&mut self, facts: Facts) -> Result<(), StepError> {
+    async fn flush(&mut self, facts: Facts) -> Result<(), StepError> {
         self.job.facts = facts;
         self.job.operation = self.reporter.now();
         let changes = std::mem::take(&mut self.pending).set_job(&self.job);
         Ok(self.catalogue.commit(changes).await?)
     }
 
-    /// Writes down how it ended, and tells those who watch.
-    pub(crate) async fn end(mut self, result: Result<Outcome, Failure>, now: jiff::Timestamp) -> Operation {
+    /// Writes down how it ended, and tells those who watch. Nobody is told of an end that is not durable: while it
+    /// cannot be written, the operation is not over.
+    pub(crate) async fn end(mut self, result: Result<Outcome, Failure>, now: jiff::Timestamp) {
         self.job.operation = self.reporter.now();
         let ended = self.job.ended(result, now);
         let changes = self.pending.set_job(&ended);
-        if let Err(error) = self.catalogue.commit(changes).await {
-            // The job stays open in the store; the next start of the service recovers it.
-            tracing::error!(operation = %ended.operation.id, %error, "the end of an operation could not be written");
+        for failures in 1.. {
+            match self.catalogue.commit(changes.clone()).await {
+                Ok(()) => break,
+                Err(error @ (StoreError::Conflict { .. } | StoreError::TooLarge { .. } | StoreError::Newer { .. })) => {
+                    // The job stays open in the store; the next start of the service recovers it.
+                    tracing::error!(operation = %ended.operation.id, %error, "the end of an operation cannot be written");
+                    break;
+                }
+                Err(error @ StoreError::Failed { .. }) => {
+                    tracing::error!(operation = %ended.operation.id, %error, "the end of an operation was not written");
+                    sleep(wait_after(failures)).await;
+                }
+            }
         }
-        self.reporter.publish(ended.operation.clone());
-        ended.operation
+        self.reporter.publish(ended.operation);
     }
 }

@@ -12,15 +12,29 @@
 //!
 //! `ensure` looks and acts only if it is not so yet; `undo` does not mind a step that was never done. Both may run
 //! twice. Undone steps are not marked: repeatable undos would only save time by it.
+//!
+//! An operation ends when it is undone or finished, and that is written down. What is [`Nature::Vital`] is tried again
+//! for as long as it takes: the VM is busy meanwhile, which is better than a VM with two disks or two processes.
 
+mod again;
 mod journal;
 
-use std::{fmt::Debug, time::Duration};
+use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-pub(crate) use self::journal::Journal;
-use crate::{catalogue::Changes, context::Cx, error::StepError, job::Facts};
+use tokio::time::sleep;
+
+pub(crate) use self::{
+    again::{up_to, wait_after},
+    journal::Journal,
+};
+use crate::{catalogue::Changes, context::Cx, error::StepError, job::Facts, ports::HypervisorError};
+
+/// How often to try to take back a hold on the guest. After that, a note of it stays: see `plans::release_hold`.
+const TRIES_OF_A_HOLD: u32 = 6;
+/// How often to try to undo what would only be left over.
+const TRIES: u32 = 3;
 
 /// A step of a plan.
 pub(crate) trait Step: Copy + Eq + Debug + Send + Sync + 'static {
@@ -33,8 +47,10 @@ pub(crate) trait Step: Copy + Eq + Debug + Send + Sync + 'static {
 /// What a step means to recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nature {
-    /// Undone in its turn.
+    /// Undone in its turn. What cannot be undone is left over, and said.
     Plain,
+    /// What it did must not be left: undone before the commit, done after it, again and again until it succeeds.
+    Vital,
     /// Holds the guest: undone before everything else.
     Hold,
     /// Its changes and the mark that it is done are one transaction; from then on the plan is finished, not undone.
@@ -79,23 +95,51 @@ pub(crate) async fn recover<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &C
 
 async fn forward<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx, from: usize) -> Result<(), StepError> {
     for burst in &plan.bursts()[from..] {
-        journal.begin(burst, plan.facts()).await?;
+        begin(plan, burst, journal, cx).await?;
         for &step in *burst {
             let phase = step.phase().map(|phase| cx.reporter.begin(phase));
             tracing::debug!(vm = %cx.vm, ?step, "ensure");
-            let changes = tokio::select! {
-                biased;
-                () = cx.cancel.cancelled(), if !journal.committed() => return Err(StepError::Cancelled),
-                done = plan.ensure(step, cx) => done?,
-            };
+            let changes = ensure(plan, step, journal, cx).await?;
             phase.into_iter().for_each(|phase| cx.reporter.end(phase));
             journal.done(step, changes, plan.facts()).await?;
         }
     }
-    journal.flush(plan.facts()).await
+    Ok(())
+}
+
+/// After the commit there is no way back: the mark is written when the store can be written.
+async fn begin<P: Plan>(plan: &P, burst: &[P::Step], journal: &mut Journal, cx: &Cx) -> Result<(), StepError> {
+    for failures in 1.. {
+        match journal.begin(burst, plan.facts()).await {
+            Err(error) if journal.committed() => tracing::error!(vm = %cx.vm, %error, "the journal was not written"),
+            begun => return begun,
+        }
+        sleep(wait_after(failures)).await;
+    }
+    Ok(())
+}
+
+async fn ensure<P: Plan>(plan: &mut P, step: P::Step, journal: &Journal, cx: &Cx) -> Result<Changes, StepError> {
+    if !journal.committed() {
+        return tokio::select! {
+            biased;
+            () = cx.cancel.cancelled() => Err(StepError::Cancelled),
+            done = plan.ensure(step, cx) => done,
+        };
+    }
+    for failures in 1.. {
+        match plan.ensure(step, cx).await {
+            Err(error) if step.nature() == Nature::Vital && !is_gone(&error) => {
+                try_again(cx, format!("{step:?}"), error, failures).await;
+            }
+            done => return done,
+        }
+    }
+    Ok(Changes::default())
 }
 
 async fn undo<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) {
+    journal.forget_pending();
     for step in undo_order(plan.bursts(), |step| journal.may_have_begun(step)) {
         tracing::debug!(vm = %cx.vm, ?step, "undo");
         if let Err(error) = undo_step(plan, step, cx).await {
@@ -105,20 +149,34 @@ async fn undo<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) {
     }
 }
 
-/// A hold is worth several tries.
 async fn undo_step<P: Plan>(plan: &mut P, step: P::Step, cx: &Cx) -> Result<(), StepError> {
     let tries = match step.nature() {
-        Nature::Hold => 6,
-        Nature::Plain | Nature::Commit => 1,
+        Nature::Hold => TRIES_OF_A_HOLD,
+        Nature::Plain | Nature::Commit => TRIES,
+        Nature::Vital => u32::MAX,
     };
-    for waited in 0..tries - 1 {
+    for failures in 1..=tries {
         match plan.undo(step, cx).await {
-            Ok(()) => return Ok(()),
-            Err(error) => tracing::warn!(vm = %cx.vm, ?step, %error, "undoing a hold, will try again"),
+            Err(error) if failures < tries => try_again(cx, format!("undoing {step:?}"), error, failures).await,
+            undone => return undone,
         }
-        tokio::time::sleep(Duration::from_millis(100 << waited)).await;
     }
-    plan.undo(step, cx).await
+    Ok(())
+}
+
+/// Waits before what failed is tried again. One failure is no news; of more, those who watch are told once.
+async fn try_again(cx: &Cx, what: String, error: StepError, failures: u32) {
+    tracing::warn!(vm = %cx.vm, what, %error, failures, "will be tried again");
+    if failures == TRIES {
+        let failure = stillpoint_common::Failure::from(error);
+        cx.reporter.warn(format!("{what}, which is tried again until it succeeds: {failure}"));
+    }
+    sleep(wait_after(failures)).await;
+}
+
+/// Of a process that has ended nothing more can be asked.
+fn is_gone(error: &StepError) -> bool {
+    matches!(error, StepError::Hypervisor(HypervisorError::Gone))
 }
 
 /// Holds on the guest first, then everything backwards.

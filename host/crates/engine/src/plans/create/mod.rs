@@ -24,7 +24,6 @@ pub(super) struct Create {
     facts: CreateFacts,
     /// Layers that `CreateOverlays` has made.
     made: Vec<Layer>,
-    keep_overlays: bool,
     frozen_at: Option<Instant>,
     paused_at: Option<Instant>,
 }
@@ -91,11 +90,12 @@ impl Step for CreateStep {
     fn nature(self) -> Nature {
         match self {
             Self::Freeze | Self::Pause => Nature::Hold,
+            // The guest writes to the new layers from then on.
+            Self::SwitchHeads => Nature::Vital,
             Self::Publish => Nature::Commit,
             Self::CreateOverlays
             | Self::AttachOverlays
             | Self::PrepareWriters
-            | Self::SwitchHeads
             | Self::Thaw
             | Self::SettleWriters
             | Self::BeginMemory
@@ -152,7 +152,6 @@ impl Plan for Create {
 
     async fn undo(&mut self, step: CreateStep, cx: &Cx) -> Result<(), StepError> {
         match step {
-            S::CreateOverlays if self.keep_overlays => Ok(()),
             S::CreateOverlays => remove_overlays(cx, &self.facts.overlays).await,
             S::AttachOverlays => self.detach(cx).await,
             S::PrepareWriters | S::Freeze => self.let_go(cx).await,
@@ -172,7 +171,7 @@ impl Plan for Create {
 
 impl Create {
     pub(super) fn new(facts: CreateFacts) -> Self {
-        Self { facts, made: Vec::new(), keep_overlays: false, frozen_at: None, paused_at: None }
+        Self { facts, made: Vec::new(), frozen_at: None, paused_at: None }
     }
 
     fn instance(&self) -> Result<InstanceId, StepError> {

@@ -7,6 +7,7 @@ use crate::{
     error::StepError,
     plans::disks::layer_of,
     ports::{HypervisorError, ImageError, RunState},
+    saga::up_to,
 };
 
 impl Create {
@@ -18,31 +19,41 @@ impl Create {
         }
     }
 
-    /// Lets the guest write again. If it cannot be asked, its own lease lets it.
+    /// Lets the guest write again. If it cannot be asked, even at a second time, its own lease lets it.
     pub(super) async fn let_go(&self, cx: &Cx) -> Result<(), StepError> {
-        if let Err(error) = cx.ports().guest.finish(self.instance()?, self.facts.session).await {
+        let (instance, session) = (self.instance()?, self.facts.session);
+        let told = up_to(2, "letting the guest go on", || cx.ports().guest.finish(instance, session)).await;
+        if let Err(error) = told {
             tracing::info!(vm = %cx.vm, %error, "the guest could not be told to go on; its lease ends the hold");
         }
         Ok(())
     }
 
-    /// Lets the VM run, if it ran. One that does not say how it is gets told all the same: running already is fine.
+    /// Lets the VM run, if it ran. One that does not say how it is gets told all the same: running already is fine. If
+    /// it cannot be told, a note stays, so that it will be told as soon as that is possible.
     pub(super) async fn let_run(&self, cx: &Cx) -> Result<(), StepError> {
         let instance = self.instance()?;
         let run = cx.ports().hypervisor.observe(instance).await.map(|observed| observed.run);
-        if self.facts.checkpoint.was_running && matches!(run, Ok(RunState::Paused) | Err(_)) {
-            cx.ports().hypervisor.resume(instance).await?;
+        if !self.facts.checkpoint.was_running || !matches!(run, Ok(RunState::Paused) | Err(_)) {
+            return Ok(());
         }
-        Ok(())
+        match cx.ports().hypervisor.resume(instance).await {
+            Ok(()) => Ok(cx.catalogue().commit(Changes::default().clear_hold(&cx.vm)).await?),
+            Err(HypervisorError::Gone) => Ok(()),
+            Err(error) => {
+                cx.catalogue().commit(Changes::default().set_hold(&cx.vm, instance)).await?;
+                Err(error.into())
+            }
+        }
     }
 
     /// Once the guest may have written to an overlay, the overlay is its disk: it becomes the head, and collection
     /// merges it down. Of a process that is gone or does not answer nobody knows whether it had switched; an overlay
     /// that it had not switched to is empty and reads as what it lies on, so that taking it is right in either case.
     ///
-    /// Until this has succeeded no overlay may be removed: one may be all that there is of what the guest wrote.
-    pub(super) async fn adopt(&mut self, cx: &Cx) -> Result<(), StepError> {
-        self.keep_overlays = true;
+    /// The step is vital, so that this has succeeded before any overlay is removed: one may be all that there is of what
+    /// the guest wrote.
+    pub(super) async fn adopt(&self, cx: &Cx) -> Result<(), StepError> {
         let observed = match cx.ports().hypervisor.observe(self.instance()?).await {
             Ok(observed) => Some(observed).filter(|observed| observed.run != RunState::Gone),
             Err(error) => {
@@ -67,9 +78,7 @@ impl Create {
                 Err(error) => return Err(error.into()),
             }
         }
-        cx.catalogue().commit(changes.set_vm(&vm)).await?;
-        self.keep_overlays = false;
-        Ok(())
+        Ok(cx.catalogue().commit(changes.set_vm(&vm)).await?)
     }
 
     pub(super) async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {

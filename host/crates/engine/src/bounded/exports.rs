@@ -1,0 +1,55 @@
+//! The calls for export folders.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stillpoint_common::{MemoryState, OperationId};
+
+use super::{Bounded, Moving, within};
+use crate::{
+    ExportedFile,
+    ports::{ExportError, ExportTargets, ProgressSink},
+};
+
+fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ExportError {
+    let what = format!("{what} {}", path.display());
+    move |waited| ExportError::Failed { what, message: format!("no answer, and nothing moved, within {waited:?}") }
+}
+
+#[async_trait]
+impl ExportTargets for Bounded<dyn ExportTargets> {
+    fn staging_folder(&self, target: &Path, operation: OperationId) -> PathBuf {
+        self.port.staging_folder(target, operation)
+    }
+
+    async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError> {
+        within(self.limits.act, late("beginning", target), self.port.stage(target, operation)).await
+    }
+
+    async fn copy_memory(&self, state: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError> {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = self.port.copy_memory(state, to, &sink);
+        Moving::within(seen, self.limits.stall, late("copying memory to", to), call).await
+    }
+
+    /// Reads all that was written, and reports nothing meanwhile.
+    async fn seal(
+        &self,
+        staged: &Path,
+        target: &Path,
+        describe: serde_json::Value,
+    ) -> Result<Vec<ExportedFile>, ExportError> {
+        within(self.limits.bulk, late("sealing", target), self.port.seal(staged, target, describe)).await
+    }
+
+    async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
+        within(self.limits.act, late("removing", staged), self.port.discard(staged)).await
+    }
+
+    async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {
+        within(self.limits.look, late("reading", target), self.port.files(target)).await
+    }
+}

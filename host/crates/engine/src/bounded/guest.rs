@@ -1,0 +1,63 @@
+//! The calls to agents.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stillpoint_common::{
+    ClockSet, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed, WriterOutcome,
+};
+use tokio::time::timeout;
+
+use super::{Bounded, within};
+use crate::ports::{GuestQuiesce, PowerAction, QuiesceError};
+
+type Answer<T = ()> = Result<T, QuiesceError>;
+
+fn late(call: &'static str) -> impl FnOnce(Duration) -> QuiesceError {
+    move |waited| QuiesceError::Unanswered { call, waited }
+}
+
+#[async_trait]
+impl GuestQuiesce for Bounded<dyn GuestQuiesce> {
+    async fn describe(&self, instance: InstanceId) -> Answer<GuestDescription> {
+        within(self.limits.look, late("describe"), self.port.describe(instance)).await
+    }
+
+    async fn prepare(&self, instance: InstanceId, request: &QuiesceRequest) -> Answer<Prepared> {
+        within(self.limits.act, late("prepare"), self.port.prepare(instance, request)).await
+    }
+
+    async fn freeze(&self, instance: InstanceId, session: SessionId) -> Answer<Frozen> {
+        within(self.limits.act, late("freeze"), self.port.freeze(instance, session)).await
+    }
+
+    async fn thaw(&self, instance: InstanceId, session: SessionId) -> Answer<Thawed> {
+        within(self.limits.look, late("thaw"), self.port.thaw(instance, session)).await
+    }
+
+    async fn settle(&self, instance: InstanceId, session: SessionId) -> Answer<Vec<WriterOutcome>> {
+        within(self.limits.act, late("settle"), self.port.settle(instance, session)).await
+    }
+
+    async fn complete(&self, instance: InstanceId, session: SessionId) -> Answer<Vec<WriterOutcome>> {
+        within(self.limits.act, late("complete"), self.port.complete(instance, session)).await
+    }
+
+    async fn finish(&self, instance: InstanceId, session: SessionId) -> Answer {
+        within(self.limits.act, late("finish"), self.port.finish(instance, session)).await
+    }
+
+    async fn set_clock(&self, instance: InstanceId) -> Answer<ClockSet> {
+        within(self.limits.look, late("set_clock"), self.port.set_clock(instance)).await
+    }
+
+    async fn power(&self, instance: InstanceId, action: PowerAction) -> Answer {
+        within(self.limits.look, late("power"), self.port.power(instance, action)).await
+    }
+
+    async fn forget(&self, instance: InstanceId) {
+        if timeout(self.limits.look, self.port.forget(instance)).await.is_err() {
+            tracing::warn!(%instance, "the connection to a guest that is gone does not end");
+        }
+    }
+}

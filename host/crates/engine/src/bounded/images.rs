@@ -1,0 +1,68 @@
+//! The calls for image files.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
+
+use super::{Bounded, Moving, within};
+use crate::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
+
+type Answer<T = ()> = Result<T, ImageError>;
+
+fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ImageError {
+    let what = format!("{what} {}", path.display());
+    move |waited| ImageError::Failed { what, message: format!("no answer, and nothing moved, within {waited:?}") }
+}
+
+#[async_trait]
+impl Images for Bounded<dyn Images> {
+    async fn stat(&self, path: &Path, format: DiskFormat) -> Answer<ImageFacts> {
+        within(self.limits.look, late("a look at the header of", path), self.port.stat(path, format)).await
+    }
+
+    async fn identify(&self, path: &Path) -> Answer<FileIdentity> {
+        within(self.limits.look, late("a look at the identity of", path), self.port.identify(path)).await
+    }
+
+    async fn space(&self, path: &Path) -> Answer<Space> {
+        within(self.limits.look, late("a look at the space around", path), self.port.space(path)).await
+    }
+
+    async fn create_overlay(&self, overlay: &Path, backing: &LayerFile, virtual_size: u64) -> Answer<FileIdentity> {
+        let call = self.port.create_overlay(overlay, backing, virtual_size);
+        within(self.limits.act, late("the making of", overlay), call).await
+    }
+
+    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = self.port.merge_offline(merge, &sink);
+        Moving::within(seen, self.limits.stall, late("the merge of", &merge.child.path), call).await
+    }
+
+    async fn overlays_of(&self, path: &Path) -> Answer<Vec<PathBuf>> {
+        within(self.limits.act, late("a look for overlays of", path), self.port.overlays_of(path)).await
+    }
+
+    async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Answer {
+        let call = self.port.repoint(overlay, backing);
+        within(self.limits.act, late("a change of the backing file of", &overlay.path), call).await
+    }
+
+    async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = self.port.flatten(flatten, &sink);
+        Moving::within(seen, self.limits.stall, late("the copy of", &flatten.target), call).await
+    }
+
+    async fn clear_unfinished(&self, overlay: &Path) -> Answer {
+        within(self.limits.act, late("the clearing away of", overlay), self.port.clear_unfinished(overlay)).await
+    }
+
+    async fn remove(&self, path: &Path, identity: FileIdentity) -> Answer {
+        within(self.limits.act, late("the removal of", path), self.port.remove(path, identity)).await
+    }
+}

@@ -1,0 +1,147 @@
+//! What is done in a trial.
+
+use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, PowerState};
+use stillpoint_engine::{NewCheckpoint, Request, StopMode, VmChange};
+use stillpoint_sim::{AgentScript, WriterScript};
+
+use super::{Trial, client::Wish};
+use crate::sim_host::SimHost;
+
+macro_rules! acts {
+    ($($act:ident $doc:literal;)*) => {
+        /// Something that is done to the VM.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Act {
+            $(#[doc = $doc] $act,)*
+        }
+
+        impl Act {
+            /// Each of them.
+            pub const ALL: &'static [Self] = &[$(Self::$act,)*];
+        }
+    };
+}
+
+acts! {
+    CreateProduction "A production checkpoint.";
+    CreateStandard "A standard checkpoint.";
+    CreateFallback "A production checkpoint that becomes a standard one, since no agent answers.";
+    CreateOffline "A checkpoint of a VM that is off.";
+    ApplyStandard "The VM goes back to a checkpoint with memory.";
+    ApplyProduction "The VM goes back to a checkpoint without memory.";
+    ApplyWhileOff "A VM that is off goes back to a checkpoint with memory.";
+    Revert "The VM goes back to the checkpoint it came from.";
+    DeleteLeaf "A checkpoint goes that nothing lies on.";
+    DeleteMiddle "A checkpoint between two others goes.";
+    DeleteParentOfNow "The checkpoint goes that the VM came from.";
+    DeleteBranchPoint "A checkpoint goes that two branches lie on.";
+    DeleteMiddleWhileOff "A checkpoint between two others goes, of a VM that is off.";
+    DeleteParentOfNowWhileOff "The checkpoint goes that a VM came from that is off.";
+    Export "A checkpoint is copied out.";
+    Start "The VM is started.";
+    TurnOff "Its plug is pulled.";
+    ShutDown "Its guest is asked to switch off.";
+    Pause "It is made to stand still.";
+    Resume "It goes on.";
+    Rename "A checkpoint is given another name.";
+    Change "The VM's policy is changed.";
+    DeleteVm "A VM without checkpoints is forgotten.";
+}
+
+impl Act {
+    pub(super) const fn needs_checkpoints(self) -> bool {
+        !matches!(self, Self::DeleteVm)
+    }
+
+    pub(super) const fn needs_branch(self) -> bool {
+        matches!(self, Self::DeleteLeaf | Self::DeleteBranchPoint)
+    }
+
+    pub(super) const fn begins_off(self) -> bool {
+        matches!(
+            self,
+            Self::CreateOffline
+                | Self::ApplyWhileOff
+                | Self::DeleteMiddleWhileOff
+                | Self::DeleteParentOfNowWhileOff
+                | Self::Start
+                | Self::DeleteVm
+        )
+    }
+
+    pub(super) fn script(self, host: &SimHost) {
+        if self == Self::CreateProduction {
+            host.world.script_guest(&host.vm(), |guest| *guest = guest.clone().writer("db", WriterScript::Holds));
+        }
+        if self == Self::CreateFallback {
+            host.world.script_guest(&host.vm(), |script| script.agent = AgentScript::Absent);
+        }
+    }
+
+    pub(super) fn wish(self, trial: &Trial) -> Wish {
+        let create = |policy| {
+            let new = NewCheckpoint { policy: Some(policy), ..NewCheckpoint::default() };
+            Wish::Operation(Request::CreateCheckpoint(new))
+        };
+        let delete = |id| Wish::Operation(Request::DeleteCheckpoint(id));
+        match self {
+            Self::CreateProduction => create(CheckpointPolicy::ProductionOnly),
+            Self::CreateStandard | Self::CreateOffline => create(CheckpointPolicy::Standard),
+            Self::CreateFallback => create(CheckpointPolicy::Production),
+            Self::ApplyStandard | Self::ApplyWhileOff => Wish::Operation(Request::Apply(trial.standard())),
+            Self::ApplyProduction => Wish::Operation(Request::Apply(trial.production())),
+            Self::Revert => Wish::Operation(Request::Revert),
+            Self::DeleteLeaf => delete(trial.leaf.expect("there is a leaf")),
+            Self::DeleteMiddle | Self::DeleteMiddleWhileOff => delete(trial.production()),
+            Self::DeleteParentOfNow | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
+                delete(trial.standard())
+            }
+            Self::Export => Wish::Operation(Request::Export {
+                checkpoint: trial.standard(),
+                folder: "/exports/one".into(),
+                format: DiskFormat::Qcow2,
+            }),
+            Self::Start => Wish::Operation(Request::Start),
+            Self::TurnOff => Wish::Operation(Request::Stop(StopMode::TurnOff)),
+            Self::ShutDown => Wish::Operation(Request::Stop(StopMode::Graceful)),
+            Self::Pause => Wish::Operation(Request::Pause),
+            Self::Resume => Wish::Operation(Request::Resume),
+            Self::Rename => Wish::Rename(trial.production()),
+            Self::Change => {
+                Wish::Change(VmChange { checkpoint_policy: Some(CheckpointPolicy::Standard), ..VmChange::default() })
+            }
+            Self::DeleteVm => Wish::DeleteVm,
+        }
+    }
+
+    /// The checkpoint that goes, if one does.
+    pub(super) fn deletes(self, trial: &Trial) -> Option<CheckpointId> {
+        match self.wish(trial) {
+            Wish::Operation(Request::DeleteCheckpoint(id)) => Some(id),
+            Wish::Operation(_) | Wish::Change(_) | Wish::Rename(_) | Wish::DeleteVm => None,
+        }
+    }
+
+    /// Whether it makes a checkpoint.
+    pub(super) const fn creates(self) -> bool {
+        matches!(self, Self::CreateProduction | Self::CreateStandard | Self::CreateFallback | Self::CreateOffline)
+    }
+
+    /// What the VM may be afterwards, besides running.
+    pub(super) fn may_leave_it(self, power: PowerState, done: bool) -> bool {
+        let off = match (self.begins_off(), matches!(self, Self::ApplyWhileOff | Self::Start)) {
+            (true, goes_on) => !(goes_on && done),
+            (false, _) => matches!(self, Self::ApplyProduction | Self::TurnOff | Self::ShutDown),
+        };
+        let paused = self == Self::Pause || (matches!(self, Self::Resume | Self::Start) && !done);
+        (power == PowerState::Off && off) || (power == PowerState::Paused && paused)
+    }
+
+    /// What blocks 1 and 2 of Now read as when it is done, if it moves Now.
+    pub(super) fn applied(self) -> Option<(u64, u64)> {
+        if self == Self::ApplyProduction {
+            return Some((1, 0));
+        }
+        matches!(self, Self::ApplyStandard | Self::ApplyWhileOff | Self::Revert).then_some((2, 0))
+    }
+}
