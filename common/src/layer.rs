@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{DiskFormat, DiskName, LayerId};
@@ -26,6 +27,15 @@ pub struct FileIdentity {
     pub inode: u64,
 }
 
+/// What tells that a file was written to, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Its length.
+    pub bytes: u64,
+    /// When it was last written to, by the file system's clock.
+    pub modified: Timestamp,
+}
+
 /// One image file in the forest of a VM.
 ///
 /// A layer is *needed* while a checkpoint or Now refers to it. What nothing needs is collected: removed if nothing
@@ -42,4 +52,8 @@ pub struct Layer {
     pub identity: FileIdentity,
     /// Size of the disk as the guest sees it, in bytes.
     pub virtual_size: u64,
+    /// What the file was like when it ceased to be written to. `None` for the head of a disk, while we merge into it
+    /// ourselves, and for layers of catalogues that did not keep it.
+    #[serde(default)]
+    pub frozen: Option<FileStamp>,
 }

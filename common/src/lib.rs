@@ -25,7 +25,7 @@ pub use definition::{
 };
 pub use filter::{CheckpointFilter, Pattern};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
-pub use layer::{FileIdentity, Layer, LayerFile};
+pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
 pub use names::{CheckpointName, DiskName, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};

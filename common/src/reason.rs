@@ -99,6 +99,7 @@ reasons! {
     MemoryDamaged, "MEMORY_DAMAGED", DataLoss, "The memory file is missing or damaged; the checkpoint's disks can still be exported.";
     MergeFailed, "MERGE_FAILED", Internal, "Nothing is lost; the merge goes on at the next start of the service or the next delete.";
     NoSpace, "NO_SPACE", ResourceExhausted, "Free some space on the file system that is named, then try again.";
+    LocationUnusable, "LOCATION_UNUSABLE", FailedPrecondition, "The VM's checkpoint location must be a folder that the service can write to; the message says what stands against it.";
     ExportTargetExists, "EXPORT_TARGET_EXISTS", AlreadyExists, "Choose a folder that does not exist yet.";
     ExportTargetUnusable, "EXPORT_TARGET_UNUSABLE", FailedPrecondition, "The folder above the target must exist and be writable for the service.";
     ExportFailed, "EXPORT_FAILED", Internal, "Copying failed as the message says; nothing was left behind. Mend the cause and export again.";

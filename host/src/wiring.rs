@@ -8,7 +8,7 @@ use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, port
 use stillpoint_guestlink::{GuestLinks, Limits};
 use stillpoint_memory::FileMemoryStates;
 use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages};
-use stillpoint_store::RedbStore;
+use stillpoint_store::{FileDescriptions, RedbStore};
 use stillpoint_transfer::FolderExports;
 
 use crate::options::Options;
@@ -35,6 +35,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         hypervisor: hypervisor.clone(),
         images: Arc::new(QemuImages::new(qemu)),
         memory: Arc::new(FileMemoryStates),
+        descriptions: Arc::new(FileDescriptions),
         guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
         exports: Arc::new(FolderExports),
         store: Arc::new(store),

@@ -1,6 +1,10 @@
 //! The engine on the simulated world, with one VM: what suites without a real guest begin with.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, Failure, MemoryState, Operation,
@@ -207,6 +211,40 @@ impl SimHost {
         files
     }
 
+    /// Makes sure that the description files say what the catalogue says, and that there are no others.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub async fn assert_described(&self) {
+        let view = self.engine.vm(&self.vm()).await.expect("the VM is there");
+        let checkpoints: Vec<Checkpoint> = self.checkpoints().await.into_iter().map(|view| view.checkpoint).collect();
+        let location = &view.vm.checkpoint_location;
+        let files: BTreeMap<PathBuf, serde_json::Value> = self.world.descriptions().into_iter().map(read).collect();
+        let mut expected = vec![location.join("web.vm.json")];
+        for checkpoint in &checkpoints {
+            let path = location.join(format!("{}.checkpoint.json", checkpoint.id));
+            let described = files.get(&path).unwrap_or_else(|| panic!("{} is not described", checkpoint.id));
+            assert_eq!(
+                described["checkpoint"],
+                serde_json::to_value(checkpoint).expect("JSON"),
+                "the checkpoint's own file"
+            );
+            expected.push(path);
+        }
+        expected.sort();
+        let there: Vec<PathBuf> = files.keys().cloned().collect();
+        assert_eq!(there, expected, "description files");
+        let described = &files[&location.join("web.vm.json")];
+        assert_eq!(described["vm"], serde_json::to_value(&view.vm).expect("JSON"), "the VM's own file");
+        assert_eq!(described["checkpoints"], serde_json::to_value(&checkpoints).expect("JSON"), "its checkpoints");
+        let layers = described["layers"].as_array().expect("a list").iter();
+        let layers: BTreeSet<PathBuf> =
+            layers.map(|layer| layer["file"]["path"].as_str().expect("a path").into()).collect();
+        let known: BTreeSet<PathBuf> =
+            self.engine.layer_files(&self.vm()).await.expect("the catalogue can be read").into_iter().collect();
+        assert_eq!(layers, known, "its layers");
+    }
+
     /// Pulls the plug.
     ///
     /// # Panics
@@ -214,4 +252,8 @@ impl SimHost {
     pub async fn turn_off(&self) {
         self.run(Request::Stop(StopMode::TurnOff)).await.expect("the plug can be pulled");
     }
+}
+
+fn read((path, content): (PathBuf, Vec<u8>)) -> (PathBuf, serde_json::Value) {
+    (path, serde_json::from_slice(&content).expect("descriptions are JSON"))
 }

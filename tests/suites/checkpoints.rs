@@ -11,6 +11,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 async fn assert_clean(host: &SimHost) {
     host.world.assert_sound();
+    host.assert_described().await;
     let referenced = host.referenced().await;
     assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
     assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");

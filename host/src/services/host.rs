@@ -10,6 +10,8 @@ use stillpoint_proto::{
 use stillpoint_qemu::QemuHypervisor;
 use tonic::{Request, Response, Status};
 
+use super::{integrity, refuse};
+
 pub(crate) struct HostInfo {
     engine: Engine,
     hypervisor: Arc<QemuHypervisor>,
@@ -42,5 +44,14 @@ impl host_service_server::HostService for HostInfo {
             vms: u32::try_from(self.engine.vm_count().await).unwrap_or(u32::MAX),
             problems,
         }))
+    }
+
+    async fn rebuild_catalogue(
+        &self,
+        asked: Request<pb::RebuildCatalogueRequest>,
+    ) -> Result<Response<pb::RebuildCatalogueResponse>, Status> {
+        let folders = convert::request::rebuild_catalogue(asked.get_ref()).map_err(refuse)?;
+        let rebuilt = self.engine.rebuild(&folders).await.map_err(refuse)?;
+        Ok(Response::new(integrity::rebuilt(rebuilt)))
     }
 }

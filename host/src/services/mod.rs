@@ -3,6 +3,7 @@
 mod checkpoints;
 mod guests;
 mod host;
+mod integrity;
 mod operations;
 mod peer;
 mod respond;

@@ -50,6 +50,7 @@ impl Trial {
             assert_eq!(self.host.world.read(image, 1), Some(3), "{what}: {image} keeps the data");
         }
         assert_eq!(self.host.world.files().len(), 2, "{what}: {:?}", self.host.world.files());
+        assert_eq!(self.host.world.descriptions(), [].into(), "{what}: described");
     }
 
     /// Every operation has ended, and what was told of it stays true.
@@ -119,6 +120,7 @@ impl Trial {
         let referenced = self.host.referenced().await;
         assert_eq!(self.host.world.orphans(&referenced), [].into(), "{what}: left over");
         assert_eq!(self.host.world.missing(&referenced), [].into(), "{what}: missing");
+        self.host.assert_described().await;
         let processes = self.host.world.instances(&self.host.vm());
         assert!(processes.len() <= 1, "{what}: {} processes of the VM", processes.len());
         if self.act == Act::Export && self.told.is_done() {

@@ -103,6 +103,19 @@ fn every_answer_is_also_a_json_document() {
 }
 
 #[test]
+fn a_rebuild_says_what_it_took_and_what_it_left_and_why() {
+    let fake = Fake::start();
+    let expected = "\
+taken web: 2 checkpoints, 3 layers, running
+  /vm/old.qcow2 does not exist
+left /mnt/db.vm.json
+  VM db is in the catalogue already and was not touched
+";
+    assert_eq!(says(&fake, &["host", "rebuild", "/mnt"]), expected);
+    assert_eq!(json(&fake, &["host", "rebuild", "/mnt"])["left"][0]["file"], "/mnt/db.vm.json");
+}
+
+#[test]
 fn a_refusal_says_what_to_do_and_ends_with_1() {
     let fake = Fake::start();
     let (code, error) = refused(&fake, &["vm", "show", "mail"]);

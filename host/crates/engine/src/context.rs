@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalogue::Catalogue,
     config::EngineConfig,
-    ports::{Clock, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
+    ports::{Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
 };
 
 /// The world, as the engine is given it.
@@ -21,6 +21,8 @@ pub struct Ports {
     pub images: Arc<dyn Images>,
     /// Memory states.
     pub memory: Arc<dyn MemoryStates>,
+    /// Description files.
+    pub descriptions: Arc<dyn Descriptions>,
     /// Agents in guests.
     pub guest: Arc<dyn GuestQuiesce>,
     /// Export folders.

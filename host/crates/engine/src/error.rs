@@ -4,7 +4,7 @@ use std::error::Error;
 
 use stillpoint_common::{Failure, FallbackReason, Reason};
 
-use crate::ports::{ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
+use crate::ports::{DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,8 @@ pub(crate) enum StepError {
     Quiesce(#[from] QuiesceError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
     #[error(transparent)]
     Export(#[from] ExportError),
     #[error(transparent)]
@@ -35,6 +37,7 @@ impl From<StepError> for Failure {
             StepError::Image(error) => image_reason(error),
             StepError::Quiesce(error) => quiesce_reason(error),
             StepError::Memory(error) => memory_reason(error),
+            StepError::Description(error) => description_reason(error),
             StepError::Export(error) => export_reason(error),
             StepError::Store(error) => store_reason(error),
             StepError::Cancelled => Reason::OperationCancelled,
@@ -99,6 +102,13 @@ const fn memory_reason(error: &MemoryError) -> Reason {
         MemoryError::Damaged { .. } => Reason::MemoryDamaged,
         MemoryError::NoSpace { .. } => Reason::NoSpace,
         MemoryError::Io { .. } => Reason::CaptureFailed,
+    }
+}
+
+const fn description_reason(error: &DescriptionError) -> Reason {
+    match error {
+        DescriptionError::NoSpace { .. } => Reason::NoSpace,
+        DescriptionError::Io { .. } => Reason::LocationUnusable,
     }
 }
 

@@ -46,6 +46,17 @@ impl Forest {
         self.layers.values().filter(|layer| layer.backing == Some(id)).collect()
     }
 
+    /// The layers below this one, the nearest first. Those that there are, if the catalogue contradicts itself.
+    pub(crate) fn below(&self, layer: &Layer) -> Vec<&Layer> {
+        let mut below: Vec<&Layer> = Vec::new();
+        let mut next = layer.backing;
+        while let Some(found) = next.and_then(|id| self.get(id)).filter(|_| below.len() < self.layers.len()) {
+            below.push(found);
+            next = found.backing;
+        }
+        below
+    }
+
     /// From the user's image up to `head`. `None` if the catalogue contradicts itself.
     pub(crate) fn chain(&self, head: LayerId) -> Option<Vec<&Layer>> {
         let mut chain = Vec::new();
@@ -96,6 +107,7 @@ mod tests {
             backing: backing.map(|b| ids[b]),
             identity: FileIdentity { device: 1, inode: i as u64 },
             virtual_size: 1 << 30,
+            frozen: None,
         });
         (Forest::new(layers), ids)
     }

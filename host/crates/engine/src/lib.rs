@@ -6,6 +6,7 @@ mod bounded;
 mod catalogue;
 mod config;
 mod context;
+mod describe;
 mod disks;
 mod engine;
 mod error;
@@ -16,13 +17,17 @@ mod job;
 pub mod layout;
 mod plans;
 pub mod ports;
+mod rebuild;
 mod request;
 mod saga;
 mod space;
+mod truth;
 
+pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
+pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
     CheckpointChange, CheckpointView, ExportedFile, NewCheckpoint, NewVm, Request, StopMode, VmChange, VmView,
 };

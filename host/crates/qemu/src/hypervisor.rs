@@ -51,6 +51,11 @@ impl Hypervisor for QemuHypervisor {
         }
     }
 
+    async fn process(&self, instance: InstanceId) -> Option<u32> {
+        let process = ProcessIdentity::read(&self.shared.layout.instance(instance)).filter(ProcessIdentity::is_alive);
+        process.and_then(|process| u32::try_from(process.pid().as_raw_nonzero().get()).ok())
+    }
+
     async fn launch(&self, spec: &LaunchSpec) -> Result<Launched, HypervisorError> {
         launch::launch(&self.shared, spec).await
     }

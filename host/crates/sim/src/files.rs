@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
-use stillpoint_common::{DiskFormat, FileIdentity};
+use jiff::Timestamp;
+use stillpoint_common::{DiskFormat, FileIdentity, FileStamp};
 
 /// What a disk reads as: blocks that are not zero.
 pub type Content = BTreeMap<u64, u64>;
@@ -35,6 +37,14 @@ impl Image {
     pub(crate) fn empty(format: DiskFormat, virtual_size: u64) -> Self {
         let (backing, blocks) = (None, BTreeMap::new());
         Self { format, virtual_size, backing, blocks, users_own: false, corrupt: false, merged_away: false }
+    }
+
+    /// A clock that only goes on when something is written: what is in the file, as a time.
+    pub(crate) fn stamp(&self) -> FileStamp {
+        let mut hasher = DefaultHasher::new();
+        (&self.blocks, &self.backing).hash(&mut hasher);
+        let second = i64::try_from(hasher.finish() >> 34).unwrap_or_default();
+        FileStamp { bytes: self.allocated(), modified: Timestamp::from_second(second).unwrap_or_default() }
     }
 
     pub(crate) fn allocated(&self) -> u64 {

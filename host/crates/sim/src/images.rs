@@ -1,9 +1,12 @@
 //! Image files that no instance writes to, by the rules of the port.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
-use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts};
+use stillpoint_common::{DiskFormat, FileIdentity, InstanceId, LayerFile};
+use stillpoint_engine::ports::{FileUser, Flatten, ImageError, ImageFacts, Seen};
 
 use crate::{
     files::{BLOCK_BYTES, DEVICE, Image},
@@ -18,6 +21,11 @@ fn missing<T>(path: &Path) -> Outcome<T> {
 
 fn unusable<T>(path: &Path, message: &str) -> Outcome<T> {
     Err(ImageError::Unusable { path: path.to_owned(), message: message.to_owned() })
+}
+
+/// The number of an instance's process.
+pub(crate) fn pid_of(instance: InstanceId) -> u32 {
+    instance.to_string().bytes().fold(10_000, |pid, byte| (pid * 31 + u32::from(byte)) % 4_000_000)
 }
 
 impl State {
@@ -38,6 +46,32 @@ impl State {
             backing: image.backing.clone(),
             corrupt: image.corrupt,
         })
+    }
+
+    pub(crate) fn look(&self, path: &Path) -> Outcome<Seen> {
+        let (Some(inode), Some(image)) = (self.files.inode(path), self.files.named(path)) else { return missing(path) };
+        Ok(Seen {
+            identity: FileIdentity { device: DEVICE, inode },
+            stamp: image.stamp(),
+            allocated: image.allocated(),
+            backing: image.backing.clone(),
+        })
+    }
+
+    /// Who could write to these files: instances of VMs, and whoever a test says.
+    pub(crate) fn users(&self, paths: &[PathBuf]) -> Vec<FileUser> {
+        let mut users = vec![];
+        for path in paths {
+            let Some(inode) = self.files.inode(path) else { continue };
+            let user =
+                |pid, program: &str, writes| FileUser { path: path.clone(), pid, program: program.to_owned(), writes };
+            let open = self.instances.iter().filter(|(_, instance)| instance.open().any(|open| open.inode == inode));
+            users.extend(open.map(|(id, instance)| user(pid_of(*id), "qemu-system-x86", instance.writes_to(inode))));
+            users.extend(
+                self.strangers.iter().filter(|(open, _)| *open == path).map(|(_, name)| user(4711, name, true)),
+            );
+        }
+        users
     }
 
     pub(crate) fn create_overlay(&mut self, path: &Path, backing: &LayerFile, size: u64) -> Outcome<FileIdentity> {

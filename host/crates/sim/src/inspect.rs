@@ -1,7 +1,7 @@
 //! What a test can see of the world.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -134,6 +134,21 @@ impl World {
     #[must_use]
     pub fn files(&self) -> BTreeSet<PathBuf> {
         self.with(|state| state.files.paths().into_iter().chain(state.memories.keys().cloned()).collect())
+    }
+
+    /// Every description file and what it says.
+    #[must_use]
+    pub fn descriptions(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        self.with(|state| state.descriptions.clone())
+    }
+
+    /// Every record of the store.
+    #[must_use]
+    pub fn records(&self) -> BTreeMap<String, Vec<u8>> {
+        self.with(|state| state.store.scan("", None, usize::MAX))
+            .into_iter()
+            .map(|(key, stored)| (key, stored.value))
+            .collect()
     }
 
     /// Files that nothing in `referenced` names, and that no finished export contains; folders of unfinished exports.

@@ -2,7 +2,9 @@
 
 use std::{future::pending, time::Duration};
 
-use stillpoint_engine::ports::{ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
+use stillpoint_engine::ports::{
+    DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{Call, Fault, World, state::State};
@@ -160,6 +162,15 @@ impl Injected for MemoryError {
         match how {
             Injection::Refused => Self::Io { what: call.name().to_owned(), source: std::io::Error::other(WORDS) },
             Injection::NoSpace => Self::NoSpace { path: call.name().to_owned() },
+        }
+    }
+}
+
+impl Injected for DescriptionError {
+    fn injected(call: Call, how: Injection) -> Self {
+        match how {
+            Injection::Refused => Self::Io { what: call.name().to_owned(), source: std::io::Error::other(WORDS) },
+            Injection::NoSpace => Self::NoSpace { path: call.name().into() },
         }
     }
 }

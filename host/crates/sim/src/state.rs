@@ -38,6 +38,10 @@ pub(crate) struct State {
     pub(crate) scripts: BTreeMap<VmId, GuestScript>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) memories: BTreeMap<PathBuf, Memory>,
+    /// Files that a program which is none of ours has open, and its name.
+    pub(crate) strangers: BTreeMap<PathBuf, String>,
+    /// Description files.
+    pub(crate) descriptions: BTreeMap<PathBuf, Vec<u8>>,
     /// Folders that exist.
     pub(crate) folders: BTreeSet<PathBuf>,
     /// What finished exports say of themselves.
@@ -90,6 +94,8 @@ impl State {
             scripts: BTreeMap::new(),
             sessions: BTreeMap::new(),
             memories: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
             folders: BTreeSet::from([PathBuf::from("/")]),
             manifests: BTreeMap::new(),
             merges: BTreeMap::new(),

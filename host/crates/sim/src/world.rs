@@ -16,6 +16,7 @@ use crate::{
     files::Image,
     ports::ports_of,
     state::{Points, State},
+    store::KeyValues,
 };
 
 /// A simulated host with its guests. Clones are the same world.
@@ -121,12 +122,23 @@ impl World {
         self.with(|state| state.folders.insert(path.as_ref().to_owned()));
     }
 
+    /// Takes the store away, as somebody with `rm` does while the service is stopped.
+    pub fn lose_store(&self) {
+        self.with(|state| state.store = KeyValues::default());
+    }
+
+    /// Puts a description file down, as it is or another.
+    pub fn put_description(&self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
+        self.with(|state| state.descriptions.insert(path.as_ref().to_owned(), content.into()));
+    }
+
     /// Takes a file away, as somebody with `rm` does. False if there is none.
     pub fn lose_file(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         self.with(|state| {
             let image = state.files.inode(path).is_some();
             state.files.unlink(path);
+            let image = state.descriptions.remove(path).is_some() || image;
             state.memories.remove(path).is_some() || image
         })
     }
@@ -137,6 +149,27 @@ impl World {
             let image = state.files.named(path.as_ref()).cloned();
             image.map(|image| state.files.put(path.as_ref(), image)).is_some()
         })
+    }
+
+    /// Moves a file, as `mv` does: another name, the same file.
+    pub fn move_file(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) {
+        self.with(|state| state.files.rename(from.as_ref(), to.as_ref().to_owned()));
+    }
+
+    /// Writes into an image file from outside, as `dd conv=notrunc` does: the same file, another content.
+    pub fn overwrite_file(&self, path: impl AsRef<Path>, block: u64, value: u64) -> bool {
+        self.with(|state| state.files.named_mut(path.as_ref()).map(|image| image.blocks.insert(block, value)).is_some())
+    }
+
+    /// Writes another backing file into an image, as `qemu-img rebase -u` does.
+    pub fn name_backing(&self, path: impl AsRef<Path>, backing: impl AsRef<Path>) -> bool {
+        let backing = Some(backing.as_ref().to_owned());
+        self.with(|state| state.files.named_mut(path.as_ref()).map(|image| image.backing = backing).is_some())
+    }
+
+    /// A program that is none of ours opens a file for writing.
+    pub fn open_elsewhere(&self, path: impl AsRef<Path>, program: &str) {
+        self.with(|state| state.strangers.insert(path.as_ref().to_owned(), program.to_owned()));
     }
 
     /// Marks an image as damaged.

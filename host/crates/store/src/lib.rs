@@ -1,4 +1,4 @@
-//! The catalogue's and journal's store: one file, by redb.
+//! The catalogue's and journal's store: one file, by redb; and the description files it can be made again from.
 //!
 //! What is true here: a commit that returned is on disk; a reader sees whole commits only; revisions grow and are never
 //! used twice, also over restarts; one process has the file open at a time.
@@ -11,6 +11,7 @@
 //! A disk syncs a few hundred times a second at best. While one sync runs, the transactions of other VMs gather, and
 //! the next sync takes them all: each still has its own guards, its own revision and its own answer.
 
+mod descriptions;
 mod file;
 mod reading;
 mod writing;
@@ -22,6 +23,7 @@ use redb::Database;
 use stillpoint_engine::ports::{Put, Store, StoreError, Stored, Txn};
 use tokio::task::spawn_blocking;
 
+pub use crate::descriptions::FileDescriptions;
 use crate::writing::Writer;
 
 /// Writes in a transaction, at most.

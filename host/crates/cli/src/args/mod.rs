@@ -91,6 +91,14 @@ pub enum GuestCommand {
 pub enum HostCommand {
     /// Show what the service found on its host.
     Show,
+    /// Make the catalogue again after it was lost, from the descriptions in checkpoint locations and from the layers.
+    ///
+    /// VMs that the catalogue has are not touched, and no file is written. What cannot be taken is left, with the reason.
+    Rebuild {
+        /// Checkpoint locations to look in, or folders above them. The service's own is always looked in.
+        #[arg(value_name = "FOLDER")]
+        folders: Vec<PathBuf>,
+    },
 }
 
 /// How to wait for work that was begun.

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod error;
+mod integrity;
 mod operations;
 mod resolve;
 mod vms;

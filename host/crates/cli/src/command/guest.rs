@@ -1,6 +1,6 @@
 //! `stillpoint guest|writer|host …`
 
-use super::{Context, show};
+use super::{Context, integrity, show};
 use crate::{
     CliError,
     args::{GuestCommand, HostCommand, WriterCommand},
@@ -23,7 +23,11 @@ pub(super) async fn writers(context: &Context, command: &WriterCommand) -> Resul
 }
 
 pub(super) async fn host(context: &Context, command: &HostCommand) -> Result<Answer, CliError> {
-    let HostCommand::Show = command;
-    let host = context.client.host().await?;
-    Answer::new(show::host(&host), &host)
+    match command {
+        HostCommand::Show => {
+            let host = context.client.host().await?;
+            Answer::new(show::host(&host), &host)
+        }
+        HostCommand::Rebuild { folders } => integrity::rebuild(context, folders).await,
+    }
 }

@@ -7,6 +7,7 @@ use crate::{
     CheckpointChange, VmChange,
     admission::{Situation, ready},
     catalogue::Changes,
+    describe,
     disks::take_disks,
     error::StepError,
     plans,
@@ -26,7 +27,10 @@ impl VmActor {
                     .has_checkpoints("its checkpoint location cannot be changed")
                     .at("vm.checkpoint_location"));
             }
-            vm.checkpoint_location = location;
+            if vm.checkpoint_location != location {
+                describe::remove_all(&self.world, &vm).await?;
+                vm.checkpoint_location = location;
+            }
         }
         if let Some(critical) = change.critical {
             vm.critical = critical;
@@ -36,7 +40,7 @@ impl VmActor {
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
         vm.updated = self.now();
-        Ok(self.world.catalogue.commit(changes.set_vm(&vm)).await.map_err(StepError::from)?)
+        self.write(changes.set_vm(&vm)).await
     }
 
     async fn redefine(&self, vm: &mut Vm, definition: VmDefinition, has_checkpoints: bool) -> Result<Changes, Failure> {
@@ -64,8 +68,14 @@ impl VmActor {
         self.idle_vm().await?;
         let checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
         ready(&checkpoint)?;
-        let changes = Changes::default().set_checkpoint(&change.applied(checkpoint));
-        Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)
+        self.write(Changes::default().set_checkpoint(&change.applied(checkpoint))).await
+    }
+
+    /// Writes changes down, and describes them.
+    pub(super) async fn write(&self, changes: Changes) -> Result<(), Failure> {
+        self.world.catalogue.commit(changes).await.map_err(StepError::from)?;
+        describe::settled(&self.world, &self.vm).await;
+        Ok(())
     }
 
     pub(super) async fn delete(&mut self) -> Result<(), Failure> {
@@ -77,6 +87,7 @@ impl VmActor {
             return Err(self.has_checkpoints("it cannot be deleted"));
         }
         self.nothing_to_collect(&vm).await?;
+        describe::remove_all(&self.world, &vm).await?;
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
         let Err(error) = self.world.catalogue.commit(changes.delete_vm(&vm.id)).await else { return Ok(()) };

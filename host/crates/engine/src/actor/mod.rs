@@ -36,6 +36,7 @@ use crate::{
     admission::Situation,
     catalogue::Changes,
     context::{Cx, Reporter, World},
+    describe,
     hub::Hub,
     job::Job,
     plans,
@@ -144,6 +145,7 @@ impl VmActor {
         }
         // A note that is still there is of a VM that the operation could not let go on.
         self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
+        self.unsettled |= self.world.catalogue.debts(&self.vm).await.is_ok_and(|debts| !debts.is_empty());
     }
 
     /// Brings the record in line with the process, while nothing is at work.
@@ -156,6 +158,11 @@ impl VmActor {
             Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
             Err(error) => tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM could not be settled"),
         }
+    }
+
+    /// What is owed to the description files is written, or tried again with the next look.
+    async fn describe(&mut self) {
+        self.unsettled |= !describe::settled(&self.world, &self.vm).await;
     }
 
     /// Who has been told that an operation ended must not hear that the VM is still busy with it: its task is over in a
@@ -195,7 +202,7 @@ impl VmActor {
         }
         match plans::collection_is_due(&self.idle_cx()).await {
             Ok(true) => self.begin_collection().await,
-            Ok(false) => {}
+            Ok(false) => self.describe().await,
             Err(failure) => {
                 tracing::error!(vm = %self.vm, %failure, "it is not known what is to be collected");
                 self.unsettled = true;
@@ -315,6 +322,7 @@ impl VmActor {
         let is_ours = vm.map_or(true, |vm| vm.instance == Some(instance));
         if is_ours && self.running.is_none() {
             self.settle().await;
+            self.describe().await;
         }
     }
 

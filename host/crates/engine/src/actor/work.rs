@@ -6,6 +6,7 @@ use tokio::time::sleep;
 use super::caught::caught;
 use crate::{
     context::Cx,
+    describe,
     hub::Hub,
     job::Job,
     plans,
@@ -63,6 +64,13 @@ async fn work(job: Job, cx: &Cx, from: From) {
     }
     if let Err(error) = plans::settle(cx).await {
         tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's process could not be observed");
+    }
+    match describe::settle(&cx.world, &cx.vm).await {
+        Ok(settled) => journal.add(settled),
+        Err(error) => {
+            let failure = Failure::from(error);
+            cx.reporter.warn(format!("the description files could not be written yet: {failure}"));
+        }
     }
     journal.end(result, cx.ports().clock.now()).await;
 }

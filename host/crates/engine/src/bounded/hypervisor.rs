@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId};
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, within};
 use crate::ports::{
@@ -21,6 +21,10 @@ fn late(command: &'static str) -> impl FnOnce(Duration) -> HypervisorError {
 impl Hypervisor for Bounded<dyn Hypervisor> {
     async fn observe(&self, instance: InstanceId) -> Answer<Observed> {
         within(self.limits.look, late("observe"), self.port.observe(instance)).await
+    }
+
+    async fn process(&self, instance: InstanceId) -> Option<u32> {
+        timeout(self.limits.look, self.port.process(instance)).await.ok().flatten()
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Answer<Launched> {

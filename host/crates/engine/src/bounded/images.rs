@@ -1,6 +1,7 @@
 //! The calls for image files.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 
 use super::{Bounded, Moving, within};
-use crate::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
+use crate::ports::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space};
 
 type Answer<T = ()> = Result<T, ImageError>;
 
@@ -18,14 +19,26 @@ fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ImageError 
     move |waited| ImageError::Failed { what, message: format!("no answer, and nothing moved, within {waited:?}") }
 }
 
+fn first(paths: &[PathBuf]) -> &Path {
+    paths.first().map_or(Path::new("files"), PathBuf::as_path)
+}
+
 #[async_trait]
 impl Images for Bounded<dyn Images> {
     async fn stat(&self, path: &Path, format: DiskFormat) -> Answer<ImageFacts> {
         within(self.limits.look, late("a look at the header of", path), self.port.stat(path, format)).await
     }
 
-    async fn identify(&self, path: &Path) -> Answer<FileIdentity> {
-        within(self.limits.look, late("a look at the identity of", path), self.port.identify(path)).await
+    async fn look(&self, file: &LayerFile) -> Answer<Seen> {
+        within(self.limits.look, late("a glance at", &file.path), self.port.look(file)).await
+    }
+
+    async fn missing(&self, paths: &[PathBuf]) -> Answer<BTreeSet<PathBuf>> {
+        within(self.limits.look, late("a look for", first(paths)), self.port.missing(paths)).await
+    }
+
+    async fn users(&self, paths: &[PathBuf]) -> Answer<Vec<FileUser>> {
+        within(self.limits.act, late("a look for users of", first(paths)), self.port.users(paths)).await
     }
 
     async fn space(&self, path: &Path) -> Answer<Space> {

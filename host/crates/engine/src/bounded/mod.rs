@@ -7,6 +7,7 @@
 //! A call whose wait was ended may still have its effect later. Plans live with that, since they look before they act;
 //! the one place where it matters more is the store: see `Catalogue::settled`.
 
+mod descriptions;
 mod exports;
 mod guest;
 mod hypervisor;
@@ -42,6 +43,7 @@ pub(crate) fn bounded(ports: Ports, limits: PortLimits) -> Ports {
         hypervisor: Bounded::new(ports.hypervisor, limits),
         images: Bounded::new(ports.images, limits),
         memory: Bounded::new(ports.memory, limits),
+        descriptions: Bounded::new(ports.descriptions, limits),
         guest: Bounded::new(ports.guest, limits),
         exports: Bounded::new(ports.exports, limits),
         store: Bounded::new(ports.store, limits),

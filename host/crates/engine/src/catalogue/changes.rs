@@ -1,4 +1,7 @@
 //! Writes to the catalogue that become visible together.
+//!
+//! Whatever changes what the description files of a VM have to say notes in the same transaction that they are owed: see
+//! [`describe`](crate::describe).
 
 use stillpoint_common::{Checkpoint, CheckpointId, FileIdentity, InstanceId, Layer, Vm, VmId};
 
@@ -32,7 +35,7 @@ impl Changes {
 
     pub(crate) fn set_vm(mut self, vm: &Vm) -> Self {
         self.put(Put::Set(keys::vm(&vm.id), encode(vm)));
-        self
+        self.owe(&vm.id)
     }
 
     /// Only if there is no VM of this name.
@@ -41,26 +44,28 @@ impl Changes {
         self.set_vm(vm)
     }
 
+    /// Forgets a VM, whose description is removed already.
     pub(crate) fn delete_vm(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::vm(vm)));
-        self
+        self.settle(vm, &[None])
     }
 
     pub(crate) fn set_checkpoint(mut self, checkpoint: &Checkpoint) -> Self {
         self.put(Put::Set(keys::checkpoint(&checkpoint.vm, checkpoint.id), encode(checkpoint)));
-        self
+        self.owe(&checkpoint.vm)
     }
 
     pub(crate) fn delete_checkpoint(mut self, vm: &VmId, id: CheckpointId) -> Self {
         self.put(Put::Delete(keys::checkpoint(vm, id)));
-        self
+        self.put(Put::Set(keys::debt(vm, Some(id)), encode(&Some(id))));
+        self.owe(vm)
     }
 
     /// Keeps a layer and notes whose disk its file is.
     pub(crate) fn set_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
         self.put(Put::Set(keys::layer(vm, layer.file.id), encode(layer)));
         self.put(Put::Set(keys::file(layer.identity), encode(vm)));
-        self
+        self.owe(vm)
     }
 
     /// The same, only if the file is nobody's yet.
@@ -71,7 +76,7 @@ impl Changes {
 
     pub(crate) fn delete_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
         self.put(Put::Delete(keys::layer(vm, layer.file.id)));
-        self.free_file(layer.identity)
+        self.free_file(layer.identity).owe(vm)
     }
 
     /// Lets go of a layer and notes that its file is still there, to be removed.
@@ -88,6 +93,18 @@ impl Changes {
 
     fn free_file(mut self, identity: FileIdentity) -> Self {
         self.put(Put::Delete(keys::file(identity)));
+        self
+    }
+
+    /// Notes that the VM's description files have to be brought in line with the catalogue.
+    pub(crate) fn owe(mut self, vm: &VmId) -> Self {
+        self.put(Put::Set(keys::debt(vm, None), encode(&None::<CheckpointId>)));
+        self
+    }
+
+    /// These descriptions say what the catalogue says.
+    pub(crate) fn settle(mut self, vm: &VmId, debts: &[Option<CheckpointId>]) -> Self {
+        debts.iter().for_each(|debt| self.put(Put::Delete(keys::debt(vm, *debt))));
         self
     }
 

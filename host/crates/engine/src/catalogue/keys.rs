@@ -52,6 +52,15 @@ pub(super) fn standstill(vm: &VmId) -> String {
     format!("standstill/{vm}")
 }
 
+pub(super) fn debts(vm: &VmId) -> String {
+    format!("describe/{vm}/")
+}
+
+/// The description of a VM, or of a checkpoint that is gone.
+pub(super) fn debt(vm: &VmId, gone: Option<CheckpointId>) -> String {
+    gone.map_or_else(|| format!("describe/{vm}/vm"), |id| format!("describe/{vm}/{id}"))
+}
+
 pub(super) fn leftovers(vm: &VmId) -> String {
     format!("leftover/{vm}/")
 }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod keys;
+mod readable;
 mod record;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use stillpoint_common::{
 };
 
 pub(crate) use self::changes::Changes;
+pub use self::readable::readable;
 use self::record::decode;
 use crate::{
     forest::Forest,
@@ -74,6 +76,11 @@ impl Catalogue {
     /// Layers that were let go and whose files are still to be removed.
     pub(crate) async fn leftovers(&self, vm: &VmId) -> Result<Vec<Layer>, Failure> {
         self.all(&keys::leftovers(vm)).await
+    }
+
+    /// Descriptions of a VM that are not in line with the catalogue: its own, and those of checkpoints that are gone.
+    pub(crate) async fn debts(&self, vm: &VmId) -> Result<Vec<Option<CheckpointId>>, Failure> {
+        self.all(&keys::debts(vm)).await
     }
 
     /// Whose disk a file is.

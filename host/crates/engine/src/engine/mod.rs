@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod operations;
+mod rebuild;
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,7 @@ use crate::{
     bounded::bounded,
     catalogue::{Catalogue, Changes},
     context::World,
+    describe,
     disks::take_disks,
     error::StepError,
     hub::Hub,
@@ -145,6 +147,7 @@ impl Engine {
             }
             Err(error) => self.made_all_the_same(&vm, error).await?,
         }
+        describe::settled(&self.world, &vm.id).await;
         let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
         self.actors.lock().await.insert(vm.id.clone(), actor);
         self.vm(&vm.id).await

@@ -8,6 +8,7 @@ use super::disks::{create_overlays, launch_chains, remove_overlays, verify_layer
 use crate::{
     catalogue::Changes,
     context::Cx,
+    describe,
     error::StepError,
     job::{ApplyFacts, Facts},
     ports::{HypervisorError, LaunchSpec, RunState, StartMode},
@@ -30,6 +31,7 @@ pub(super) enum ApplyStep {
     LaunchNew,
     LoadMemory,
     MoveHead,
+    Describe,
     StopOld,
     Resume,
     SetClock,
@@ -38,15 +40,21 @@ pub(super) enum ApplyStep {
 use ApplyStep as S;
 
 /// The checkpoint has memory: the old process is given up only when the new one has taken the state.
-const WITH_MEMORY: &[&[S]] =
-    &[&[S::CreateOverlays, S::LaunchNew, S::LoadMemory], &[S::MoveHead], &[S::StopOld, S::Resume, S::SetClock]];
+const WITH_MEMORY: &[&[S]] = &[
+    &[S::CreateOverlays, S::LaunchNew, S::LoadMemory],
+    &[S::MoveHead],
+    &[S::Describe, S::StopOld, S::Resume, S::SetClock],
+];
 
 /// The same for a VM with host resources that two processes cannot share: the old one has to give them up first.
-const WITH_MEMORY_EXCLUSIVE: &[&[S]] =
-    &[&[S::CreateOverlays, S::FreeHost, S::LaunchNew, S::LoadMemory], &[S::MoveHead], &[S::Resume, S::SetClock]];
+const WITH_MEMORY_EXCLUSIVE: &[&[S]] = &[
+    &[S::CreateOverlays, S::FreeHost, S::LaunchNew, S::LoadMemory],
+    &[S::MoveHead],
+    &[S::Describe, S::Resume, S::SetClock],
+];
 
 /// The checkpoint has no memory: the VM is off afterwards.
-const DISKS_ONLY: &[&[S]] = &[&[S::CreateOverlays], &[S::MoveHead], &[S::StopOld]];
+const DISKS_ONLY: &[&[S]] = &[&[S::CreateOverlays], &[S::MoveHead], &[S::Describe, S::StopOld]];
 
 impl Step for ApplyStep {
     fn phase(self) -> Option<&'static str> {
@@ -56,7 +64,7 @@ impl Step for ApplyStep {
             Self::LoadMemory => Some("load"),
             Self::StopOld | Self::FreeHost => Some("stop"),
             Self::SetClock => Some("clock"),
-            Self::MoveHead | Self::Resume => None,
+            Self::MoveHead | Self::Describe | Self::Resume => None,
         }
     }
 
@@ -65,7 +73,12 @@ impl Step for ApplyStep {
             Self::MoveHead => Nature::Commit,
             // Of two processes of one VM one must go: it would run on, unknown to everybody.
             Self::LaunchNew | Self::StopOld => Nature::Vital,
-            Self::CreateOverlays | Self::FreeHost | Self::LoadMemory | Self::Resume | Self::SetClock => Nature::Plain,
+            Self::CreateOverlays
+            | Self::FreeHost
+            | Self::LoadMemory
+            | Self::Describe
+            | Self::Resume
+            | Self::SetClock => Nature::Plain,
         }
     }
 }
@@ -93,6 +106,8 @@ impl Plan for Apply {
             S::LaunchNew => self.launch(cx).await?,
             S::LoadMemory => self.load(cx).await?,
             S::MoveHead => return self.move_head(cx).await,
+            // Before the guest can write to what nobody would find again without the catalogue.
+            S::Describe => describe::now_only(cx).await,
             S::StopOld => self.stop_old(cx).await?,
             S::Resume => self.resume(cx).await?,
             S::SetClock => self.set_clock(cx).await,
@@ -108,7 +123,14 @@ impl Plan for Apply {
                 Ok(cx.ports().hypervisor.retire(new).await?)
             }
             (
-                S::LaunchNew | S::FreeHost | S::LoadMemory | S::MoveHead | S::StopOld | S::Resume | S::SetClock,
+                S::LaunchNew
+                | S::FreeHost
+                | S::LoadMemory
+                | S::MoveHead
+                | S::Describe
+                | S::StopOld
+                | S::Resume
+                | S::SetClock,
                 None | Some(_),
             ) => Ok(()),
         }

@@ -12,13 +12,16 @@ use std::collections::BTreeSet;
 use stillpoint_common::{CheckpointState, InstanceId, Layer, LayerFile, LayerId, Vm};
 use tokio::time::Instant;
 
+use super::disks::verify_at_a_glance;
 use crate::{
     catalogue::Changes,
     context::Cx,
+    describe,
     error::StepError,
     forest::{Collect, Forest},
-    ports::{LiveMerge, OfflineMerge, RunState},
+    ports::{DescriptionError, LiveMerge, OfflineMerge, RunState},
     saga::up_to,
+    truth::{self, freeze},
 };
 
 /// Does everything there is to do. Answers how many layers it removed.
@@ -75,9 +78,18 @@ async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError
     remove_leftovers(cx).await
 }
 
-/// Removes the files of layers that were let go.
+/// Removes the files of layers that were let go, once the descriptions say so too. Where there is no space to write
+/// them, making space comes first.
 pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
-    for layer in cx.catalogue().leftovers(&cx.vm).await? {
+    let leftovers = cx.catalogue().leftovers(&cx.vm).await?;
+    if !leftovers.is_empty() {
+        match describe::settle(&cx.world, &cx.vm).await {
+            Ok(settled) => cx.catalogue().commit(settled).await?,
+            Err(StepError::Description(DescriptionError::NoSpace { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for layer in leftovers {
         cx.ports().images.remove(&layer.file.path, layer.identity).await?;
         cx.catalogue().commit(Changes::default().forget_leftover(&cx.vm, &layer)).await?;
     }
@@ -86,7 +98,8 @@ pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
 
 async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<(), StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
-    let forest = cx.catalogue().forest(&cx.vm).await?;
+    verify_at_a_glance(cx.ports(), &cx.catalogue().forest(&cx.vm).await?, &child).await?;
+    let forest = truth::open(cx, &parent, &child).await?;
     let phase = cx.reporter.begin("merge");
     match live_chain(cx, &vm, &child).await? {
         Some(live) => merge_live(cx, &live, &forest, &parent, &child).await?,
@@ -163,7 +176,10 @@ async fn switch_to_parent(
 ) -> Result<(), StepError> {
     cx.ports().hypervisor.finish_merge(instance, merge).await?;
     let changes = replaced(cx, forest, parent, child).await?.retire_layer(&cx.vm, child);
-    Ok(cx.catalogue().commit(changes).await?)
+    cx.catalogue().commit(changes).await?;
+    // From now on the guest writes to the parent alone.
+    describe::now_only(cx).await;
+    Ok(())
 }
 
 /// Layers of other branches that lay on the child lie on the parent from now on. Those of the running chain know.
@@ -179,9 +195,14 @@ async fn repoint(cx: &Cx, forest: &Forest, chain: &[LayerId], parent: &Layer, ch
 /// Whoever referred to the child refers to the parent.
 pub(super) async fn replaced(cx: &Cx, forest: &Forest, parent: &Layer, child: &Layer) -> Result<Changes, StepError> {
     let (from, to) = (child.file.id, parent.file.id);
-    let mut changes = Changes::default();
-    for layer in forest.children(from) {
-        let layer = Layer { backing: Some(to), ..layer.clone() };
+    let mut vm = cx.catalogue().vm(&cx.vm).await?;
+    let onto_parent = forest.children(from).into_iter().map(|layer| Layer { backing: Some(to), ..layer.clone() });
+    let onto_parent: Vec<Layer> = onto_parent.collect();
+    let mut changes = onto_parent.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&cx.vm, layer));
+    let is_head = |id: LayerId| vm.heads.values().any(|head| *head == id);
+    let mut closed: Vec<Layer> = onto_parent.into_iter().filter(|layer| !is_head(layer.file.id)).collect();
+    closed.extend((!is_head(from)).then(|| parent.clone()));
+    for layer in freeze(cx, closed).await? {
         changes = changes.set_layer(&cx.vm, &layer);
     }
     for mut checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
@@ -190,7 +211,6 @@ pub(super) async fn replaced(cx: &Cx, forest: &Forest, parent: &Layer, child: &L
             changes = changes.set_checkpoint(&checkpoint);
         }
     }
-    let mut vm = cx.catalogue().vm(&cx.vm).await?;
     if vm.heads.get(&child.disk) == Some(&from) {
         vm.heads.insert(child.disk.clone(), to);
         changes = changes.set_vm(&vm);

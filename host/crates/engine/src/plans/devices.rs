@@ -11,8 +11,8 @@ use crate::{catalogue::Changes, context::Cx, error::StepError};
 /// Lets the records of a VM's layers follow their files to other device numbers.
 pub(super) async fn follow_devices(cx: &Cx) -> Result<(), StepError> {
     for layer in cx.catalogue().forest(&cx.vm).await?.iter() {
-        let found = cx.ports().images.identify(&layer.file.path).await.ok();
-        if let Some(identity) = found.and_then(|found| moved(layer.identity, found)) {
+        let seen = cx.ports().images.look(&layer.file).await.ok();
+        if let Some(identity) = seen.and_then(|seen| moved(layer.identity, seen.identity)) {
             tracing::info!(vm = %cx.vm, path = %layer.file.path.display(), "its file system has another device number");
             let here = Layer { identity, ..layer.clone() };
             let changes = Changes::default().delete_layer(&cx.vm, layer).set_layer(&cx.vm, &here);

@@ -10,6 +10,7 @@ use crate::{
     forest::Forest,
     job::PlannedOverlay,
     ports::{DiskChain, ImageError, Overlay},
+    truth,
 };
 
 /// A new layer over each of these layers: beside it, named after the user's image, with its id in the name.
@@ -38,7 +39,8 @@ pub(super) async fn create_overlays(
     let mut made = Vec::with_capacity(overlays.len());
     for (disk, planned) in overlays {
         let backing = forest.get(planned.backing).ok_or_else(|| contradiction(disk))?;
-        let facts = verify_layer(cx.ports(), backing).await?;
+        verify_at_a_glance(cx.ports(), forest, backing).await?;
+        let facts = verify_layer(cx.ports(), backing, &forest.below(backing)).await?;
         let identity = cx.ports().images.create_overlay(&planned.file.path, &backing.file, facts).await?;
         made.push(layer_of(disk, planned, identity, facts));
     }
@@ -47,7 +49,7 @@ pub(super) async fn create_overlays(
 
 pub(super) fn layer_of(disk: &DiskName, planned: &PlannedOverlay, identity: FileIdentity, virtual_size: u64) -> Layer {
     let (file, backing) = (planned.file.clone(), Some(planned.backing));
-    Layer { file, disk: disk.clone(), backing, identity, virtual_size }
+    Layer { file, disk: disk.clone(), backing, identity, virtual_size, frozen: None }
 }
 
 /// Removes the files of planned overlays that have not become layers of the VM.
@@ -99,25 +101,41 @@ pub(super) async fn verify_layers(
     heads: impl IntoIterator<Item = (&DiskName, &LayerId)>,
 ) -> Result<(), StepError> {
     for (disk, head) in heads {
-        for layer in forest.chain(*head).ok_or_else(|| contradiction(disk))? {
-            verify_layer(ports, layer).await?;
+        let mut chain = forest.chain(*head).ok_or_else(|| contradiction(disk))?;
+        chain.reverse();
+        for (at, layer) in chain.iter().enumerate() {
+            verify_layer(ports, layer, &chain[at + 1..]).await?;
         }
     }
     Ok(())
 }
 
-/// Makes sure that a layer's file is the one we know and whole. Answers its virtual size.
-pub(super) async fn verify_layer(ports: &Ports, layer: &Layer) -> Result<u64, StepError> {
+/// Makes sure that a layer's file is the one we know, over the layer that we know, unchanged and whole. Answers its virtual size.
+pub(super) async fn verify_layer(ports: &Ports, layer: &Layer, below: &[&Layer]) -> Result<u64, StepError> {
+    let seen = ports.images.look(&layer.file).await;
+    if let Some(wrong) = truth::wrongs(layer, below, seen.as_ref()).first() {
+        return Err(wrong.failure(layer).into());
+    }
     let facts = ports.images.stat(&layer.file.path, layer.file.format).await?;
     let path: PathBuf = layer.file.path.clone();
-    if facts.identity != layer.identity {
-        return Err(ImageError::Changed { path }.into());
-    }
     if facts.corrupt {
         let message = "its header says that it is damaged; run `qemu-img check`".to_owned();
         return Err(ImageError::Unusable { path, message }.into());
     }
     Ok(facts.virtual_size)
+}
+
+/// The same for a layer and all below it, without a look at what is in them: quick.
+pub(super) async fn verify_at_a_glance(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
+    let mut chain = forest.chain(layer.file.id).ok_or_else(|| contradiction(&layer.disk))?;
+    chain.reverse();
+    for (at, layer) in chain.iter().enumerate() {
+        let seen = ports.images.look(&layer.file).await;
+        if let Some(wrong) = truth::wrongs(layer, &chain[at + 1..], seen.as_ref()).first() {
+            return Err(wrong.failure(layer).into());
+        }
+    }
+    Ok(())
 }
 
 fn contradiction(disk: &DiskName) -> Failure {

@@ -6,6 +6,7 @@ use super::collect::replaced;
 use crate::{
     catalogue::Changes,
     context::Cx,
+    describe,
     error::StepError,
     ports::{Observed, RunState},
 };
@@ -41,11 +42,13 @@ async fn clear(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
 }
 
 /// If we had paused the VM and a crash or a failure came in between, it goes on. The first act of every recovery; only
-/// the record of which layer is the head comes before it, since from then on the guest writes to it.
+/// the record (and description) of which layer is the head comes before it, since from then on the guest writes to it.
 pub(crate) async fn release_hold(cx: &Cx) -> Result<(), StepError> {
     let Some(instance) = cx.catalogue().hold(&cx.vm).await? else { return Ok(()) };
     let observed = cx.ports().hypervisor.observe(instance).await?;
-    reconcile_heads(cx, &observed).await?;
+    if reconcile_heads(cx, &observed).await? {
+        describe::now_only(cx).await;
+    }
     if observed.run == RunState::Paused {
         cx.ports().hypervisor.resume(instance).await?;
     }

@@ -20,6 +20,9 @@ pub trait Hypervisor: Send + Sync {
     /// After a restart of the service this attaches to the process that is still running.
     async fn observe(&self, instance: InstanceId) -> Result<Observed, HypervisorError>;
 
+    /// The system's number of the instance's process, if it lives.
+    async fn process(&self, instance: InstanceId) -> Option<u32>;
+
     /// Starts a process, paused before its first instruction (or, for [`StartMode::Restore`], waiting for its memory).
     ///
     /// Afterwards the instance is observed as [`RunState::Paused`] or [`RunState::AwaitingMemory`]. On failure no

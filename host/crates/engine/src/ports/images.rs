@@ -1,9 +1,12 @@
 //! The port to image files that no running VM is writing to.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
-use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
+use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile};
 
 use super::ProgressSink;
 
@@ -13,8 +16,15 @@ pub trait Images: Send + Sync {
     /// What is true of this file now. Also works while a VM has it open.
     async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError>;
 
-    /// Which file lies under this name now. Cheap: its content is not looked at.
-    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError>;
+    /// What can be seen of a file without a tool: cheap, and also while a VM has it open. Nothing it names is opened.
+    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError>;
+
+    /// Which of these files are not there.
+    async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError>;
+
+    /// Processes, other than the service and its tools, that can write to one of these files or hold a lock on it.
+    /// Those that cannot be looked into are not among them.
+    async fn users(&self, paths: &[PathBuf]) -> Result<Vec<FileUser>, ImageError>;
 
     /// Room on the file system that this path is on, or would be: a path that is not there stands for the nearest
     /// folder above it that is. Cheap.
@@ -82,6 +92,32 @@ pub struct Space {
     pub mounted_on: PathBuf,
     /// Bytes that the hypervisor and the service can still write.
     pub free: u64,
+}
+
+/// What is seen of an image file at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Which file it is.
+    pub identity: FileIdentity,
+    /// Whether it was written to since.
+    pub stamp: FileStamp,
+    /// Bytes it takes on the host's disk.
+    pub allocated: u64,
+    /// The backing file it names, absolute.
+    pub backing: Option<PathBuf>,
+}
+
+/// A process that has an image file open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileUser {
+    /// Which file.
+    pub path: PathBuf,
+    /// Its process id.
+    pub pid: u32,
+    /// Its name, as the system has it.
+    pub program: String,
+    /// It can write to the file.
+    pub writes: bool,
 }
 
 /// A merge of two neighbouring layers that no VM has open.

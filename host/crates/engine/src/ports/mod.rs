@@ -8,6 +8,7 @@
 //! (`observe`, `stat`) before it goes on.
 
 mod clock;
+mod descriptions;
 mod exports;
 mod guest;
 mod hypervisor;
@@ -16,12 +17,13 @@ mod memory;
 mod store;
 
 pub use clock::{Clock, SystemClock};
+pub use descriptions::{DescriptionError, Descriptions, FoundDescription};
 pub use exports::{ExportError, ExportTargets};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
     LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
-pub use images::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, Space};
+pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, Seen, Space};
 pub use memory::{MemoryError, MemoryStates};
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

@@ -97,6 +97,11 @@ impl Journal {
         Ok(self.catalogue.commit(changes).await?)
     }
 
+    /// Adds what is to be written with the end. Later changes of the same record win.
+    pub(crate) fn add(&mut self, changes: Changes) {
+        self.pending = changes.and(std::mem::take(&mut self.pending));
+    }
+
     /// Writes down how it ended, and tells those who watch. Nobody is told of an end that is not durable: while it
     /// cannot be written, the operation is not over.
     pub(crate) async fn end(mut self, result: Result<Outcome, Failure>, now: jiff::Timestamp) {

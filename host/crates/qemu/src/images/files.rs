@@ -8,9 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use stillpoint_common::FileIdentity;
-use stillpoint_engine::ports::ImageError;
+use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile};
+use stillpoint_engine::ports::{ImageError, Seen};
 
 use super::{
     header::{Header, resolve},
@@ -19,6 +20,23 @@ use super::{
 
 pub(super) fn identity(metadata: &fs::Metadata) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+/// What is seen of an image by its inode and its head.
+pub(super) fn glance(file: &LayerFile) -> Result<Seen, ImageError> {
+    let path = &file.path;
+    let metadata = fs::metadata(path).map_err(|error| io_error(path, "looking at", &error))?;
+    let header = match file.format {
+        DiskFormat::Qcow2 => Header::read(path).map_err(|error| io_error(path, "reading", &error))?,
+        DiskFormat::Raw | DiskFormat::Vhdx | DiskFormat::Vpc => None,
+    };
+    let modified = metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or_default();
+    Ok(Seen {
+        identity: identity(&metadata),
+        stamp: FileStamp { bytes: metadata.len(), modified },
+        allocated: metadata.blocks() * 512,
+        backing: header.and_then(|header| header.backing).map(|name| resolve(folder(path), &name)),
+    })
 }
 
 /// The image names a backing file, and that is this file.

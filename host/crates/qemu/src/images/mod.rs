@@ -7,19 +7,23 @@ mod files;
 mod header;
 mod space;
 mod tool;
+mod users;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
-use files::{blocking, folder, identity, io_error, lies_on, look, place, sync, sync_one, temporary};
+use files::{blocking, folder, glance, identity, io_error, lies_on, look, place, sync, sync_one, temporary};
 use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
-use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
+use stillpoint_engine::ports::{
+    FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space,
+};
 use tool::{Tool, failed};
 
 use crate::{config::QemuConfig, nodes};
@@ -154,8 +158,20 @@ impl Images for QemuImages {
         sync(&merge.parent.path).await
     }
 
-    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError> {
-        look(path)
+    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
+        let file = file.clone();
+        blocking(move || glance(&file)).await
+    }
+
+    async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError> {
+        let paths = paths.to_vec();
+        let gone = |path: &PathBuf| matches!(look(path), Err(ImageError::Missing { .. }));
+        blocking(move || Ok(paths.into_iter().filter(gone).collect())).await
+    }
+
+    async fn users(&self, paths: &[PathBuf]) -> Result<Vec<FileUser>, ImageError> {
+        let paths = paths.to_vec();
+        blocking(move || Ok(users::of(&paths))).await
     }
 
     async fn space(&self, path: &Path) -> Result<Space, ImageError> {

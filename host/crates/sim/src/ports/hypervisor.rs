@@ -13,6 +13,7 @@ use tokio::{sync::broadcast, time::Instant};
 use crate::{
     Call, PowerScript,
     captures::NO_SPACE,
+    images::pid_of,
     instance::Saving,
     machines::{VERSION, refused},
     merging::Merged,
@@ -86,6 +87,10 @@ impl Hypervisor for SimHypervisor {
                 Ok(state.instances.get(&instance).map_or_else(gone, |instance| instance.observed()))
             })
             .await
+    }
+
+    async fn process(&self, instance: InstanceId) -> Option<u32> {
+        self.process.act(|state| state.instances.contains_key(&instance).then(|| pid_of(instance)))
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Outcome<Launched> {

@@ -1,12 +1,17 @@
 //! The port to image files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
-use stillpoint_engine::ports::{Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Space};
+use stillpoint_engine::ports::{
+    FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space,
+};
 
-use crate::{Call, files::DEVICE, merging::Merged, process::Process};
+use crate::{Call, merging::Merged, process::Process};
 
 pub(super) struct SimImages {
     process: Process,
@@ -51,12 +56,20 @@ impl Images for SimImages {
         point.leave(result).await
     }
 
-    async fn identify(&self, path: &Path) -> Result<FileIdentity, ImageError> {
-        let identity = self.process.call(Call::Identify, |state| {
-            let inode = state.files.inode(path).ok_or_else(|| ImageError::Missing { path: path.to_owned() })?;
-            Ok(FileIdentity { device: DEVICE, inode })
+    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
+        self.process.call(Call::Look, |state| state.look(&file.path)).await
+    }
+
+    async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError> {
+        let gone = self.process.call(Call::Missing, |state| {
+            let known = |path: &&PathBuf| state.files.inode(path).is_none() && !state.memories.contains_key(*path);
+            Ok(paths.iter().filter(known).cloned().collect())
         });
-        identity.await
+        gone.await
+    }
+
+    async fn users(&self, paths: &[PathBuf]) -> Result<Vec<FileUser>, ImageError> {
+        self.process.call(Call::Users, |state| Ok(state.users(paths))).await
     }
 
     async fn space(&self, path: &Path) -> Result<Space, ImageError> {

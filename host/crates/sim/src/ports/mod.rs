@@ -1,5 +1,6 @@
 //! The ports of one process, each a thin handle on the world.
 
+mod descriptions;
 mod exports;
 mod guest;
 mod hypervisor;
@@ -21,6 +22,7 @@ pub(crate) fn ports_of(world: &World, process: u64) -> Ports {
         hypervisor: Arc::new(hypervisor::SimHypervisor::new(process.clone())),
         images: Arc::new(images::SimImages::new(process.clone())),
         memory: Arc::new(memory::SimMemory::new(process.clone())),
+        descriptions: Arc::new(descriptions::SimDescriptions::new(process.clone())),
         guest: Arc::new(guest::SimGuest::new(process.clone())),
         exports: Arc::new(exports::SimExports::new(process.clone())),
         store: Arc::new(store::SimStore::new(process)),

@@ -43,6 +43,7 @@ pub(crate) fn quiesce_reason(error: &StepError) -> Option<FallbackReason> {
         StepError::Hypervisor(_)
         | StepError::Image(_)
         | StepError::Memory(_)
+        | StepError::Description(_)
         | StepError::Export(_)
         | StepError::Store(_)
         | StepError::Refused(_)

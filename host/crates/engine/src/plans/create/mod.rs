@@ -1,18 +1,20 @@
 //! Creating a checkpoint: the plans of its three kinds, and what each step does.
 
 mod decide;
+mod publish;
 mod undo;
 
 use async_trait::async_trait;
-use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed};
+use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed, Vm};
 use tokio::time::Instant;
 
-use self::decide::{capture_failed, consistency};
+use self::decide::capture_failed;
 pub(super) use self::decide::{default_name, kind_of, left_out, quiesce_reason};
 use super::disks::{as_overlays, create_overlays, remove_overlays};
 use crate::{
     catalogue::Changes,
     context::Cx,
+    describe,
     error::StepError,
     job::{CreateFacts, Facts},
     ports::{HypervisorError, QuiesceError},
@@ -24,6 +26,10 @@ pub(super) struct Create {
     facts: CreateFacts,
     /// Layers that `CreateOverlays` has made.
     made: Vec<Layer>,
+    /// The layers that were written to until the cut, as they are since.
+    frozen: Vec<Layer>,
+    /// The VM as it will be, once `Describe` has described it.
+    published: Option<Vm>,
     frozen_at: Option<Instant>,
     paused_at: Option<Instant>,
 }
@@ -42,6 +48,7 @@ pub(super) enum CreateStep {
     StartCapture,
     Resume,
     CaptureMemory,
+    Describe,
     Publish,
     FinishWriters,
 }
@@ -51,7 +58,7 @@ use CreateStep as S;
 /// Everything slow comes before `Freeze` or after `Thaw`; the guest is held for one transaction and nothing else.
 const PRODUCTION: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::PrepareWriters],
-    &[S::Freeze, S::SwitchHeads, S::Thaw, S::SettleWriters],
+    &[S::Freeze, S::SwitchHeads, S::Thaw, S::SettleWriters, S::Describe],
     &[S::Publish],
     &[S::FinishWriters],
 ];
@@ -60,12 +67,12 @@ const PRODUCTION: &[&[S]] = &[
 const STANDARD: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory],
     &[S::Pause, S::SwitchHeads, S::StartCapture, S::Resume],
-    &[S::CaptureMemory],
+    &[S::CaptureMemory, S::Describe],
     &[S::Publish],
 ];
 
 /// The VM is off: its disks are all there is.
-const OFFLINE: &[&[S]] = &[&[S::CreateOverlays], &[S::Publish]];
+const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::Describe], &[S::Publish]];
 
 impl Step for CreateStep {
     fn phase(self) -> Option<&'static str> {
@@ -82,6 +89,7 @@ impl Step for CreateStep {
             | Self::Pause
             | Self::StartCapture
             | Self::Resume
+            | Self::Describe
             | Self::Publish
             | Self::FinishWriters => None,
         }
@@ -102,6 +110,7 @@ impl Step for CreateStep {
             | Self::StartCapture
             | Self::Resume
             | Self::CaptureMemory
+            | Self::Describe
             | Self::FinishWriters => Nature::Plain,
         }
     }
@@ -144,6 +153,7 @@ impl Plan for Create {
             S::StartCapture => cx.ports().hypervisor.start_capture(self.instance()?).await.map_err(capture_failed)?,
             S::Resume => self.resume(cx).await?,
             S::CaptureMemory => self.capture(cx).await?,
+            S::Describe => self.describe(cx).await?,
             S::Publish => return self.publish(cx).await,
             S::FinishWriters => self.finish_writers(cx).await,
         }
@@ -157,6 +167,7 @@ impl Plan for Create {
             S::PrepareWriters | S::Freeze => self.let_go(cx).await,
             S::SwitchHeads => self.adopt(cx).await,
             S::BeginMemory => self.drop_memory(cx).await,
+            S::Describe => describe::take_back(cx, self.facts.checkpoint.id).await,
             S::Pause => self.let_run(cx).await,
             S::Thaw
             | S::SettleWriters
@@ -171,7 +182,7 @@ impl Plan for Create {
 
 impl Create {
     pub(super) fn new(facts: CreateFacts) -> Self {
-        Self { facts, made: Vec::new(), frozen_at: None, paused_at: None }
+        Self { facts, made: Vec::new(), frozen: Vec::new(), published: None, frozen_at: None, paused_at: None }
     }
 
     fn instance(&self) -> Result<InstanceId, StepError> {
@@ -247,18 +258,6 @@ impl Create {
         let state = cx.ports().memory.seal(&vm.checkpoint_location, self.facts.checkpoint.id, &version).await?;
         self.facts.checkpoint.memory = Some(state);
         Ok(())
-    }
-
-    async fn publish(&mut self, cx: &Cx) -> Result<Changes, StepError> {
-        let mut vm = cx.catalogue().vm(&cx.vm).await?;
-        let checkpoint = &mut self.facts.checkpoint;
-        checkpoint.consistency = consistency(checkpoint, self.facts.instance.is_some());
-        checkpoint.phases = cx.reporter.now().phases;
-        vm.parent = Some(checkpoint.id);
-        vm.heads.extend(self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)));
-        vm.updated = cx.ports().clock.now();
-        let layers = self.made.iter().fold(Changes::default(), |changes, layer| changes.new_layer(&cx.vm, layer));
-        Ok(layers.set_checkpoint(checkpoint).set_vm(&vm))
     }
 
     /// The checkpoint is published: its data is safe.

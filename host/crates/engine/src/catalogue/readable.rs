@@ -1,0 +1,25 @@
+//! Which type a record has, by its key.
+
+use stillpoint_common::{Checkpoint, CheckpointId, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
+
+use super::record::decode;
+use crate::job::Job;
+
+/// Makes sure that this version can read a stored record.
+///
+/// # Errors
+/// `CATALOGUE_DAMAGED`, with the key and what is wrong.
+pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
+    let kind = key.split('/').next().unwrap_or_default();
+    match kind {
+        "vm" => decode::<Vm>(key, value).map(drop),
+        "checkpoint" => decode::<Checkpoint>(key, value).map(drop),
+        "layer" | "leftover" => decode::<Layer>(key, value).map(drop),
+        "file" => decode::<VmId>(key, value).map(drop),
+        "job" => decode::<Job>(key, value).map(drop),
+        "open" | "request" => decode::<OperationId>(key, value).map(drop),
+        "hold" => decode::<InstanceId>(key, value).map(drop),
+        "describe" => decode::<Option<CheckpointId>>(key, value).map(drop),
+        _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
+    }
+}

@@ -1,0 +1,46 @@
+//! The end of a creation: the checkpoint as it will be, described beside its memory, then published.
+
+use stillpoint_common::Vm;
+
+use super::{Create, decide::consistency};
+use crate::{catalogue::Changes, context::Cx, describe, error::StepError, truth::freeze};
+
+impl Create {
+    /// Completes the checkpoint's record and describes it, and the VM, as they will be once it is published. The guest
+    /// writes to the new layers already: were the catalogue lost now, they would be found again.
+    pub(super) async fn describe(&mut self, cx: &Cx) -> Result<(), StepError> {
+        let vm = self.complete(cx).await?;
+        let mut checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
+        checkpoints.push(self.facts.checkpoint.clone());
+        let mut forest = cx.catalogue().forest(&cx.vm).await?;
+        // The old heads will never be written to again.
+        let heads = self.facts.checkpoint.disks.values().filter_map(|head| forest.get(*head).cloned()).collect();
+        self.frozen = freeze(cx, heads).await?;
+        forest.extend(self.frozen.iter().chain(&self.made).cloned());
+        describe::write_all(&cx.world, &vm, &checkpoints, &forest).await?;
+        self.published = Some(vm);
+        Ok(())
+    }
+
+    /// Answers the VM as it will be.
+    async fn complete(&mut self, cx: &Cx) -> Result<Vm, StepError> {
+        let mut vm = cx.catalogue().vm(&cx.vm).await?;
+        let checkpoint = &mut self.facts.checkpoint;
+        checkpoint.consistency = consistency(checkpoint, self.facts.instance.is_some());
+        checkpoint.phases = cx.reporter.now().phases;
+        vm.parent = Some(checkpoint.id);
+        vm.heads.extend(self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)));
+        vm.updated = cx.ports().clock.now();
+        Ok(vm)
+    }
+
+    pub(super) async fn publish(&mut self, cx: &Cx) -> Result<Changes, StepError> {
+        let vm = match self.published.take() {
+            Some(vm) => vm,
+            None => self.complete(cx).await?,
+        };
+        let layers = self.frozen.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&cx.vm, layer));
+        let layers = self.made.iter().fold(layers, |changes, layer| changes.new_layer(&cx.vm, layer));
+        Ok(layers.set_checkpoint(&self.facts.checkpoint).set_vm(&vm))
+    }
+}

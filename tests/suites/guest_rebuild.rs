@@ -1,0 +1,56 @@
+//! The catalogue of a real guest's host is deleted and made again from the descriptions and the layers.
+
+use std::fs;
+
+use stillpoint_cli::view::Checkpoint;
+use stillpoint_common::{CheckpointPolicy, PowerState};
+use stillpoint_tests::{
+    audit::{assert_layers_sound, assert_memory_sound},
+    guest_image::GuestSet,
+    service::Service,
+};
+
+type Tested = Result<(), Box<dyn std::error::Error>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_catalogue_comes_back_with_the_tree_and_the_running_guest() -> Tested {
+    let set = GuestSet::new()?;
+    let mut service = Service::start(set.path()).await?;
+    let (vm, lab) = service.boot("web", &set).await?;
+    let client = service.client().await?;
+    lab.sh("echo first > /data/file; echo first > /tmp/value; sync").await?;
+    let asked = client.create_checkpoint(&vm, "with memory", Some(CheckpointPolicy::Standard)).await?;
+    let standard = client.wait(&asked.id).await?.checkpoint_response().ok_or("no checkpoint")?.id;
+    lab.sh("echo second > /data/file; sync").await?;
+    client.wait(&client.create_checkpoint(&vm, "quiet", None).await?.id).await?;
+    lab.sh("echo third > /data/file; sync").await?;
+    let before: Vec<Checkpoint> = client.list_checkpoints(&vm).await?;
+    let record = client.vm(&vm).await?;
+    drop(client);
+
+    service.terminate().await?;
+    fs::remove_file(set.path().join("s/catalogue.redb"))?;
+    service.start_again().await?;
+    let client = service.client().await?;
+    assert!(client.list_vms().await?.is_empty(), "the catalogue is gone");
+    let (text, errors, code) = service.stillpoint(&["host", "rebuild"]).await?;
+    assert_eq!((text.as_str(), code), ("taken web: 2 checkpoints, 3 layers, running\n", 0), "{errors}");
+    assert_eq!(client.list_checkpoints(&vm).await?, before);
+    assert_eq!(client.vm(&vm).await?, record, "the same VM, running");
+
+    assert_eq!(lab.sh("cat /data/file").await?.trim(), "third", "the guest has noticed nothing");
+    client.wait(&client.create_checkpoint(&vm, "after the loss", None).await?.id).await?;
+    client.wait(&client.apply_checkpoint(&vm, standard).await?.id).await?;
+    let lab = service.lab().await?;
+    assert_eq!(lab.sh("cat /tmp/value /data/file").await?.trim(), "first\nfirst");
+    assert_eq!(client.vm(&vm).await?.state, Some(PowerState::Running));
+    for checkpoint in client.list_checkpoints(&vm).await? {
+        client.wait(&client.delete_checkpoint(&vm, checkpoint.id).await?.id).await?;
+    }
+    assert_layers_sound(&client, &vm, set.path(), "rebuilt").await?;
+    assert_memory_sound(&client, &vm, "rebuilt").await?;
+    let descriptions = fs::read_dir(set.path().join("s/checkpoints/web"))?.flatten();
+    let names: Vec<_> = descriptions.map(|entry| entry.file_name()).collect();
+    assert_eq!(names, ["web.vm.json"], "what is described is what there is");
+    Ok(())
+}
