@@ -7,6 +7,7 @@ mod checkpoint;
 mod critical;
 mod definition;
 mod filter;
+mod finding;
 mod ids;
 mod layer;
 mod names;
@@ -24,6 +25,7 @@ pub use definition::{
     VmDefinition,
 };
 pub use filter::{CheckpointFilter, Pattern};
+pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
 pub use names::{CheckpointName, DiskName, NameError, Notes, VmId};

@@ -70,9 +70,11 @@ reasons! {
     VmExists, "VM_EXISTS", AlreadyExists, "Choose another name, or delete the VM of that name first.";
     CheckpointNotFound, "CHECKPOINT_NOT_FOUND", NotFound, "List the checkpoints with `stillpoint checkpoint tree VM`.";
     CheckpointAmbiguous, "CHECKPOINT_AMBIGUOUS", InvalidArgument, "Several checkpoints have this name: give the id.";
+    CheckpointMissing, "CHECKPOINT_MISSING", FailedPrecondition, "A file of it is missing: put it back, say where it is with `stillpoint vm reconnect`, or delete the checkpoint.";
     CheckpointDeleting, "CHECKPOINT_DELETING", FailedPrecondition, "It is being deleted and cannot be used; choose another checkpoint.";
     OperationNotFound, "OPERATION_NOT_FOUND", NotFound, "List the operations with `stillpoint operation list`.";
     DiskNotFound, "DISK_NOT_FOUND", NotFound, "The VM has no disk of this name; `stillpoint vm show VM` lists them.";
+    LayerNotFound, "LAYER_NOT_FOUND", NotFound, "List the layers with `stillpoint vm layers VM`.";
     DiskFileMissing, "DISK_FILE_MISSING", FailedPrecondition, "Put the image file back, or correct the path.";
     DiskFileUnusable, "DISK_FILE_UNUSABLE", FailedPrecondition, "Check the file with `qemu-img info` and `qemu-img check`, and the declared format.";
     DiskInUse, "DISK_IN_USE", FailedPrecondition, "Give each VM its own image: the file belongs to the VM that is named.";

@@ -16,7 +16,7 @@ use stillpoint_engine::{
     Engine, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _, ports::Txn, readable,
 };
 use stillpoint_sim::{Call, Fault, FaultPlan, MemoryStore, World};
-use stillpoint_tests::sim_host::{SimHost, config};
+use stillpoint_tests::sim_host::{SimHost, config, disk};
 
 /// One file of examples: records with their keys, some of which are there several times; descriptions by name.
 struct Golden {
@@ -84,6 +84,12 @@ async fn records_of_today() -> Golden {
     host.run(Request::Revert).await.expect("it works");
     host.run(Request::Stop(StopMode::Graceful)).await.expect("it works");
     host.run(Request::Start).await.expect("it works");
+    host.world.set_full(true);
+    host.world.guest_write(&host.vm(), &disk("data"), 77, 7).expect_err("there is no space");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    keep(&host.world);
+    host.world.set_full(false);
+    host.run(Request::Resume).await.expect("it works");
     let descriptions = host.world.descriptions();
     for (request, call) in [
         (Request::DeleteCheckpoint(production.id), Call::RemoveFile),

@@ -1,8 +1,8 @@
 //! The catalogue of a real guest's host is deleted and made again from the descriptions and the layers.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
-use stillpoint_cli::view::Checkpoint;
+use stillpoint_cli::{client::Client, view::Checkpoint};
 use stillpoint_common::{CheckpointPolicy, PowerState};
 use stillpoint_tests::{
     audit::{assert_layers_sound, assert_memory_sound},
@@ -11,6 +11,36 @@ use stillpoint_tests::{
 };
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
+
+const ALL_WELL: &str = "Everything is as the catalogue says.\n";
+
+/// The layer of the last checkpoint is moved away and put back, while the VM runs on another branch.
+async fn what_is_missing_is_said(service: &Service, client: &Client) -> Tested {
+    let vm = "web".parse()?;
+    let (text, _, code) = service.stillpoint(&["host", "check", "web"]).await?;
+    assert_eq!((text.as_str(), code), (ALL_WELL, 0));
+    let last = client.list_checkpoints(&vm).await?.into_iter().next_back().ok_or("no checkpoint")?;
+    let layer = PathBuf::from(&last.disks[0].path);
+    let away = layer.with_extension("away");
+    fs::rename(&layer, &away)?;
+    let (text, _, code) = service.stillpoint(&["host", "check", "web"]).await?;
+    assert!(
+        code == 4 && text.starts_with("LAYER_MISSING web:") && text.contains(&last.id.to_string()),
+        "{code} {text}"
+    );
+    let (tree, ..) = service.stillpoint(&["checkpoint", "tree", "web"]).await?;
+    assert_eq!(tree.matches("MISSING").count(), 1, "{tree}");
+    let (_, refusal, code) =
+        service.stillpoint(&["checkpoint", "apply", "web", "after the loss", "--discard-now"]).await?;
+    assert!(code == 1 && refusal.contains("CHECKPOINT_MISSING"), "{refusal}");
+    client.wait(&client.create_checkpoint(&vm, "meanwhile", None).await?.id).await?;
+    fs::rename(&away, &layer)?;
+    let (text, _, code) = service.stillpoint(&["host", "check", "web"]).await?;
+    assert_eq!((text.as_str(), code), (ALL_WELL, 0), "put back");
+    let (layers, ..) = service.stillpoint(&["vm", "layers", "web"]).await?;
+    assert_eq!((layers.matches(" BASE ").count(), layers.matches(" DIFFERENCING ").count()), (1, 4), "{layers}");
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_catalogue_comes_back_with_the_tree_and_the_running_guest() -> Tested {
@@ -44,11 +74,14 @@ async fn a_deleted_catalogue_comes_back_with_the_tree_and_the_running_guest() ->
     let lab = service.lab().await?;
     assert_eq!(lab.sh("cat /tmp/value /data/file").await?.trim(), "first\nfirst");
     assert_eq!(client.vm(&vm).await?.state, Some(PowerState::Running));
+    what_is_missing_is_said(&service, &client).await?;
     for checkpoint in client.list_checkpoints(&vm).await? {
         client.wait(&client.delete_checkpoint(&vm, checkpoint.id).await?.id).await?;
     }
     assert_layers_sound(&client, &vm, set.path(), "rebuilt").await?;
     assert_memory_sound(&client, &vm, "rebuilt").await?;
+    let (text, _, code) = service.stillpoint(&["host", "check"]).await?;
+    assert_eq!((text.as_str(), code), (ALL_WELL, 0), "after merges under a running guest");
     let descriptions = fs::read_dir(set.path().join("s/checkpoints/web"))?.flatten();
     let names: Vec<_> = descriptions.map(|entry| entry.file_name()).collect();
     assert_eq!(names, ["web.vm.json"], "what is described is what there is");

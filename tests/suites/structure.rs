@@ -165,3 +165,14 @@ fn every_method_of_a_port_is_limited_in_time_by_the_engine() {
         assert!(missing.is_empty(), "engine/src/bounded/{name} does not pass on {missing:?}");
     }
 }
+
+/// `host/docs/operations.md` has one row for each kind of finding, with its advice.
+#[test]
+fn every_finding_has_its_row_in_the_document_of_operations() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/docs/operations.md");
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    for kind in stillpoint_common::FindingKind::ALL {
+        let row = format!("| `{}` | {} |", kind.code(), kind.advice());
+        assert!(document.lines().any(|line| line == row), "no row {row}");
+    }
+}

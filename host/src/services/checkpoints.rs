@@ -3,7 +3,7 @@
 use stillpoint_common::Remarks;
 use stillpoint_engine::{CheckpointChange, Engine, NewCheckpoint, Request as Work};
 use stillpoint_proto::{
-    convert::{self, names, request},
+    convert::{names, request},
     longrunning,
     v1::{self as pb, checkpoints_server},
 };
@@ -36,7 +36,7 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     async fn get_checkpoint(&self, asked: Request<pb::GetCheckpointRequest>) -> Answer<pb::Checkpoint> {
         let (vm, id) = names::parse_checkpoint(&asked.get_ref().name, "name").map_err(refuse)?;
         let view = self.engine.checkpoint(&vm, id).await.map_err(refuse)?;
-        Ok(Response::new(convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+        Ok(Response::new(respond::shown(&view)))
     }
 
     async fn list_checkpoints(
@@ -50,9 +50,7 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         views.retain(|view| filter.admits(&view.checkpoint, now));
         let key = |view: &stillpoint_engine::CheckpointView| view.checkpoint.id.to_string();
         let (views, next_page_token) = page.cut(views, key, |key, after| key > after);
-        let message =
-            |view: &stillpoint_engine::CheckpointView| convert::checkpoint::checkpoint(&view.checkpoint, &view.files);
-        let checkpoints = views.iter().map(message).collect();
+        let checkpoints = views.iter().map(respond::shown).collect();
         Ok(Response::new(pb::ListCheckpointsResponse { checkpoints, next_page_token }))
     }
 
@@ -60,7 +58,7 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         let asked = request::update_checkpoint(asked.get_ref()).map_err(refuse)?;
         let change = CheckpointChange { name: asked.name, notes: asked.notes, keep_until: asked.keep_until };
         let view = self.engine.update_checkpoint(&asked.vm, asked.checkpoint, change).await.map_err(refuse)?;
-        Ok(Response::new(convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+        Ok(Response::new(respond::shown(&view)))
     }
 
     async fn apply_checkpoint(&self, asked: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {

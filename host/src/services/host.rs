@@ -54,4 +54,14 @@ impl host_service_server::HostService for HostInfo {
         let rebuilt = self.engine.rebuild(&folders).await.map_err(refuse)?;
         Ok(Response::new(integrity::rebuilt(rebuilt)))
     }
+
+    async fn check_host(
+        &self,
+        asked: Request<pb::CheckHostRequest>,
+    ) -> Result<Response<pb::CheckHostResponse>, Status> {
+        let vm = convert::request::check_host(asked.get_ref()).map_err(refuse)?;
+        let findings = self.engine.check(vm.as_ref()).await.map_err(refuse)?;
+        let findings = findings.iter().map(convert::finding::finding).collect();
+        Ok(Response::new(pb::CheckHostResponse { findings }))
+    }
 }

@@ -51,9 +51,14 @@ async fn response(engine: &Engine, id: &VmId, outcome: &Outcome) -> Option<Any> 
 
 async fn response_checkpoint(engine: &Engine, id: &VmId, checkpoint: CheckpointId) -> Option<Any> {
     let view = engine.checkpoint(id, checkpoint).await.ok()?;
-    Some(convert::operation::any(&convert::checkpoint::checkpoint(&view.checkpoint, &view.files)))
+    Some(convert::operation::any(&shown(&view)))
 }
 
 fn empty() -> Any {
     convert::operation::any(&())
+}
+
+/// A checkpoint as it is now.
+pub(super) fn shown(view: &stillpoint_engine::CheckpointView) -> pb::Checkpoint {
+    convert::checkpoint::with_missing(convert::checkpoint::checkpoint(&view.checkpoint, &view.files), &view.missing)
 }

@@ -9,7 +9,7 @@ use stillpoint_proto::{
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{refuse, respond};
+use super::{integrity, refuse, respond};
 
 pub(crate) struct VirtualMachines {
     engine: Engine,
@@ -101,5 +101,21 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
 
     async fn resume_vm(&self, asked: Request<pb::ResumeVmRequest>) -> Answer<longrunning::Operation> {
         self.submit(&asked.get_ref().name, Work::Resume, None).await
+    }
+
+    async fn list_layers(&self, asked: Request<pb::ListLayersRequest>) -> Answer<pb::ListLayersResponse> {
+        let vm = names::parse_vm(&asked.get_ref().parent, "parent").map_err(refuse)?;
+        let layers = self.engine.layers(&vm).await.map_err(refuse)?;
+        Ok(Response::new(pb::ListLayersResponse { layers: integrity::layers(&vm, layers) }))
+    }
+
+    async fn reconnect_layers(
+        &self,
+        asked: Request<pb::ReconnectLayersRequest>,
+    ) -> Answer<pb::ReconnectLayersResponse> {
+        let asked = request::reconnect_layers(asked.get_ref()).map_err(refuse)?;
+        let (vm, asked) = integrity::reconnect(asked);
+        let layers = self.engine.reconnect(&vm, asked).await.map_err(refuse)?;
+        Ok(Response::new(pb::ReconnectLayersResponse { layers: integrity::layers(&vm, layers) }))
     }
 }

@@ -34,9 +34,37 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         phases: operation::phases(&checkpoint.phases),
         left_out: left_out.collect(),
         deleting: checkpoint.state == CheckpointState::Deleting,
+        state: pb::CheckpointState::from(checkpoint.state).into(),
+        missing_files: Vec::new(),
         notes: checkpoint.remarks.notes.to_string(),
         keep_until: checkpoint.remarks.keep_until.map(time::timestamp),
         automatic: checkpoint.remarks.automatic,
         creator: checkpoint.remarks.creator.map(|uid| format!("uid:{uid}")).unwrap_or_default(),
     }
+}
+
+/// Says of a checkpoint which of its files are not there.
+#[must_use]
+pub fn with_missing(mut message: pb::Checkpoint, missing: &[PathBuf]) -> pb::Checkpoint {
+    message.missing_files = missing.iter().map(|path| spec::text(path)).collect();
+    if !missing.is_empty() && !message.deleting {
+        message.set_state(pb::CheckpointState::Missing);
+    }
+    message
+}
+
+impl From<CheckpointState> for pb::CheckpointState {
+    fn from(state: CheckpointState) -> Self {
+        match state {
+            CheckpointState::Ready => Self::Ready,
+            CheckpointState::Deleting => Self::Deleting,
+        }
+    }
+}
+
+/// The name of a state that a service told of: `READY`, `MISSING`, …; `None` if this version does not know it.
+#[must_use]
+pub fn read_state(value: i32) -> Option<&'static str> {
+    let state = pb::CheckpointState::try_from(value).ok()?;
+    state.as_str_name().strip_prefix("CHECKPOINT_STATE_")
 }

@@ -5,7 +5,7 @@
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
 //! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
-//! - [`failure`]: refusals, both ways.
+//! - [`failure`]: refusals, both ways; [`finding`]: what a check found.
 //! - [`writer`]: what is known of writers, both ways.
 //! - [`page`]: pages of a list.
 //! - [`status_line`]: the state of a VM in words.
@@ -15,6 +15,7 @@
 pub mod checkpoint;
 pub mod critical;
 pub mod failure;
+pub mod finding;
 pub mod guest;
 pub mod names;
 pub mod operation;

@@ -33,11 +33,11 @@ use output::Output;
 pub async fn run(cli: Cli) -> u8 {
     let output = Output { json: cli.json };
     let ended = match command::run(&cli).await {
-        Ok(answer) => output.answer(&answer).map_err(CliError::from),
+        Ok(answer) => output.answer(&answer).map(|()| answer.code()).map_err(CliError::from),
         Err(error) => Err(error),
     };
     match ended {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(error) => {
             output.error(&error);
             error.exit_code()

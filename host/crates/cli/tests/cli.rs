@@ -116,6 +116,45 @@ left /mnt/db.vm.json
 }
 
 #[test]
+fn a_check_that_finds_something_wrong_says_what_to_do_and_ends_with_4() {
+    let fake = Fake::start();
+    let output = run(&fake, &["host", "check"]);
+    assert_eq!(output.status.code(), Some(4));
+    let text = stdout(&output);
+    assert!(text.starts_with("LAYER_MISSING web: /vm/web-1.qcow2 (disk system) does not exist\n"), "{text}");
+    assert!(text.contains(&format!("keeps from using: {UPGRADE}, Now")) && text.contains("what to do: Put"), "{text}");
+    let output = run(&fake, &["host", "check", "web", "--json"]);
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &findings[0]["kind"]), (Some(4), &"LAYER_MISSING".into()));
+    assert_eq!(says(&fake, &["host", "check", "db"]), "Everything is as the catalogue says.\n");
+    assert_eq!(json(&fake, &["host", "check", "db"]), Value::Array(vec![]));
+}
+
+#[test]
+fn layers_are_listed_with_what_they_lie_on_and_reconnected_by_disk_or_by_id() {
+    let fake = Fake::start();
+    let (base, head) = ("a".repeat(24), "b".repeat(24));
+    let expected = format!(
+        "\
+DISK    LAYER                     TYPE          FORMAT  SIZE   ON DISK  READ BY            STATE
+system  {base}  BASE          qcow2   1 GiB  512 MiB  1 checkpoint, Now  OK
+system  {head}  DIFFERENCING  qcow2   1 GiB  -        Now                MISSING
+
+{base}: /vm/web.qcow2
+{head}: /vm/web-b.qcow2 on /vm/web.qcow2
+"
+    );
+    let listed = says(&fake, &["vm", "layers", "web"]);
+    assert_eq!(listed, expected, "{listed}");
+    assert_eq!(json(&fake, &["vm", "layers", "web"])[1]["backing_path"], "/vm/web.qcow2");
+    says(&fake, &["vm", "reconnect", "web", "system", "/new"]);
+    says(&fake, &["vm", "reconnect", "web", &head, "/vm/other.qcow2", "--accept-changed"]);
+    let asked = fake.asked();
+    assert!(asked.iter().any(|asked| asked.contains("reconnect web Disk") && asked.ends_with("/new")), "{asked:?}");
+    assert!(asked.iter().any(|asked| asked.contains("reconnect web Layer")), "{asked:?}");
+}
+
+#[test]
 fn a_refusal_says_what_to_do_and_ends_with_1() {
     let fake = Fake::start();
     let (code, error) = refused(&fake, &["vm", "show", "mail"]);

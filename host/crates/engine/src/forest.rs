@@ -73,8 +73,9 @@ impl Forest {
         Some(chain)
     }
 
-    /// The next thing to do, if any. Removals first; of merges the lowest first, so that each block moves once.
-    pub(crate) fn collect(&self, needed: &BTreeSet<LayerId>) -> Option<Collect> {
+    /// The next thing to do, if any. Removals first; of merges the lowest first, so that each block moves once. A merge
+    /// that would read a file which is `missing` waits until it is back.
+    pub(crate) fn collect(&self, needed: &BTreeSet<LayerId>, missing: &BTreeSet<LayerId>) -> Option<Collect> {
         let superfluous = || self.layers.values().filter(|layer| !needed.contains(&layer.file.id));
         let leaf = superfluous().find(|l| l.backing.is_some() && self.children(l.file.id).is_empty());
         if let Some(layer) = leaf {
@@ -82,6 +83,10 @@ impl Forest {
         }
         superfluous()
             .filter_map(|parent| self.only_child(parent))
+            .filter(|(_, parent, child)| {
+                let read = self.below(parent).into_iter().chain([*parent, *child]);
+                !read.into_iter().any(|layer| missing.contains(&layer.file.id))
+            })
             .min_by_key(|(depth, ..)| *depth)
             .map(|(_, parent, child)| Collect::Merge { parent: parent.clone(), child: child.clone() })
     }
@@ -118,7 +123,7 @@ mod tests {
         let mut needed: BTreeSet<_> = needed.iter().map(|i| ids[*i]).collect();
         let at = |id: LayerId| ids.iter().position(|known| *known == id).unwrap();
         let mut done = Vec::new();
-        while let Some(next) = forest.collect(&needed) {
+        while let Some(next) = forest.collect(&needed, &BTreeSet::new()) {
             match next {
                 Collect::Remove(layer) => {
                     forest.layers.remove(&layer.file.id);
@@ -163,6 +168,18 @@ mod tests {
     fn a_branch_point_waits_until_one_child_is_left() {
         assert_eq!(collect_all(&[None, Some(0), Some(0)], &[1, 2]), [""; 0]);
         assert_eq!(collect_all(&[None, Some(0), Some(0)], &[2]), ["remove 1", "2 into 0"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_removed_but_never_merged() {
+        let (forest, ids) = forest(&[None, Some(0), Some(1), Some(2)]);
+        let set = |of: &[usize]| of.iter().map(|i| ids[*i]).collect::<BTreeSet<_>>();
+        let next = |needed: &[usize], missing: &[usize]| forest.collect(&set(needed), &set(missing));
+        assert!(matches!(next(&[0, 1, 2], &[3]), Some(Collect::Remove(layer)) if layer.file.id == ids[3]));
+        for missing in [0, 1, 2] {
+            assert_eq!(next(&[0, 3], &[missing]), None, "{missing} would be read by 2 into 1");
+        }
+        assert!(matches!(next(&[0, 3], &[3]), Some(Collect::Merge { .. })), "3 is not read");
     }
 
     #[test]

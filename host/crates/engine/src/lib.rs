@@ -4,6 +4,7 @@ mod actor;
 mod admission;
 mod bounded;
 mod catalogue;
+mod check;
 mod config;
 mod context;
 mod describe;
@@ -29,5 +30,6 @@ pub use context::Ports;
 pub use engine::Engine;
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
-    CheckpointChange, CheckpointView, ExportedFile, NewCheckpoint, NewVm, Request, StopMode, VmChange, VmView,
+    CheckpointChange, CheckpointView, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected, Request,
+    StopMode, VmChange, VmView,
 };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat, DiskName,
-    LayerFile, Notes, Operation, OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
+    Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
 };
 
 /// A VM to define.
@@ -112,6 +112,25 @@ pub enum StopMode {
 }
 
 impl Request {
+    /// The checkpoint that it reads, if it names one.
+    pub(crate) const fn reads(&self) -> Option<CheckpointId> {
+        match self {
+            Self::Apply(id) | Self::Export { checkpoint: id, .. } => Some(*id),
+            Self::Start
+            | Self::Stop(_)
+            | Self::Pause
+            | Self::Resume
+            | Self::Revert
+            | Self::CreateCheckpoint { .. }
+            | Self::DeleteCheckpoint(_) => None,
+        }
+    }
+
+    /// Whether it reads the checkpoint that Now is a child of.
+    pub(crate) const fn reverts(&self) -> bool {
+        matches!(self, Self::Revert)
+    }
+
     /// The kind of operation it becomes.
     #[must_use]
     pub const fn kind(&self) -> OperationKind {
@@ -150,6 +169,8 @@ pub struct CheckpointView {
     pub checkpoint: Checkpoint,
     /// The file of each disk.
     pub files: BTreeMap<DiskName, PathBuf>,
+    /// Files that it needs and that are not there: it is MISSING until they are put back.
+    pub missing: Vec<PathBuf>,
 }
 
 /// A file of a finished export; the manifest is a list of these.
@@ -161,4 +182,44 @@ pub struct ExportedFile {
     pub bytes: u64,
     /// BLAKE3, hexadecimal; empty for the manifest itself.
     pub blake3: String,
+}
+
+/// A layer as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerView {
+    /// Its record.
+    pub layer: Layer,
+    /// The file it lies on, if it is a differencing layer.
+    pub backing: Option<LayerFile>,
+    /// Bytes its file takes on the host's disk, if it can be looked at.
+    pub allocated: Option<u64>,
+    /// Its file is not there.
+    pub missing: bool,
+    /// What is wrong with its file, in words.
+    pub wrong: Vec<String>,
+    /// Checkpoints that read through it.
+    pub checkpoints: Vec<CheckpointId>,
+    /// Now reads through it.
+    pub now: bool,
+}
+
+/// Files of layers that are elsewhere now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reconnect {
+    /// Which.
+    pub what: Reconnected,
+    /// The file of the layer; or the folder in which all layers of the disk are, under the names they had.
+    pub path: PathBuf,
+    /// Take the files also if nothing proves that they are the right ones. What reads through a wrong one is damaged,
+    /// and what is written over it may be lost.
+    pub accept_changed: bool,
+}
+
+/// What is reconnected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reconnected {
+    /// One layer.
+    Layer(LayerId),
+    /// All layers of a disk.
+    Disk(DiskName),
 }

@@ -56,6 +56,7 @@ calls! {
     RemoveFile "images.remove" true;
     Space "images.space" false;
     Look "images.look" false;
+    Beside "images.beside" false;
     Missing "images.missing" false;
     Users "images.users" false;
     OverlaysOf "images.overlays_of" false;
@@ -66,6 +67,7 @@ calls! {
     WriteDescription "descriptions.write" true;
     RemoveDescription "descriptions.remove" true;
     FindDescriptions "descriptions.find" false;
+    NamesInFolder "descriptions.names" false;
     StageExport "exports.stage" true;
     CopyMemory "exports.copy_memory" true;
     SealExport "exports.seal" true;

@@ -56,6 +56,18 @@ impl Descriptions for FileDescriptions {
         .await
     }
 
+    async fn names(&self, folder: &Path) -> Result<Vec<String>, DescriptionError> {
+        let folder = folder.to_owned();
+        blocking(move || {
+            if !folder.exists() {
+                return Ok(Vec::new());
+            }
+            let files = entries(&folder)?.into_iter().filter(|path| path.is_file());
+            Ok(files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+        })
+        .await
+    }
+
     async fn find(&self, folder: &Path, ending: &str) -> Result<Vec<FoundDescription>, DescriptionError> {
         let (folder, ending) = (folder.to_owned(), ending.to_owned());
         blocking(move || {

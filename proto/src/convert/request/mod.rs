@@ -11,7 +11,7 @@ pub use checkpoint::{
     CreateCheckpoint, ExportCheckpoint, ListCheckpoints, UpdateCheckpoint, apply_checkpoint, create_checkpoint,
     delete_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
 };
-pub use integrity::rebuild_catalogue;
+pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};
 pub use vm::{CreateVm, StopMode, UpdateVm, create_vm, list_vms, stop_vm, update_vm};
 

@@ -7,7 +7,7 @@ mod vm;
 
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use operation::OperationCommand;
-pub use vm::{CreateVm, HardwareFlags, UpdateVm, VmCommand};
+pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};
 
@@ -20,8 +20,8 @@ const EVERYWHERE: &str = "Options of every command";
 
 /// Checkpoints for virtual machines on QEMU/KVM.
 ///
-/// Exit codes: 0 done; 1 refused or failed; 2 typed wrongly; 3 the service cannot be reached; 130 stopped waiting
-/// (the operation goes on).
+/// Exit codes: 0 done; 1 refused or failed; 2 typed wrongly; 3 the service cannot be reached; 4 `host check` found
+/// something wrong; 130 stopped waiting (the operation goes on).
 #[derive(Debug, Parser)]
 #[command(name = "stillpoint", version, max_term_width = 100)]
 pub struct Cli {
@@ -91,6 +91,14 @@ pub enum GuestCommand {
 pub enum HostCommand {
     /// Show what the service found on its host.
     Show,
+    /// Look whether the files and processes of VMs are what the catalogue says. Changes nothing.
+    ///
+    /// Ends with 4 if something is wrong.
+    Check {
+        /// Which VM; all, if it is left out.
+        #[arg(value_parser = parse::vm)]
+        vm: Option<VmId>,
+    },
     /// Make the catalogue again after it was lost, from the descriptions in checkpoint locations and from the layers.
     ///
     /// VMs that the catalogue has are not touched, and no file is written. What cannot be taken is left, with the reason.

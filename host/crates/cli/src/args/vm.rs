@@ -62,6 +62,14 @@ pub enum VmCommand {
     },
     /// Change a VM: its policy and what is done for want of space at any time, the rest while it is off.
     Update(Box<UpdateVm>),
+    /// List the image files of a VM: what lies on what, how large it is, who reads through it.
+    Layers {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Say where image files are now that were moved. The VM must be off.
+    Reconnect(Reconnect),
     /// Forget a VM that is off and has no checkpoints. Its image files stay.
     Delete {
         /// Which VM.
@@ -71,6 +79,22 @@ pub enum VmCommand {
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+/// `stillpoint vm reconnect`
+#[derive(Debug, Args)]
+pub struct Reconnect {
+    /// Which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// A disk, to move all its layers to another folder; or the id of one layer, as `vm layers` has it.
+    #[arg(value_name = "DISK|LAYER")]
+    pub what: String,
+    /// The folder in which the layers of the disk are; or the file of the layer.
+    pub path: PathBuf,
+    /// Take the files although nothing proves that they are the right ones. Wrong ones damage what reads through them.
+    #[arg(long)]
+    pub accept_changed: bool,
 }
 
 /// `stillpoint vm create`

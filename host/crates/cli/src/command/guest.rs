@@ -28,6 +28,7 @@ pub(super) async fn host(context: &Context, command: &HostCommand) -> Result<Ans
             let host = context.client.host().await?;
             Answer::new(show::host(&host), &host)
         }
+        HostCommand::Check { vm } => integrity::check(context, vm.as_ref()).await,
         HostCommand::Rebuild { folders } => integrity::rebuild(context, folders).await,
     }
 }

@@ -82,6 +82,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("keep until", text::time(checkpoint.keep_until)),
         ("made by", made_by(checkpoint)),
         ("state", if checkpoint.deleting { "being deleted".to_owned() } else { String::new() }),
+        ("MISSING", checkpoint.missing_files.join(", ")),
     ]);
     let disks = checkpoint.disks.iter().map(|disk| [disk.disk.clone(), disk.path.clone()]);
     let left_out = checkpoint.left_out.iter().map(|disk| [disk.disk.clone(), disk.why.clone()]);

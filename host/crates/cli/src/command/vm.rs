@@ -2,7 +2,7 @@
 
 use stillpoint_common::VmId;
 
-use super::{Context, confirm, show, vm_file, work};
+use super::{Context, confirm, integrity, show, vm_file, work};
 use crate::{
     CliError,
     args::{UpdateVm, VmCommand, Waiting, parse},
@@ -33,6 +33,8 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             let vm = client.update_vm(&update.vm, &change(context, update).await?).await?;
             Answer::new(format!("{} is changed", vm.id), &vm)
         }
+        VmCommand::Layers { vm } => integrity::layers(context, vm).await,
+        VmCommand::Reconnect(reconnect) => integrity::reconnect(context, reconnect).await,
         VmCommand::Delete { vm, consent } => {
             confirm::ask(*consent, &format!("Forget VM {vm}? Its image files stay."))?;
             client.delete_vm(vm).await?;

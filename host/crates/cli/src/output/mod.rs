@@ -19,6 +19,7 @@ use crate::CliError;
 pub(crate) struct Answer {
     text: String,
     json: Value,
+    code: u8,
 }
 
 impl Answer {
@@ -27,7 +28,17 @@ impl Answer {
         let json = serde_json::to_value(document);
         let json =
             json.map_err(|error| CliError::Io { what: "cannot print the answer".into(), source: error.into() })?;
-        Ok(Self { text: text.into(), json })
+        Ok(Self { text: text.into(), json, code: 0 })
+    }
+
+    /// An answer that the program ends with another code for.
+    pub(crate) fn ends_with(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    /// The code that the program ends with.
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
     }
 }
 

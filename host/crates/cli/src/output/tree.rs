@@ -99,10 +99,13 @@ impl<'a> Drawing<'a> {
     }
 }
 
-/// What is special about a checkpoint: it is going, it is not what was asked for, it is automatic, its time is over.
+/// What is special about a checkpoint: it is going, it lacks a file, it is not what was asked for, it is automatic, its time is over.
 pub(crate) fn remark(checkpoint: &Checkpoint) -> String {
     if checkpoint.deleting {
         return "being deleted".to_owned();
+    }
+    if !checkpoint.missing_files.is_empty() {
+        return "MISSING".to_owned();
     }
     let now = Timestamp::now();
     let expired = checkpoint.keep_until.filter(|until| *until <= now).map(|_| "expired".to_owned());

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stillpoint_common::{CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, VmId};
 use stillpoint_proto::{
-    convert::{names, policy},
+    convert::{checkpoint::read_state, names, policy},
     v1 as pb,
 };
 
@@ -53,6 +53,10 @@ pub struct Checkpoint {
     pub left_out: Vec<LeftOutDisk>,
     /// Its layers are being merged away: it cannot be used any more.
     pub deleting: bool,
+    /// `READY`, `MISSING` (a file of it is not there), `DELETING`.
+    pub state: Option<&'static str>,
+    /// Files that it needs and that are not there.
+    pub missing_files: Vec<String>,
     /// Free text.
     pub notes: String,
     /// It is meant to be deleted after this.
@@ -110,6 +114,8 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             memory_bytes: checkpoint.memory_bytes,
             was_running: checkpoint.was_running,
             deleting: checkpoint.deleting,
+            state: read_state(checkpoint.state),
+            missing_files: checkpoint.missing_files,
             keep_until: read_time(checkpoint.keep_until.as_ref()),
             notes: checkpoint.notes,
             automatic: checkpoint.automatic,

@@ -1,7 +1,7 @@
 //! What the service found out about files.
 
 use serde::Serialize;
-use stillpoint_common::{Failure, VmId};
+use stillpoint_common::{CheckpointId, Failure, VmId};
 use stillpoint_proto::{convert::names, v1 as pb};
 
 /// What a rebuild of the catalogue did.
@@ -58,4 +58,93 @@ impl TryFrom<pb::RebuiltVm> for RebuiltVm {
         let pb::RebuiltVm { vm, file, checkpoints, layers, running, notes } = taken;
         Ok(Self { id: names::parse_vm(&vm, "taken.vm")?, vm, file, checkpoints, layers, running, notes })
     }
+}
+
+/// One thing that is not as the catalogue says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its stable name: `LAYER_MISSING`.
+    pub kind: String,
+    /// The VM.
+    pub vm: Option<VmId>,
+    /// The file.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
+    /// Checkpoints that cannot be used because of it.
+    pub checkpoints: Vec<CheckpointId>,
+    /// Now cannot be used because of it.
+    pub now: bool,
+    /// Nothing is wrong.
+    pub note: bool,
+}
+
+/// An image file of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// Its id.
+    pub layer: String,
+    /// Name of the disk.
+    pub disk: String,
+    /// The file.
+    pub path: String,
+    /// Its format.
+    pub format: String,
+    /// The layer it lies on; empty: it stands alone.
+    pub backing_layer: String,
+    /// The file of that one.
+    pub backing_path: String,
+    /// Size of the disk as the guest sees it.
+    pub virtual_bytes: u64,
+    /// What the file takes on the host's disk.
+    pub allocated_bytes: u64,
+    /// Checkpoints that read through it.
+    pub checkpoints: Vec<CheckpointId>,
+    /// Now reads through it.
+    pub now: bool,
+    /// It will never be written to again, but by a merge.
+    pub frozen: bool,
+    /// The file is not there.
+    pub missing: bool,
+    /// What is wrong with the file.
+    pub problems: Vec<String>,
+}
+
+impl TryFrom<pb::Finding> for Finding {
+    type Error = Failure;
+
+    fn try_from(finding: pb::Finding) -> Result<Self, Failure> {
+        let pb::Finding { kind, vm, path, message, advice, checkpoints, now, note } = finding;
+        let vm = Some(vm).filter(|vm| !vm.is_empty());
+        let vm = vm.map(|vm| names::parse_vm(&vm, "finding.vm")).transpose()?;
+        Ok(Self { kind, vm, path, message, advice, checkpoints: ids(&checkpoints)?, now, note })
+    }
+}
+
+impl TryFrom<pb::Layer> for Layer {
+    type Error = Failure;
+
+    fn try_from(layer: pb::Layer) -> Result<Self, Failure> {
+        Ok(Self {
+            checkpoints: ids(&layer.checkpoints)?,
+            layer: layer.layer,
+            disk: layer.disk,
+            path: layer.path,
+            format: layer.format,
+            backing_layer: layer.backing_layer,
+            backing_path: layer.backing_path,
+            virtual_bytes: layer.virtual_bytes,
+            allocated_bytes: layer.allocated_bytes,
+            now: layer.now,
+            frozen: layer.frozen,
+            missing: layer.missing,
+            problems: layer.problems,
+        })
+    }
+}
+
+fn ids(checkpoints: &[String]) -> Result<Vec<CheckpointId>, Failure> {
+    checkpoints.iter().map(|name| names::parse_checkpoint(name, "checkpoints").map(|(_, id)| id)).collect()
 }

@@ -15,7 +15,7 @@ mod vm;
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
 pub use guest::{FileSystem, Guest, Host, Writer};
-pub use integrity::{LeftDescription, Rebuilt, RebuiltVm};
+pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
 pub use vm::{DiskStatus, Vm};

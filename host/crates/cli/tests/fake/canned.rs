@@ -218,3 +218,30 @@ fn warnings(kind: OperationKind, state: &OperationState) -> Vec<String> {
 pub(crate) fn failed(failure: Failure) -> OperationState {
     OperationState::Failed(failure)
 }
+
+pub(crate) fn layers() -> Vec<pb::Layer> {
+    let base = pb::Layer {
+        layer: "a".repeat(24),
+        disk: "system".into(),
+        path: "/vm/web.qcow2".into(),
+        format: "qcow2".into(),
+        virtual_bytes: 1 << 30,
+        allocated_bytes: 512 << 20,
+        checkpoints: vec![format!("vms/web/checkpoints/{CLEAN}")],
+        now: true,
+        frozen: true,
+        ..pb::Layer::default()
+    };
+    let head = pb::Layer {
+        layer: "b".repeat(24),
+        path: "/vm/web-b.qcow2".into(),
+        backing_layer: base.layer.clone(),
+        backing_path: base.path.clone(),
+        checkpoints: vec![],
+        frozen: false,
+        missing: true,
+        problems: vec!["does not exist".into()],
+        ..base.clone()
+    };
+    vec![base, head]
+}

@@ -107,6 +107,17 @@ impl VirtualMachines for Service {
         let vms = vec![canned::vm(name, canned::definition())];
         Ok(Response::new(pb::ListVmsResponse { vms, next_page_token: token.into() }))
     }
+    async fn list_layers(&self, _: Request<pb::ListLayersRequest>) -> Answer<pb::ListLayersResponse> {
+        Ok(Response::new(pb::ListLayersResponse { layers: canned::layers() }))
+    }
+    async fn reconnect_layers(
+        &self,
+        request: Request<pb::ReconnectLayersRequest>,
+    ) -> Answer<pb::ReconnectLayersResponse> {
+        let asked = request::reconnect_layers(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("reconnect {} {:?} {}", asked.vm, asked.what, asked.path.display()));
+        Ok(Response::new(pb::ReconnectLayersResponse { layers: canned::layers() }))
+    }
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
         let cpus = change.definition.map(|definition| definition.cpus);
@@ -283,5 +294,21 @@ impl HostService for Service {
         let file = format!("{}/db.vm.json", request.get_ref().folders.concat());
         let left = pb::LeftDescription { file, why: "VM db is in the catalogue already and was not touched".into() };
         Ok(Response::new(pb::RebuildCatalogueResponse { taken: vec![taken], left: vec![left] }))
+    }
+
+    async fn check_host(&self, request: Request<pb::CheckHostRequest>) -> Answer<pb::CheckHostResponse> {
+        if request.get_ref().vm == "vms/db" {
+            return Ok(Response::new(pb::CheckHostResponse { findings: vec![] }));
+        }
+        let finding = stillpoint_common::Finding {
+            kind: stillpoint_common::FindingKind::LayerMissing,
+            vm: Some("web".parse().unwrap()),
+            path: Some("/vm/web-1.qcow2".into()),
+            message: "/vm/web-1.qcow2 (disk system) does not exist".into(),
+            checkpoints: vec![UPGRADE.parse().unwrap()],
+            now: true,
+        };
+        let findings = vec![stillpoint_proto::convert::finding::finding(&finding)];
+        Ok(Response::new(pb::CheckHostResponse { findings }))
     }
 }

@@ -111,7 +111,7 @@ impl VmActor {
     }
 
     /// The VM's record, if nothing is at work on it.
-    async fn idle_vm(&self) -> Result<Vm, Failure> {
+    pub(super) async fn idle_vm(&self) -> Result<Vm, Failure> {
         let vm = self.world.catalogue.vm(&self.vm).await?;
         let running = self.running.as_ref().map(|running| running.reporter.now());
         let max_checkpoints = self.world.config.max_checkpoints;

@@ -12,12 +12,15 @@
 mod caught;
 mod change;
 mod critical;
+mod missing;
+mod reconnect;
 mod work;
 
 use std::{sync::Arc, time::Duration};
 
 use stillpoint_common::{
-    CheckpointId, Failure, InstanceId, Operation, OperationId, OperationKind, OperationState, PowerState, Reason, VmId,
+    CheckpointId, Failure, InstanceId, LayerId, Operation, OperationId, OperationKind, OperationState, PowerState,
+    Reason, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -32,7 +35,7 @@ use self::{
     work::{From, see_through},
 };
 use crate::{
-    CheckpointChange, Request, VmChange,
+    CheckpointChange, Reconnect, Request, VmChange,
     admission::Situation,
     catalogue::Changes,
     context::{Cx, Reporter, World},
@@ -52,6 +55,7 @@ pub(crate) enum Message {
     Submit { request: Request, request_id: Option<String>, reply: oneshot::Sender<Result<Operation, Failure>> },
     Change { change: Box<VmChange>, reply: oneshot::Sender<Result<(), Failure>> },
     Remark { checkpoint: CheckpointId, change: CheckpointChange, reply: oneshot::Sender<Result<(), Failure>> },
+    Reconnect { asked: Box<Reconnect>, reply: oneshot::Sender<Result<Vec<LayerId>, Failure>> },
     Delete { reply: oneshot::Sender<Result<(), Failure>> },
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
@@ -238,6 +242,9 @@ impl VmActor {
             Message::Remark { checkpoint, change, reply } => {
                 let _ = reply.send(self.remark(checkpoint, change).await);
             }
+            Message::Reconnect { asked, reply } => {
+                let _ = reply.send(self.reconnect(&asked).await);
+            }
             Message::Delete { reply } => {
                 let deleted = self.delete().await;
                 let done = deleted.is_ok();
@@ -265,6 +272,7 @@ impl VmActor {
         let running = self.running.as_ref().map(|running| running.reporter.now());
         let max_checkpoints = self.world.config.max_checkpoints;
         Situation { vm: &vm, checkpoints: &checkpoints, running: running.as_ref(), max_checkpoints }.admit(&request)?;
+        self.refuse_missing(&vm, &checkpoints, &request).await?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         let changes = Changes::default().set_job(&job).new_request(&job);
         self.enlist(&job, changes).await?;

@@ -28,6 +28,10 @@ impl Descriptions for Bounded<dyn Descriptions> {
         within(self.limits.act, late("removing a description in", location), self.port.remove(location, name)).await
     }
 
+    async fn names(&self, folder: &Path) -> Answer<Vec<String>> {
+        within(self.limits.act, late("listing", folder), self.port.names(folder)).await
+    }
+
     async fn find(&self, folder: &Path, ending: &str) -> Answer<Vec<FoundDescription>> {
         within(self.limits.act, late("reading the descriptions in", folder), self.port.find(folder, ending)).await
     }

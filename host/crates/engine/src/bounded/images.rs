@@ -33,6 +33,10 @@ impl Images for Bounded<dyn Images> {
         within(self.limits.look, late("a glance at", &file.path), self.port.look(file)).await
     }
 
+    async fn beside(&self, folder: &Path) -> Answer<Vec<(PathBuf, Seen)>> {
+        within(self.limits.act, late("a look at images in", folder), self.port.beside(folder)).await
+    }
+
     async fn missing(&self, paths: &[PathBuf]) -> Answer<BTreeSet<PathBuf>> {
         within(self.limits.look, late("a look for", first(paths)), self.port.missing(paths)).await
     }

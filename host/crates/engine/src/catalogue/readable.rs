@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Checkpoint, CheckpointId, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
 
-use super::record::decode;
+use super::{Standstill, record::decode};
 use crate::job::Job;
 
 /// Makes sure that this version can read a stored record.
@@ -19,6 +19,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "job" => decode::<Job>(key, value).map(drop),
         "open" | "request" => decode::<OperationId>(key, value).map(drop),
         "hold" => decode::<InstanceId>(key, value).map(drop),
+        "standstill" => decode::<Standstill>(key, value).map(drop),
         "describe" => decode::<Option<CheckpointId>>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
     }

@@ -15,5 +15,5 @@ mod write;
 
 pub(crate) use self::{
     format::{VM_ENDING, VmDescription, read_vm},
-    write::{now_only, remove_all, settle, settled, take_back, write_all},
+    write::{expected, names_of, now_only, remove_all, settle, settled, take_back, write_all},
 };

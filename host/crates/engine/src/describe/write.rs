@@ -1,5 +1,7 @@
 //! Bringing description files in line with the catalogue.
 
+use std::collections::BTreeSet;
+
 use stillpoint_common::{Checkpoint, CheckpointId, Failure, Vm, VmId};
 
 use super::format::{Described, checkpoint_file, vm_file};
@@ -45,9 +47,7 @@ pub(crate) async fn write_all(
     checkpoints: &[Checkpoint],
     forest: &Forest,
 ) -> Result<(), StepError> {
-    let described = Described { vm, checkpoints, forest };
-    let files = std::iter::once(described.vm_file()).chain(described.checkpoint_files());
-    for (name, content) in files {
+    for (name, content) in expected(vm, checkpoints, forest) {
         world.ports.descriptions.write(&vm.checkpoint_location, &name, &content).await?;
     }
     Ok(())
@@ -65,6 +65,18 @@ pub(crate) async fn now_only(cx: &Cx) {
     if let Err(error) = written.await {
         tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's description could not be written yet");
     }
+}
+
+/// The files that there should be for a VM in this state: name and content.
+pub(crate) fn expected(vm: &Vm, checkpoints: &[Checkpoint], forest: &Forest) -> Vec<(String, Vec<u8>)> {
+    let described = Described { vm, checkpoints, forest };
+    std::iter::once(described.vm_file()).chain(described.checkpoint_files()).collect()
+}
+
+/// Names of all files that a VM may have in its checkpoint location.
+pub(crate) fn names_of(vm: &Vm, checkpoints: &[Checkpoint]) -> BTreeSet<String> {
+    let of = |checkpoint: &Checkpoint| [checkpoint_file(checkpoint.id), format!("{}.memory", checkpoint.id)];
+    checkpoints.iter().flat_map(of).chain([vm_file(&vm.id)]).collect()
 }
 
 /// Undoes the description of a checkpoint that was not published.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use stillpoint_common::{Checkpoint, CheckpointId, DiskName, Failure, LayerId, Reason, VmId};
 
 use super::Engine;
-use crate::{CheckpointChange, CheckpointView, actor::Message};
+use crate::{CheckpointChange, CheckpointView, actor::Message, truth::missing_files};
 
 impl Engine {
     /// One checkpoint.
@@ -25,14 +25,16 @@ impl Engine {
     pub async fn checkpoints(&self, vm: &VmId) -> Result<Vec<CheckpointView>, Failure> {
         self.world.catalogue.vm(vm).await?;
         let forest = self.world.catalogue.forest(vm).await?;
+        let checkpoints = self.world.catalogue.checkpoints(vm).await?;
+        let mut missing = missing_files(&self.world, &forest, &checkpoints).await?;
         let view = |checkpoint: Checkpoint| {
             let file = |(disk, layer): (&DiskName, &LayerId)| {
                 forest.get(*layer).map(|layer| (disk.clone(), layer.file.path.clone()))
             };
             let files = checkpoint.disks.iter().filter_map(file).collect::<BTreeMap<_, PathBuf>>();
-            CheckpointView { files, checkpoint }
+            CheckpointView { files, missing: missing.remove(&checkpoint.id).unwrap_or_default(), checkpoint }
         };
-        Ok(self.world.catalogue.checkpoints(vm).await?.into_iter().map(view).collect())
+        Ok(checkpoints.into_iter().map(view).collect())
     }
 
     /// Changes what is said about a checkpoint; its files, its id and its place in the tree stay.

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod operations;
 mod rebuild;
+mod truth;
 
 use std::{
     collections::HashMap,

@@ -7,7 +7,7 @@
 //! catalogue knows of it, a crash would leave two heads. So the VM stands still from just before the parent takes over
 //! until the catalogue has it written down; a note of this hold is durable first, and recovery lets the VM go on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use stillpoint_common::{CheckpointState, InstanceId, Layer, LayerFile, LayerId, Vm};
 use tokio::time::Instant;
@@ -56,7 +56,18 @@ async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
             CheckpointState::Deleting => {}
         }
     }
-    Ok(cx.catalogue().forest(&cx.vm).await?.collect(&needed))
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    match forest.collect(&needed, &BTreeSet::new()) {
+        Some(Collect::Merge { .. }) => Ok(forest.collect(&needed, &missing(cx, &forest).await?)),
+        other @ (Some(Collect::Remove(_)) | None) => Ok(other),
+    }
+}
+
+/// Layers whose files are not there.
+async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepError> {
+    let paths: Vec<PathBuf> = forest.iter().map(|layer| layer.file.path.clone()).collect();
+    let missing = cx.ports().images.missing(&paths).await?;
+    Ok(forest.iter().filter(|layer| missing.contains(&layer.file.path)).map(|layer| layer.file.id).collect())
 }
 
 /// Removes checkpoints that were only waiting for their layers to be merged, and their memory.

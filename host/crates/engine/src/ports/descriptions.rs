@@ -15,6 +15,9 @@ pub trait Descriptions: Send + Sync {
     /// Removes a file. Not there is fine.
     async fn remove(&self, location: &Path, name: &str) -> Result<(), DescriptionError>;
 
+    /// Names of all files in a folder, whatever they are. A folder that is not there has none.
+    async fn names(&self, folder: &Path) -> Result<Vec<String>, DescriptionError>;
+
     /// Reads every file with this ending in a folder and in the folders right below it. Files that are being written
     /// are not among them.
     async fn find(&self, folder: &Path, ending: &str) -> Result<Vec<FoundDescription>, DescriptionError>;

@@ -19,6 +19,9 @@ pub trait Images: Send + Sync {
     /// What can be seen of a file without a tool: cheap, and also while a VM has it open. Nothing it names is opened.
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError>;
 
+    /// Image files in this folder that name a backing file, finished or not, and what is seen of them.
+    async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError>;
+
     /// Which of these files are not there.
     async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError>;
 

@@ -6,8 +6,12 @@
 
 mod compare;
 mod freeze;
+mod missing;
+mod proof;
 
 pub(crate) use self::{
-    compare::wrongs,
+    compare::{Wrong, wrongs},
     freeze::{freeze, open},
+    missing::missing_files,
+    proof::{Proof, proof},
 };

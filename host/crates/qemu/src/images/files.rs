@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile};
+use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile, LayerId};
 use stillpoint_engine::ports::{ImageError, Seen};
 
 use super::{
@@ -37,6 +37,19 @@ pub(super) fn glance(file: &LayerFile) -> Result<Seen, ImageError> {
         allocated: metadata.blocks() * 512,
         backing: header.and_then(|header| header.backing).map(|name| resolve(folder(path), &name)),
     })
+}
+
+/// Images in a folder that name a backing file.
+pub(super) fn images_in(folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError> {
+    let entries = fs::read_dir(folder).map_err(|error| io_error(folder, "reading", &error))?;
+    let files = entries.flatten().map(|entry| entry.path());
+    let files = files.filter(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()));
+    let glanced = |path: PathBuf| {
+        let file = LayerFile { id: LayerId::generate(), path: path.clone(), format: DiskFormat::Qcow2 };
+        // What cannot be read, or goes meanwhile, lies on nothing that we could tell.
+        glance(&file).ok().filter(|seen| seen.backing.is_some()).map(|seen| (path, seen))
+    };
+    Ok(files.filter_map(glanced).collect())
 }
 
 /// The image names a backing file, and that is this file.

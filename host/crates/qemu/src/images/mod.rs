@@ -17,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use files::{blocking, folder, glance, identity, io_error, lies_on, look, place, sync, sync_one, temporary};
+use files::{blocking, folder, glance, identity, images_in, io_error, lies_on, look, place, sync, sync_one, temporary};
 use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
@@ -161,6 +161,11 @@ impl Images for QemuImages {
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
         let file = file.clone();
         blocking(move || glance(&file)).await
+    }
+
+    async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError> {
+        let folder = folder.to_owned();
+        blocking(move || images_in(&folder)).await
     }
 
     async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError> {

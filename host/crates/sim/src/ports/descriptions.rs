@@ -42,6 +42,16 @@ impl Descriptions for SimDescriptions {
             .await
     }
 
+    async fn names(&self, folder: &Path) -> Result<Vec<String>, DescriptionError> {
+        self.process
+            .call(Call::NamesInFolder, |state| {
+                let files = state.descriptions.keys().chain(state.memories.keys());
+                let inside = files.filter(|path| path.parent() == Some(folder));
+                Ok(inside.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+            })
+            .await
+    }
+
     async fn find(&self, folder: &Path, ending: &str) -> Result<Vec<FoundDescription>, DescriptionError> {
         self.process
             .call(Call::FindDescriptions, |state| {

@@ -60,10 +60,21 @@ impl Images for SimImages {
         self.process.call(Call::Look, |state| state.look(&file.path)).await
     }
 
+    async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError> {
+        let beside = self.process.call(Call::Beside, |state| {
+            let inside =
+                state.files.all().filter(|(path, image)| path.parent() == Some(folder) && image.backing.is_some());
+            inside.map(|(path, _)| Ok((path.clone(), state.look(path)?))).collect()
+        });
+        beside.await
+    }
+
     async fn missing(&self, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, ImageError> {
         let gone = self.process.call(Call::Missing, |state| {
-            let known = |path: &&PathBuf| state.files.inode(path).is_none() && !state.memories.contains_key(*path);
-            Ok(paths.iter().filter(known).cloned().collect())
+            let there = |path: &PathBuf| {
+                state.files.inode(path).is_some() || state.memories.contains_key(path) || state.folders.contains(path)
+            };
+            Ok(paths.iter().filter(|path| !there(path)).cloned().collect())
         });
         gone.await
     }

@@ -1,0 +1,150 @@
+//! Telling the catalogue where the files of layers are now.
+
+use std::path::{Path, PathBuf};
+
+use stillpoint_common::{DiskDefinition, Failure, Layer, LayerFile, LayerId, Reason, Vm};
+
+use super::VmActor;
+use crate::{
+    Reconnect, Reconnected,
+    catalogue::Changes,
+    error::StepError,
+    forest::Forest,
+    truth::{Proof, proof},
+};
+
+impl VmActor {
+    /// Checks the files first, all of them; then writes the new names into the files that lie on them, then the records.
+    /// Whatever a crash leaves is put right by the same request again.
+    pub(super) async fn reconnect(&mut self, asked: &Reconnect) -> Result<Vec<LayerId>, Failure> {
+        let vm = self.idle_vm().await?;
+        if vm.instance.is_some() {
+            return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)));
+        }
+        let before = self.world.catalogue.forest(&vm.id).await?;
+        let mut moved = Vec::new();
+        for (layer, path) in targets(asked, &vm, &before)? {
+            moved.push(self.at_new_path(layer, &path, &before, asked.accept_changed).await?);
+        }
+        let mut after = before.clone();
+        after.extend(moved.iter().cloned());
+        for parent in &moved {
+            for child in after.clone().children(parent.file.id) {
+                after.extend([self.onto(child, parent).await?]);
+            }
+        }
+        self.stamp(&vm, &mut after).await?;
+        let ids = moved.iter().map(|layer| layer.file.id).collect();
+        self.write(changes(vm, &before, &after)).await?;
+        Ok(ids)
+    }
+
+    /// The layer with this file, if the file is the one that is meant, or the caller says to take it all the same.
+    async fn at_new_path(
+        &self,
+        layer: &Layer,
+        path: &Path,
+        forest: &Forest,
+        accept_changed: bool,
+    ) -> Result<Layer, Failure> {
+        let images = &self.world.ports.images;
+        let file = LayerFile { path: path.to_owned(), ..layer.file.clone() };
+        let seen = images.look(&file).await.map_err(StepError::from)?;
+        let facts = images.stat(path, file.format).await.map_err(StepError::from)?;
+        let (id, shown) = (layer.file.id, path.display());
+        if facts.virtual_size != layer.virtual_size || facts.corrupt {
+            let message = format!("{shown} is damaged or of another size: it cannot be layer {id}");
+            return Err(Failure::new(Reason::DiskFileUnusable, message).at("path"));
+        }
+        let other = forest.iter().any(|other| other.identity == seen.identity && other.file.id != id);
+        let owner = self.world.catalogue.owner(seen.identity).await?.filter(|owner| *owner != self.vm);
+        if other || owner.is_some() {
+            return Err(Failure::new(Reason::DiskInUse, format!("{shown} is another layer already")).at("path"));
+        }
+        match proof(layer, &seen) {
+            Proof::SameFile | Proof::SameStamp => {}
+            Proof::None(why) if accept_changed => {
+                tracing::warn!(vm = %self.vm, layer = %id, path = %shown, why, "taken without proof");
+            }
+            Proof::None(why) => {
+                let message = format!("{shown} {why}: it is not taken for layer {id} without --accept-changed");
+                return Err(Failure::new(Reason::DiskChanged, message).at("path"));
+            }
+        }
+        Ok(Layer { file, identity: seen.identity, frozen: None, ..layer.clone() })
+    }
+
+    /// The child, with the parent's new name in its file. That it is about to be written to by us is noted first.
+    async fn onto(&self, child: &Layer, parent: &Layer) -> Result<Layer, Failure> {
+        let images = &self.world.ports.images;
+        let open = Layer { frozen: None, ..child.clone() };
+        let seen = images.look(&child.file).await.map_err(StepError::from)?;
+        if seen.backing.as_ref() == Some(&parent.file.path) {
+            return Ok(child.clone());
+        }
+        let known = self.world.catalogue.forest(&self.vm).await?;
+        if let Some(known) = known.get(child.file.id).filter(|known| known.frozen.is_some()) {
+            let note = Changes::default().set_layer(&self.vm, &Layer { frozen: None, ..known.clone() });
+            self.world.catalogue.commit(note).await.map_err(StepError::from)?;
+        }
+        images.repoint(&child.file, &parent.file).await.map_err(StepError::from)?;
+        Ok(open)
+    }
+
+    /// Layers that are no heads, and of which it is not noted what they are like, are frozen as they are now.
+    async fn stamp(&self, vm: &Vm, forest: &mut Forest) -> Result<(), Failure> {
+        let is_head = |id: LayerId| vm.heads.values().any(|head| *head == id);
+        for layer in forest.clone().iter().filter(|layer| layer.frozen.is_none() && !is_head(layer.file.id)) {
+            // Others may still be missing; they are reconnected in their turn.
+            if let Ok(seen) = self.world.ports.images.look(&layer.file).await {
+                forest.extend([Layer { frozen: Some(seen.stamp), ..layer.clone() }]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which layers go to which paths.
+fn targets<'f>(asked: &Reconnect, vm: &Vm, forest: &'f Forest) -> Result<Vec<(&'f Layer, PathBuf)>, Failure> {
+    match &asked.what {
+        Reconnected::Layer(id) => {
+            let absent = || Failure::new(Reason::LayerNotFound, format!("VM {} has no layer {id}", vm.id)).at("layer");
+            let layer = forest.get(*id).ok_or_else(absent)?;
+            let beside = forest.iter().filter(|other| other.disk == layer.disk && other.file.id != *id);
+            let mut folders = beside.filter_map(|other| other.file.path.parent());
+            if let Some(folder) = folders.find(|folder| Some(*folder) != asked.path.parent()) {
+                let problem = format!(
+                    "the layers of disk {} lie in {}, each beside the others; to move all of them, name the disk and \
+                     the folder",
+                    layer.disk,
+                    folder.display()
+                );
+                return Err(Failure::field("path", problem));
+            }
+            Ok(vec![(layer, asked.path.clone())])
+        }
+        Reconnected::Disk(disk) => {
+            let layers: Vec<_> = forest.iter().filter(|layer| layer.disk == *disk).collect();
+            if layers.is_empty() {
+                return Err(Failure::new(Reason::DiskNotFound, format!("VM {} has no disk {disk}", vm.id)).at("disk"));
+            }
+            let there = |layer: &Layer| asked.path.join(layer.file.path.file_name().unwrap_or_default());
+            Ok(layers.into_iter().map(|layer| (layer, there(layer))).collect())
+        }
+    }
+}
+
+/// The records as they are to be, and where the disks themselves are.
+fn changes(mut vm: Vm, before: &Forest, after: &Forest) -> Changes {
+    let changed: Vec<(&Layer, &Layer)> =
+        before.iter().filter_map(|old| Some((old, after.get(old.file.id)?))).filter(|(old, new)| old != new).collect();
+    let mut changes = changed.iter().fold(Changes::default(), |changes, (old, _)| changes.delete_layer(&vm.id, old));
+    for (_, new) in changed {
+        changes = changes.set_layer(&vm.id, new);
+        let of_root = |disk: &&mut DiskDefinition| new.backing.is_none() && disk.name == new.disk;
+        if let Some(disk) = vm.definition.disks.iter_mut().find(of_root) {
+            disk.path.clone_from(&new.file.path);
+        }
+    }
+    changes.set_vm(&vm)
+}
