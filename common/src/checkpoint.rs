@@ -81,17 +81,31 @@ impl Remarks {
     }
 }
 
+/// How a memory state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MemoryFormat {
+    /// QEMU's migration stream, as it is. States of the first version are so.
+    #[default]
+    Stream,
+    /// Pages in packs, which checkpoints share, and a manifest.
+    Pages,
+}
+
 /// RAM pages and device state of one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryState {
-    /// The file.
+    /// The file: the stream or the manifest.
     pub path: PathBuf,
-    /// Its size.
+    /// Its size; with a manifest, that of the pages that were stored with it, too.
     pub bytes: u64,
     /// BLAKE3 of the file, hexadecimal.
     pub blake3: String,
     /// Version of the QEMU that wrote it.
     pub qemu_version: String,
+    /// How it is kept.
+    #[serde(default)]
+    pub format: MemoryFormat,
 }
 
 /// A disk that is not part of a checkpoint.

@@ -18,7 +18,7 @@ mod reason;
 mod vm;
 mod writer;
 
-pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState, Remarks};
+pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryFormat, MemoryState, Remarks};
 pub use critical::{Critical, CriticalAction, CriticalSettings};
 pub use definition::{
     AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,

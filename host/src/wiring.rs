@@ -34,7 +34,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     let ports = Ports {
         hypervisor: hypervisor.clone(),
         images: Arc::new(QemuImages::new(qemu)),
-        memory: Arc::new(FileMemoryStates),
+        memory: Arc::new(FileMemoryStates::default()),
         descriptions: Arc::new(FileDescriptions),
         guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
         exports: Arc::new(FolderExports),

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, io, path::Path, path::PathBuf, time::Durati
 
 use stillpoint_cli::client::{Client, ClientError, VmChange};
 use stillpoint_common::{PowerState, VmId};
+use stillpoint_memory::state::SavedMemory;
 use tokio::process::Command;
 
 use crate::bare::qemu_img;
@@ -92,7 +93,7 @@ fn images(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(files.filter(|path| path.is_file() && path.display().to_string().contains(".qcow2")).collect())
 }
 
-/// Asserts that there is a memory state for each checkpoint that has memory, and for nothing else.
+/// Asserts that there is a memory state for each checkpoint that has memory, whole, and for nothing else.
 ///
 /// # Errors
 /// If the service cannot be asked.
@@ -102,9 +103,16 @@ fn images(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
 pub async fn assert_memory_sound(client: &Client, vm: &VmId, what: &str) -> Audited<()> {
     let location = PathBuf::from(client.vm(vm).await?.checkpoint_location);
     let with_memory = client.list_checkpoints(vm).await?.into_iter().filter(|checkpoint| checkpoint.memory_bytes > 0);
-    let needed: BTreeSet<String> = with_memory.map(|checkpoint| format!("{}.memory", checkpoint.id)).collect();
+    let mut needed: BTreeSet<String> = with_memory.map(|checkpoint| format!("{}.memory", checkpoint.id)).collect();
+    for manifest in needed.clone() {
+        let mut saved = SavedMemory::open(&location.join(manifest))?.ok_or("a state of an older format")?;
+        saved.check()?;
+        needed.extend(saved.packs().map(|pack| format!("{pack}.pages")));
+    }
     let files = fs::read_dir(location).into_iter().flatten().flatten();
-    let found: BTreeSet<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    // Descriptions lie there, too.
+    let found: BTreeSet<String> = names.filter(|name| !name.ends_with(".json")).collect();
     assert_eq!(found, needed, "{what}: memory states that are there, memory states that are needed");
     Ok(())
 }

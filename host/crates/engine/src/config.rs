@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
     pub memory_load: Duration,
+    /// How long who reads a memory state may take to say whether it was whole, once it is loaded (10 s).
+    pub memory_told: Duration,
     /// How long to try to set the clock after an apply (20 s).
     pub clock_after_apply: Duration,
     /// The most checkpoints a VM may have (50).
@@ -78,6 +80,7 @@ impl EngineConfig {
             writers: WriterRequest::default(),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
+            memory_told: Duration::from_secs(10),
             clock_after_apply: Duration::from_secs(20),
             max_checkpoints: 50,
             remembered_operations: 1_000,

@@ -101,7 +101,7 @@ const fn memory_reason(error: &MemoryError) -> Reason {
     match error {
         MemoryError::Damaged { .. } => Reason::MemoryDamaged,
         MemoryError::NoSpace { .. } => Reason::NoSpace,
-        MemoryError::Io { .. } => Reason::CaptureFailed,
+        MemoryError::Unusable { .. } | MemoryError::Unanswered { .. } | MemoryError::Io { .. } => Reason::CaptureFailed,
     }
 }
 

@@ -1,12 +1,24 @@
-//! Memory states as plain files: what QEMU wrote, as it wrote it.
+//! Memory states: what QEMU saves of a running VM, kept small, checked, and given back.
 //!
 //! ```text
-//! begin ─▶ <checkpoint>.memory.part ─▶ (QEMU writes) ─▶ seal: check, hash, sync, rename ─▶ <checkpoint>.memory
+//! begin ─▶ (QEMU writes into a pipe) ─▶ <checkpoint>.pages.part ─▶ seal ─▶ <checkpoint>.pages, <checkpoint>.memory
+//! open  ─▶ (QEMU reads from a pipe)
 //! ```
 //! A file under its final name is whole and durable. Whatever has another name was never promised to anybody.
+//!
+//! [`stream`] is QEMU's format, [`state`] ours. Without the feature `port` there is nothing but them: enough for a tool
+//! that reads files.
 
+#[cfg(feature = "port")]
+mod capture;
+#[cfg(feature = "port")]
+mod collect;
+#[cfg(feature = "port")]
 mod files;
+#[cfg(feature = "port")]
+mod plain;
+pub mod state;
 pub mod stream;
-mod whole;
 
-pub use files::FileMemoryStates;
+#[cfg(feature = "port")]
+pub use files::{FileMemoryStates, MemoryConfig};

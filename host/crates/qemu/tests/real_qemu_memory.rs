@@ -18,7 +18,7 @@ use stillpoint_engine::ports::{
     Capture, DiskChain, Hypervisor, HypervisorError, Images, LaunchSpec, MemoryStates, ProgressSink, RunState,
     StartMode,
 };
-use stillpoint_memory::FileMemoryStates;
+use stillpoint_memory::state::SavedMemory;
 use tokio::time::Instant;
 
 /// A standard checkpoint: the memory state, and the chains that belong to it.
@@ -30,10 +30,15 @@ struct Saved {
 
 /// Saves memory and disks of one instant, the way the engine does it.
 async fn save(lab: &mut Lab) -> Saved {
+    save_over(lab, None).await
+}
+
+/// The same; what is in the base need not be stored again.
+async fn save_over(lab: &mut Lab, base: Option<&MemoryState>) -> Saved {
     let checkpoint = CheckpointId::generate();
     let location = lab.folder.path().to_owned();
     let overlays = lab.attach_overlays().await;
-    let sink = FileMemoryStates.begin(&location, checkpoint).await.unwrap();
+    let sink = lab.states.begin(&location, checkpoint, base).await.unwrap();
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     let was_running = lab.observe().await.run == RunState::Running;
 
@@ -58,7 +63,7 @@ async fn save(lab: &mut Lab) -> Saved {
     assert!(told.done == told.total && told.total >= 64 << 20, "{told:?}");
     assert_eq!(lab.observe().await.capture, Capture::Completed);
     let version = lab.hypervisor.version(lab.instance).await.unwrap();
-    let state = FileMemoryStates.seal(&location, checkpoint, &version).await.unwrap();
+    let state = lab.states.seal(&location, checkpoint, &version).await.unwrap();
     let chains = lab.chains.clone();
     lab.lay(&overlays);
     Saved { state, chains, paused_for }
@@ -84,8 +89,9 @@ async fn awaiting(lab: &Lab, chains: &[DiskChain]) -> LaunchSpec {
 /// Brings a saved state back as the lab's instance.
 async fn restore(lab: &mut Lab, saved: &Saved) {
     let spec = awaiting(lab, &saved.chains).await;
-    let source = FileMemoryStates.open(&saved.state).await.unwrap();
+    let (source, outcome) = lab.states.open(&saved.state).await.unwrap().split();
     lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap();
+    outcome.told(LONG).await.unwrap();
     assert_eq!(lab.hypervisor.observe(spec.instance).await.unwrap().run, RunState::Paused);
     (lab.instance, lab.chains) = (spec.instance, spec.chains);
     lab.hypervisor.resume(lab.instance).await.unwrap();
@@ -98,11 +104,15 @@ async fn real_qemu_memory_and_disks_are_of_one_instant_and_come_back_again_and_a
     let first = save(&mut lab).await;
     println!("the VM stood still for {:?}", first.paused_for);
     lab.progress(10).await;
-    let second = save(&mut lab).await;
+    let second = save_over(&mut lab, Some(&first.state)).await;
     println!("and for {:?} the second time", second.paused_for);
+    assert!(second.state.bytes * 2 < first.state.bytes, "{} bytes after {}", second.state.bytes, first.state.bytes);
     lab.progress(3).await;
     lab.retire().await;
     assert!(numbers(&lab.chains[0].layers).missing.is_empty());
+    for saved in [&first, &second] {
+        SavedMemory::open(&saved.state.path).unwrap().unwrap().check().unwrap();
+    }
 
     for saved in [&first, &second, &first] {
         let then = numbers(&saved.chains[0].layers);
@@ -197,19 +207,19 @@ async fn real_qemu_killed_in_the_middle_of_a_capture_is_gone_and_its_memory_is_n
     let lab = Lab::new().await;
     lab.run().await;
     let checkpoint = CheckpointId::generate();
-    let sink = FileMemoryStates.begin(lab.folder.path(), checkpoint).await.unwrap();
+    let sink = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();
     lab.hypervisor.start_capture(lab.instance).await.unwrap();
     kill(lab.pid());
     let error = lab.hypervisor.finish_capture(lab.instance, &quiet()).await.unwrap_err();
     assert!(matches!(error, HypervisorError::Gone), "{error}");
-    FileMemoryStates.seal(lab.folder.path(), checkpoint, "0").await.unwrap_err();
+    lab.states.seal(lab.folder.path(), checkpoint, "0").await.unwrap_err();
     lab.retire().await;
 }
 
 #[tokio::test]
-async fn real_qemu_a_full_disk_fails_the_capture_and_the_vm_goes_on() {
+async fn real_qemu_that_cannot_write_fails_the_capture_and_the_vm_goes_on() {
     let lab = Lab::new().await;
     lab.run().await;
     let full: OwnedFd = OpenOptions::new().write(true).open("/dev/full").unwrap().into();
@@ -220,10 +230,28 @@ async fn real_qemu_a_full_disk_fails_the_capture_and_the_vm_goes_on() {
         Err(error) => error,
     };
     println!("{failed}");
-    assert!(matches!(failed, HypervisorError::NoSpace { .. }), "{failed:?}");
+    assert!(matches!(failed, HypervisorError::Refused { .. }), "{failed:?}");
     lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
     lab.hypervisor.resume(lab.instance).await.unwrap();
     lab.progress(2).await;
+    lab.retire().await;
+}
+
+#[tokio::test]
+async fn real_qemu_goes_on_when_the_service_dies_in_the_middle_of_a_capture() {
+    let mut lab = Lab::new().await;
+    lab.run().await;
+    let (reader, sink) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
+    lab.hypervisor.pause(lab.instance).await.unwrap();
+    lab.hypervisor.start_capture(lab.instance).await.unwrap();
+    lab.hypervisor.resume(lab.instance).await.unwrap();
+    // What is left of a service that is killed: nobody who reads.
+    drop(reader);
+    lab.progress(5).await;
+    lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
+    lab.progress(5).await;
+    save(&mut lab).await;
     lab.retire().await;
 }
 
@@ -270,7 +298,8 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
     lab.run().await;
     let saved = save(&mut lab).await;
     let mut whole = Vec::new();
-    File::open(&saved.state.path).unwrap().read_to_end(&mut whole).unwrap();
+    let source = lab.states.open(&saved.state).await.unwrap().stream;
+    File::from(source).read_to_end(&mut whole).unwrap();
     let mut bent = whole.clone();
     let at = whole.len() / 2;
     bent[at..at + 4096].fill(0xee);
@@ -282,7 +311,7 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
         File::create(&path).unwrap().write_all(bytes).unwrap();
         let loaded = lab.hypervisor.load_memory(spec.instance, File::open(&path).unwrap().into(), LONG).await;
         println!("{name}: {loaded:?}");
-        // A page that is bent is not noticed by QEMU: the hash of the state is there for that.
+        // A page that is bent is not noticed by QEMU: the hashes of the state are there for that.
         assert!(name == "bent" || matches!(loaded, Err(HypervisorError::Refused { .. })), "{name}: {loaded:?}");
         lab.hypervisor.retire(spec.instance).await.unwrap();
     }
@@ -293,7 +322,7 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
     spec.mode = StartMode::Restore;
     lab.retire().await;
     lab.hypervisor.launch(&spec).await.unwrap();
-    let source = FileMemoryStates.open(&saved.state).await.unwrap();
+    let source = lab.states.open(&saved.state).await.unwrap().stream;
     let error = lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap_err();
     println!("other size: {error}");
     assert!(error.to_string().contains("pc.ram"), "{error}");

@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use serde::{Deserialize, Serialize};
-use stillpoint_common::{CheckpointId, DiskName, MemoryState};
+use stillpoint_common::{CheckpointId, DiskName, MemoryFormat, MemoryState};
 use stillpoint_engine::ports::MemoryError;
 
 use crate::{files::Content, state::State};
@@ -110,6 +110,7 @@ impl State {
             bytes: bytes.len() as u64,
             blake3: digest(&bytes),
             qemu_version: version.to_owned(),
+            format: MemoryFormat::Stream,
         };
         self.memories.insert(path.to_owned(), Memory::Sealed(bytes));
         Ok(state)

@@ -23,14 +23,15 @@ pub(crate) fn hash_and_sync(path: &Path) -> io::Result<(String, u64)> {
     Ok((hasher.finalize().to_hex().to_string(), bytes))
 }
 
-/// Copies a file into a new one and answers its BLAKE3, hexadecimal.
-pub(crate) fn copy_hashed(from: &Path, to: &Path, total: u64, progress: &ProgressSink) -> io::Result<String> {
-    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+/// Copies a stream into a new file and answers its BLAKE3, hexadecimal.
+pub(crate) fn copy_hashed(mut source: File, to: &Path, total: u64, progress: &ProgressSink) -> io::Result<String> {
+    let mut target = File::create(to)?;
     let (mut hasher, mut done) = (blake3::Hasher::new(), 0);
     pump(&mut source, |chunk| {
         hasher.update(chunk);
         done += chunk.len() as u64;
-        progress(Progress { done, total });
+        // How much there will be may have been a guess.
+        progress(Progress { done: done.min(total), total });
         target.write_all(chunk)
     })?;
     Ok(hasher.finalize().to_hex().to_string())

@@ -7,10 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use stillpoint_common::{MemoryState, OperationId};
+use stillpoint_common::{MemoryFormat, OperationId};
 use stillpoint_engine::{
     ExportedFile,
-    ports::{ExportError, ExportTargets, ProgressSink},
+    ports::{ExportError, ExportTargets, MemorySource, ProgressSink},
 };
 
 use crate::copy::{copy_hashed, hash_and_sync};
@@ -36,12 +36,23 @@ impl ExportTargets for FolderExports {
         blocking(move || stage(&target, staged)).await
     }
 
-    async fn copy_memory(&self, state: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError> {
+    async fn copy_memory(
+        &self,
+        source: MemorySource<'_>,
+        to: &Path,
+        progress: &ProgressSink,
+    ) -> Result<(), ExportError> {
+        let MemorySource { state, stream, bytes } = source;
         let (state, to, progress) = (state.clone(), to.to_owned(), progress.clone());
         blocking(move || {
-            let hash = copy_hashed(&state.path, &to, state.bytes, &progress)
+            let hash = copy_hashed(stream.into(), &to, bytes, &progress)
                 .map_err(|error| failed("copying memory", &to, &error))?;
-            if hash == state.blake3 {
+            let is_what_was_captured = match state.format {
+                MemoryFormat::Stream => hash == state.blake3,
+                // What the hash is of is the manifest, and all pages have been checked against that.
+                MemoryFormat::Pages => true,
+            };
+            if is_what_was_captured {
                 return Ok(());
             }
             let message = "its content is not what was captured".to_owned();
@@ -153,6 +164,8 @@ async fn blocking<T: Send + 'static>(
 mod tests {
     use std::sync::Arc;
 
+    use stillpoint_common::MemoryState;
+
     use super::*;
 
     #[tokio::test]
@@ -196,9 +209,12 @@ mod tests {
         let path = dir.path().join("memory");
         fs::write(&path, b"changed").unwrap();
         let blake3 = blake3::hash(b"captured").to_hex().to_string();
-        let state = MemoryState { path, bytes: 7, blake3, qemu_version: String::new() };
+        let stream = fs::File::open(&path).unwrap().into();
+        let qemu_version = String::new();
+        let state = MemoryState { path, bytes: 7, blake3, qemu_version, format: MemoryFormat::Stream };
         let progress: ProgressSink = Arc::new(|_| {});
-        let error = FolderExports.copy_memory(&state, &dir.path().join("copy"), &progress).await.unwrap_err();
+        let source = MemorySource { state: &state, stream, bytes: 7 };
+        let error = FolderExports.copy_memory(source, &dir.path().join("copy"), &progress).await.unwrap_err();
         assert!(matches!(error, ExportError::SourceDamaged { .. }), "{error}");
     }
 }

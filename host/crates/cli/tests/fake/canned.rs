@@ -128,8 +128,13 @@ pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, h
 }
 
 pub(crate) fn fallback(checkpoint: Checkpoint) -> Checkpoint {
-    let memory =
-        MemoryState { path: "/m".into(), bytes: 412 << 20, blake3: String::new(), qemu_version: "10.0.2".into() };
+    let memory = MemoryState {
+        path: "/m".into(),
+        bytes: 412 << 20,
+        blake3: String::new(),
+        qemu_version: "10.0.2".into(),
+        format: stillpoint_common::MemoryFormat::Pages,
+    };
     Checkpoint {
         kind: Kind::Standard,
         consistency: Consistency::Memory,

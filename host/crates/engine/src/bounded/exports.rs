@@ -6,12 +6,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{MemoryState, OperationId};
+use stillpoint_common::OperationId;
 
 use super::{Bounded, Moving, within};
 use crate::{
     ExportedFile,
-    ports::{ExportError, ExportTargets, ProgressSink},
+    ports::{ExportError, ExportTargets, MemorySource, ProgressSink},
 };
 
 fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ExportError {
@@ -29,9 +29,14 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
         within(self.limits.act, late("beginning", target), self.port.stage(target, operation)).await
     }
 
-    async fn copy_memory(&self, state: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError> {
+    async fn copy_memory(
+        &self,
+        source: MemorySource<'_>,
+        to: &Path,
+        progress: &ProgressSink,
+    ) -> Result<(), ExportError> {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = self.port.copy_memory(state, to, &sink);
+        let call = self.port.copy_memory(source, to, &sink);
         Moving::within(seen, self.limits.stall, late("copying memory to", to), call).await
     }
 

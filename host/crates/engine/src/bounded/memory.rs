@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryState};
 
 use super::{Bounded, within};
-use crate::ports::{MemoryError, MemoryStates};
+use crate::ports::{MemoryError, MemoryStates, OpenedMemory};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
     move |waited| MemoryError::Io {
@@ -17,11 +17,17 @@ fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
 
 #[async_trait]
 impl MemoryStates for Bounded<dyn MemoryStates> {
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
-        within(self.limits.act, late("beginning"), self.port.begin(location, checkpoint)).await
+    /// Reads where the pages of the base lie.
+    async fn begin(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        base: Option<&MemoryState>,
+    ) -> Result<OwnedFd, MemoryError> {
+        within(self.limits.bulk, late("beginning"), self.port.begin(location, checkpoint, base)).await
     }
 
-    /// Reads all that was written, and reports nothing meanwhile.
+    /// Waits for the end of what is being written, and reports nothing meanwhile.
     async fn seal(
         &self,
         location: &Path,
@@ -31,11 +37,12 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
         within(self.limits.bulk, late("sealing"), self.port.seal(location, checkpoint, qemu_version)).await
     }
 
-    async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError> {
+    async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError> {
         within(self.limits.look, late("opening"), self.port.open(state)).await
     }
 
+    /// Looks through all states of the folder for what is not needed any more.
     async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        within(self.limits.act, late("removing"), self.port.remove(location, checkpoint)).await
+        within(self.limits.bulk, late("removing"), self.port.remove(location, checkpoint)).await
     }
 }

@@ -194,8 +194,10 @@ impl Apply {
 
     async fn load(&self, cx: &Cx) -> Result<(), StepError> {
         let Some(memory) = &self.checkpoint.memory else { return Ok(()) };
-        let source = cx.ports().memory.open(memory).await?;
+        let (source, outcome) = cx.ports().memory.open(memory).await?.split();
         let loaded = cx.ports().hypervisor.load_memory(self.new_instance()?, source, cx.world.config.memory_load).await;
+        // Damage that is found while the state is read is the cause of whatever the hypervisor says.
+        outcome.told(cx.world.config.memory_told).await?;
         Ok(loaded.map_err(|error| StepError::from(error).blamed_on(Reason::RestoreFailed))?)
     }
 

@@ -12,7 +12,7 @@ use crate::{
     context::Cx,
     error::StepError,
     job::Facts,
-    ports::Flatten,
+    ports::{Flatten, MemorySource},
     saga::{Nature, Plan, Step},
 };
 
@@ -75,7 +75,13 @@ impl Plan for Export {
                 if let Some(memory) = &self.checkpoint.memory {
                     let to = self.staged.join("memory");
                     let phase = cx.reporter.begin("copy-memory");
-                    cx.ports().exports.copy_memory(memory, &to, &cx.reporter.progress()).await?;
+                    let opened = cx.ports().memory.open(memory).await?;
+                    let bytes = opened.bytes;
+                    let (stream, outcome) = opened.split();
+                    let source = MemorySource { state: memory, stream, bytes };
+                    let copied = cx.ports().exports.copy_memory(source, &to, &cx.reporter.progress()).await;
+                    outcome.told(cx.world.config.memory_told).await?;
+                    copied?;
                     cx.reporter.end(phase);
                 }
             }

@@ -1,6 +1,6 @@
 //! Making sure, before anything is begun, that there is room for it.
 
-use stillpoint_common::{Checkpoint, InstanceId, Kind, Vm};
+use stillpoint_common::{Checkpoint, InstanceId, Kind, MemoryFormat, MemoryState, Vm};
 
 use super::disks::chain_layers;
 use crate::{
@@ -57,8 +57,16 @@ pub(super) async fn for_export(cx: &Cx, checkpoint: &Checkpoint, target: &std::p
         needs.push(Need::new(format!("a copy of disk {disk}"), folder, bytes));
     }
     let memory = checkpoint.memory.as_ref();
-    needs.extend(memory.map(|memory| Need::new("a copy of the memory", folder, memory.bytes)));
+    needs.extend(memory.map(|memory| Need::new("a copy of the memory", folder, stream_bytes(memory, checkpoint))));
     make_sure(cx, needs, cx.world.config.space.keep_free).await
+}
+
+/// A copy is a plain stream: at most all of the memory.
+fn stream_bytes(memory: &MemoryState, checkpoint: &Checkpoint) -> u64 {
+    match memory.format {
+        MemoryFormat::Stream => memory.bytes,
+        MemoryFormat::Pages => checkpoint.definition.memory_mib.saturating_mul(1 << 20),
+    }
 }
 
 async fn flattened(

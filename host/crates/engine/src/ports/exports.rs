@@ -1,6 +1,9 @@
 //! The port to the folders that exports go to.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryState, OperationId};
@@ -20,8 +23,14 @@ pub trait ExportTargets: Send + Sync {
     /// Refuses a target that exists, and one whose parent folder does not.
     async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError>;
 
-    /// Copies a memory state into the temporary folder under this name, checking its hash on the way.
-    async fn copy_memory(&self, state: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError>;
+    /// Copies a memory state into the temporary folder under this name, as a plain stream. If it is kept as one, its
+    /// hash is checked on the way; of any other format, who opened it says whether it was whole.
+    async fn copy_memory(
+        &self,
+        source: MemorySource<'_>,
+        to: &Path,
+        progress: &ProgressSink,
+    ) -> Result<(), ExportError>;
 
     /// Hashes and syncs what is in the temporary folder, writes the manifest (`manifest.json`: `describe` and the list
     /// of files) and renames the folder to `target`. Answers the files, the manifest last.
@@ -39,6 +48,17 @@ pub trait ExportTargets: Send + Sync {
 
     /// Reads the list of files of a finished export, the manifest last.
     async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError>;
+}
+
+/// A memory state that is to be copied.
+#[derive(Debug)]
+pub struct MemorySource<'a> {
+    /// What the catalogue keeps of it.
+    pub state: &'a MemoryState,
+    /// Its stream, opened.
+    pub stream: OwnedFd,
+    /// About how many bytes that has.
+    pub bytes: u64,
 }
 
 /// Why an export was not made.

@@ -1,19 +1,28 @@
 //! The port to memory states on disk.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryState};
+use tokio::{sync::oneshot, time::timeout};
 
 /// Keeps memory states: one per standard checkpoint.
 #[async_trait]
 pub trait MemoryStates: Send + Sync {
-    /// Opens a place for the memory of a checkpoint in this folder, which is made if it is not there; the hypervisor writes its stream to the descriptor.
+    /// Begins to take in the memory of a checkpoint, to be kept in this folder, which is made if it is not there. The
+    /// hypervisor writes its stream to the descriptor, which never refuses: what goes wrong is told when it is sealed.
     ///
-    /// What an earlier, unfinished attempt left under the same checkpoint is overwritten.
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError>;
+    /// Pages that are equal to some of `base`, an earlier state of the same VM, need not be kept twice; the base can
+    /// be removed at any time after. What an earlier, unfinished attempt left under the same checkpoint is overwritten.
+    async fn begin(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        base: Option<&MemoryState>,
+    ) -> Result<OwnedFd, MemoryError>;
 
-    /// Seals what was written: durable, hashed, complete. Fails if nothing whole was written.
+    /// Waits, for a limited time, until all that the hypervisor wrote is taken in, and seals it: durable, hashed,
+    /// complete. Fails if nothing whole was written. A dropped future leaves nothing that can be sealed.
     async fn seal(
         &self,
         location: &Path,
@@ -22,7 +31,7 @@ pub trait MemoryStates: Send + Sync {
     ) -> Result<MemoryState, MemoryError>;
 
     /// Opens a sealed state for a hypervisor to load. Damage that can be seen at once (size, absence) is refused.
-    async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError>;
+    async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError>;
 
     /// Removes what is kept for a checkpoint, sealed or not. Nothing there is fine.
     async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError>;
@@ -45,6 +54,18 @@ pub enum MemoryError {
         /// The file.
         path: String,
     },
+    /// What the hypervisor wrote cannot be kept.
+    #[error("the memory cannot be kept: {message}")]
+    Unusable {
+        /// Why.
+        message: String,
+    },
+    /// It was not on disk in time.
+    #[error("the memory was not written within {waited:?}")]
+    Unanswered {
+        /// How long.
+        waited: Duration,
+    },
     /// A system call failed.
     #[error("{what}")]
     Io {
@@ -54,4 +75,55 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// A memory state on its way to a hypervisor: a stream to read, and a word, at its end, on whether it was whole.
+#[derive(Debug)]
+pub struct OpenedMemory {
+    /// What the hypervisor loads.
+    pub stream: OwnedFd,
+    /// About how many bytes it will have.
+    pub bytes: u64,
+    outcome: Option<oneshot::Receiver<Result<(), MemoryError>>>,
+}
+
+impl OpenedMemory {
+    /// A file, which is there as a whole.
+    #[must_use]
+    pub const fn file(stream: OwnedFd, bytes: u64) -> Self {
+        Self { stream, bytes, outcome: None }
+    }
+
+    /// A stream that is being written while it is read; who writes it says in the end how that went.
+    pub fn written(stream: OwnedFd, bytes: u64) -> (Self, impl FnOnce(Result<(), MemoryError>) + Send + 'static) {
+        let (tell, outcome) = oneshot::channel();
+        (Self { stream, bytes, outcome: Some(outcome) }, move |told| drop(tell.send(told)))
+    }
+
+    /// The stream, and what is to be awaited once it is read.
+    #[must_use]
+    pub fn split(self) -> (OwnedFd, MemoryOutcome) {
+        (self.stream, MemoryOutcome(self.outcome))
+    }
+}
+
+/// Whether a stream was whole.
+#[derive(Debug)]
+pub struct MemoryOutcome(Option<oneshot::Receiver<Result<(), MemoryError>>>);
+
+impl MemoryOutcome {
+    /// To be asked when the stream's other end is closed, or all of it read. A writer that does not know by then has
+    /// not failed.
+    ///
+    /// # Errors
+    /// If the state could not be read to its end.
+    pub async fn told(self, within: Duration) -> Result<(), MemoryError> {
+        match self.0 {
+            None => Ok(()),
+            Some(outcome) => match timeout(within, outcome).await {
+                Ok(Ok(told)) => told,
+                Ok(Err(_)) | Err(_) => Ok(()),
+            },
+        }
+    }
 }

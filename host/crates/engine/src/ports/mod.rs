@@ -18,12 +18,12 @@ mod store;
 
 pub use clock::{Clock, SystemClock};
 pub use descriptions::{DescriptionError, Descriptions, FoundDescription};
-pub use exports::{ExportError, ExportTargets};
+pub use exports::{ExportError, ExportTargets, MemorySource};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
     LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
 pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, Seen, Space};
-pub use memory::{MemoryError, MemoryStates};
+pub use memory::{MemoryError, MemoryOutcome, MemoryStates, OpenedMemory};
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

@@ -97,7 +97,7 @@ pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), Hypervis
     if limit != 0 {
         return Err(HypervisorError::WrongState(format!("QEMU keeps a limit of {limit} bytes a second for captures")));
     }
-    let (sink, given) = if at.needs_care() { Sink::piped(sink, &at.log) } else { Sink::direct(sink) }
+    let (sink, given) = if at.needs_care() { Sink::piped(sink, &at.log) } else { Ok((Sink::Direct, sink)) }
         .map_err(|source| HypervisorError::Io { what: "opening a way for the memory".to_owned(), source })?;
     *at.capture.lock() = Remembered { begun: false, stood_still, stopped_as: None, sink: Some(sink) };
     at.run_with(&GetFd { fdname: SINK }, Some(given), at.deadlines.command).await?;
@@ -170,7 +170,7 @@ async fn armed(
                 return Err(HypervisorError::Unanswered { command: "migrate".to_owned(), waited: at.deadlines.arm });
             }
             Capture::Active => {}
-            Capture::Failed(message) => return Err(failed(at, message)),
+            Capture::Failed(message) => return Err(failed(message)),
             Capture::None => return Err(HypervisorError::WrongState("the capture was cancelled".to_owned())),
         }
         match at_once {
@@ -202,7 +202,7 @@ pub(crate) async fn finish(at: &Attached, progress: &ProgressSink) -> Result<(),
         match capture(migration) {
             Capture::Completed => break,
             Capture::Active => sleep(EASY).await,
-            Capture::Failed(message) => return Err(failed(at, message)),
+            Capture::Failed(message) => return Err(failed(message)),
             Capture::None => return Err(HypervisorError::WrongState("no capture is at work".to_owned())),
         }
     }
@@ -224,10 +224,6 @@ fn impossible(message: &str) -> HypervisorError {
     ))
 }
 
-/// QEMU does not say why it could not write; the sink knows whether it is full.
-fn failed(at: &Attached, message: String) -> HypervisorError {
-    if at.capture.lock().sink.as_ref().is_some_and(Sink::is_full) {
-        return HypervisorError::NoSpace { message };
-    }
+fn failed(message: String) -> HypervisorError {
     if tells_of_background(&message) { impossible(&message) } else { refused("migrate", message) }
 }

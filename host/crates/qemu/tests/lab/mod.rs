@@ -23,6 +23,7 @@ use stillpoint_engine::{
         ProgressSink, RunState, StartMode,
     },
 };
+use stillpoint_memory::FileMemoryStates;
 use stillpoint_qemu::{
     QemuConfig, QemuHypervisor, QemuImages,
     qmp::{self, Client},
@@ -43,6 +44,7 @@ pub struct Lab {
     pub layout: RuntimeLayout,
     pub hypervisor: QemuHypervisor,
     pub images: QemuImages,
+    pub states: FileMemoryStates,
     /// The chains of the disks `system` and `data`, from the base up.
     pub chains: Vec<DiskChain>,
     pub instance: InstanceId,
@@ -93,7 +95,8 @@ impl Lab {
             chains.push(DiskChain { disk: disk(name), layers: vec![layer] });
         }
         let hypervisor = QemuHypervisor::new(config(), layout.clone());
-        Self { folder, layout, hypervisor, images: QemuImages::new(config()), chains, instance: InstanceId::generate() }
+        let (images, states) = (QemuImages::new(config()), FileMemoryStates::default());
+        Self { folder, layout, hypervisor, images, states, chains, instance: InstanceId::generate() }
     }
 
     pub fn definition(&self) -> VmDefinition {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use stillpoint_common::{MemoryState, OperationId, Progress};
+use stillpoint_common::{OperationId, Progress};
 use stillpoint_engine::{
     ExportedFile,
-    ports::{ExportError, ExportTargets, ProgressSink},
+    ports::{ExportError, ExportTargets, MemorySource, ProgressSink},
 };
 
 use crate::{Call, exports, process::Process};
@@ -31,7 +31,13 @@ impl ExportTargets for SimExports {
         self.process.call(Call::StageExport, |state| state.stage(target, operation)).await
     }
 
-    async fn copy_memory(&self, memory: &MemoryState, to: &Path, progress: &ProgressSink) -> Result<(), ExportError> {
+    async fn copy_memory(
+        &self,
+        source: MemorySource<'_>,
+        to: &Path,
+        progress: &ProgressSink,
+    ) -> Result<(), ExportError> {
+        let memory = source.state;
         let copied = self.process.call(Call::CopyMemory, |state| state.copy_memory(memory, to)).await;
         progress(Progress { done: memory.bytes, total: memory.bytes });
         copied

@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, path::Path};
 
 use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemoryStates};
+use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
 
 use crate::{Call, memory::path_of, process::Process};
 
@@ -20,7 +20,12 @@ impl SimMemory {
 
 #[async_trait]
 impl MemoryStates for SimMemory {
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
+    async fn begin(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        _base: Option<&MemoryState>,
+    ) -> Result<OwnedFd, MemoryError> {
         let path = path_of(location, checkpoint);
         self.process.call(Call::BeginMemory, |state| state.begin_memory(&path)).await
     }
@@ -35,8 +40,9 @@ impl MemoryStates for SimMemory {
         self.process.call(Call::SealMemory, |state| state.seal_memory(&path, qemu_version)).await
     }
 
-    async fn open(&self, memory: &MemoryState) -> Result<OwnedFd, MemoryError> {
-        self.process.call(Call::OpenMemory, |state| state.open_memory(memory)).await
+    async fn open(&self, memory: &MemoryState) -> Result<OpenedMemory, MemoryError> {
+        let opened = self.process.call(Call::OpenMemory, |state| state.open_memory(memory)).await;
+        opened.map(|stream| OpenedMemory::file(stream, memory.bytes))
     }
 
     async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn capture(lab: &Lab, vm: InstanceId, id: CheckpointId) -> (Result<MemoryState, MemoryError>, LayerFile) {
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     let overlay = lab.attached(vm, &format!("/vm/{id}.qcow2"), &lab.bases[0]).await;
-    let sink = memory.begin("/vm".as_ref(), id).await.expect("a place");
+    let sink = memory.begin("/vm".as_ref(), id, None).await.expect("a place");
     hypervisor.prepare_capture(vm, sink).await.expect("a preparation");
     hypervisor.pause(vm).await.expect("a pause");
     hypervisor.switch_heads(vm, std::slice::from_ref(&overlay)).await.expect("a switch");
@@ -41,7 +41,7 @@ async fn what_is_saved_is_the_memory_of_the_instant_in_which_the_capture_started
     lab.launch(&spec).await.unwrap();
     assert_eq!(lab.world.run_state(spec.instance), RunState::AwaitingMemory);
     assert!(lab.ports.hypervisor.resume(spec.instance).await.is_err());
-    let source = lab.ports.memory.open(&state.unwrap()).await.unwrap();
+    let source = lab.ports.memory.open(&state.unwrap()).await.unwrap().stream;
     lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.unwrap();
     lab.ports.hypervisor.resume(spec.instance).await.unwrap();
     assert_eq!(lab.world.guest_memory(&lab.vm), Some(42));
@@ -71,7 +71,7 @@ async fn memory_loaded_over_other_disks_breaks_a_rule() {
     lab.ports.hypervisor.retire(vm).await.unwrap();
     let spec = lab.spec(&[&lab.bases[0], &head], &[&lab.bases[1]], StartMode::Restore);
     lab.launch(&spec).await.unwrap();
-    let source = lab.ports.memory.open(&state.unwrap()).await.unwrap();
+    let source = lab.ports.memory.open(&state.unwrap()).await.unwrap().stream;
     lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.unwrap();
     assert!(lab.world.violations()[0].contains("disk system of web changed"));
 }
@@ -84,7 +84,7 @@ async fn a_capture_that_did_not_end_cannot_be_sealed() {
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     for ends_with_the_vm in [false, true] {
         let id = CheckpointId::generate();
-        let sink = memory.begin("/vm".as_ref(), id).await.unwrap();
+        let sink = memory.begin("/vm".as_ref(), id, None).await.unwrap();
         assert!(matches!(hypervisor.start_capture(vm).await, Err(HypervisorError::WrongState(_))), "not prepared");
         hypervisor.prepare_capture(vm, sink).await.unwrap();
         hypervisor.pause(vm).await.unwrap();
@@ -114,7 +114,7 @@ async fn spoiled_memory_costs_the_new_instance_and_nothing_else() {
     lab.world.spoil_memory(&state.path);
     let spec = lab.spec(&[&lab.bases[0]], &[&lab.bases[1]], StartMode::Restore);
     lab.launch(&spec).await.unwrap();
-    let source = lab.ports.memory.open(&state).await.unwrap();
+    let source = lab.ports.memory.open(&state).await.unwrap().stream;
     assert!(lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.is_err());
     assert_eq!(lab.world.run_state(spec.instance), RunState::Gone);
     lab.world.lose_file(&state.path);

@@ -1,5 +1,6 @@
 //! Creating a checkpoint: the plans of its three kinds, and what each step does.
 
+mod base;
 mod decide;
 mod publish;
 mod undo;
@@ -237,7 +238,9 @@ impl Create {
 
     async fn begin_memory(&mut self, cx: &Cx) -> Result<(), StepError> {
         let vm = cx.catalogue().vm(&cx.vm).await?;
-        let sink = cx.ports().memory.begin(&vm.checkpoint_location, self.facts.checkpoint.id).await?;
+        let base = base::of(&cx.catalogue().checkpoints(&cx.vm).await?, vm.parent);
+        let (location, checkpoint) = (&vm.checkpoint_location, self.facts.checkpoint.id);
+        let sink = cx.ports().memory.begin(location, checkpoint, base.as_ref()).await?;
         cx.ports().hypervisor.prepare_capture(self.instance()?, sink).await.map_err(capture_failed)
     }
 

@@ -1,0 +1,148 @@
+//! Memory states in the folders of their checkpoints.
+
+mod running;
+mod sealed;
+mod work;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
+use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
+
+use running::Running;
+use work::blocking;
+
+/// What the adapter is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// From the time when QEMU has written all until all of it is on disk. Default: 5 min.
+    pub settle: Duration,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { settle: Duration::from_secs(300) }
+    }
+}
+
+/// Keeps memory states in [our format](crate::state), readable for the service alone; reads plain streams, too, which
+/// older versions have kept.
+///
+/// Whoever keeps states in a folder must be one: it knows which packs its captures are building on.
+#[derive(Debug, Default)]
+pub struct FileMemoryStates {
+    config: MemoryConfig,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Captures at work. Held to look, never while anything is done.
+    running: Mutex<BTreeMap<CheckpointId, Running>>,
+    /// Held while a base is chosen and while packs are collected, so that none goes between the two.
+    folders: Mutex<()>,
+}
+
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<CheckpointId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folders(&self) -> MutexGuard<'_, ()> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packs that captures at work write or build on.
+    fn busy(&self) -> BTreeSet<CheckpointId> {
+        self.running().values().flat_map(|running| &running.packs).copied().collect()
+    }
+}
+
+impl FileMemoryStates {
+    /// With these limits.
+    #[must_use]
+    pub fn new(config: MemoryConfig) -> Self {
+        Self { config, shared: Arc::default() }
+    }
+
+    /// Ends a capture, if one is at work, and waits until it lets go of its files.
+    async fn give_up(&self, checkpoint: CheckpointId) {
+        let running = self.shared.running().remove(&checkpoint);
+        if let Some(running) = running {
+            running.give_up(self.config.settle).await;
+        }
+    }
+}
+
+#[async_trait]
+impl MemoryStates for FileMemoryStates {
+    async fn begin(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        base: Option<&MemoryState>,
+    ) -> Result<OwnedFd, MemoryError> {
+        self.give_up(checkpoint).await;
+        let (shared, location, base) = (Arc::clone(&self.shared), location.to_owned(), base.cloned());
+        blocking(move || {
+            work::make_folder(&location)?;
+            work::remove_unfinished(&location, checkpoint)?;
+            let _folders = shared.folders();
+            let base = base.and_then(|base| work::open_base(&location, checkpoint, &base));
+            let (running, sink) = Running::begin(&location, checkpoint, base)?;
+            shared.running().insert(checkpoint, running);
+            Ok(sink)
+        })
+        .await
+    }
+
+    async fn seal(
+        &self,
+        location: &Path,
+        checkpoint: CheckpointId,
+        qemu_version: &str,
+    ) -> Result<MemoryState, MemoryError> {
+        let running = self.shared.running().get_mut(&checkpoint).and_then(Running::take_outcome);
+        let captured = match running {
+            Some(outcome) => Some(Running::outcome(outcome, location, checkpoint, self.config.settle).await?),
+            None => None,
+        };
+        let (shared, location, version) = (Arc::clone(&self.shared), location.to_owned(), qemu_version.to_owned());
+        blocking(move || {
+            if let Some(captured) = captured {
+                sealed::seal(&location, checkpoint, captured, &version)?;
+            }
+            let state = sealed::describe(&location, checkpoint);
+            // From here on the manifest tells which packs are needed.
+            shared.running().remove(&checkpoint);
+            state
+        })
+        .await
+    }
+
+    async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError> {
+        let state = state.clone();
+        blocking(move || match state.format {
+            MemoryFormat::Stream => work::open_plain(&state),
+            MemoryFormat::Pages => sealed::open(&state),
+        })
+        .await
+    }
+
+    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
+        self.give_up(checkpoint).await;
+        let (shared, location) = (Arc::clone(&self.shared), location.to_owned());
+        blocking(move || {
+            let _folders = shared.folders();
+            work::remove(&location, checkpoint, &shared.busy())
+        })
+        .await
+    }
+}
