@@ -126,12 +126,12 @@ async fn a_second_state_costs_what_changed_and_each_outlives_the_other() {
     let first_removed_first = [true, false];
     for order in first_removed_first {
         let lab = Lab::new();
-        let (before, after) = (pc(20_000, 0..0), pc(20_000, 5_000..5_400));
+        let (before, after) = (pc(8_000, 0..0), pc(8_000, 5_000..5_400));
         let (first, first_state) = lab.save(&before, None).await;
         let (second, second_state) = lab.save(&after, Some(&first_state)).await;
         let (all, changed) = (opened(&first_state).manifest().pages, opened(&second_state).manifest().pages);
-        assert_eq!((all.kept, all.stored), (15_006, 15_006));
-        assert_eq!((changed.kept, changed.stored), (15_006, 300));
+        assert_eq!((all.kept, all.stored), (6_006, 6_006));
+        assert_eq!((changed.kept, changed.stored), (6_006, 300));
         assert!(second_state.bytes * 8 < first_state.bytes, "{} after {}", second_state.bytes, first_state.bytes);
         let (goes, stays, expected) =
             if order { (first, &second_state, &after) } else { (second, &first_state, &before) };
@@ -157,7 +157,7 @@ async fn a_page_that_moved_is_not_stored_again() {
 #[tokio::test]
 async fn the_room_of_pages_that_no_state_needs_comes_back_while_others_stay() {
     let lab = Lab::new();
-    let (before, after) = (pc(40_000, 0..0), pc(40_000, 1_000..39_000));
+    let (before, after) = (pc(12_000, 0..0), pc(12_000, 300..11_800));
     let (first, first_state) = lab.save(&before, None).await;
     let (_, second_state) = lab.save(&after, Some(&first_state)).await;
     let pack = lab.folder.path().join(format!("{first}.pages"));

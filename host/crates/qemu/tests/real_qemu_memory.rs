@@ -242,12 +242,13 @@ async fn real_qemu_goes_on_when_the_service_dies_in_the_middle_of_a_capture() {
     let mut lab = Lab::new().await;
     lab.run().await;
     let (reader, sink) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    // What a service that is killed leaves behind: a part was read, and nobody reads any more.
+    let service = std::thread::spawn(move || File::from(reader).read_exact(&mut vec![0; 256 << 10]).unwrap());
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();
     lab.hypervisor.start_capture(lab.instance).await.unwrap();
     lab.hypervisor.resume(lab.instance).await.unwrap();
-    // What is left of a service that is killed: nobody who reads.
-    drop(reader);
+    tokio::task::spawn_blocking(|| service.join().unwrap()).await.unwrap();
     lab.progress(5).await;
     lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
     lab.progress(5).await;

@@ -6,6 +6,9 @@
 //! Everything between is bounded: when the disk or the workers are slower than QEMU, QEMU waits. Memory is that of
 //! some batches, of [`Known`](crate::state::Known), and of the index, one 512th of the guest's RAM at the very most.
 //!
+//! While the pipe is full, QEMU and its guest can stand still: whatever writes to a page that is not saved yet waits for
+//! it, QEMU's main thread not excepted. So the pipe is read as soon as there is one, and whatever can be done before is.
+//!
 //! **The pipe never refuses.** A capture that has failed, for want of space or because of what the stream says, reads
 //! on to the end: to QEMU before 9.0 a broken pipe is a guest that hangs.
 
@@ -17,6 +20,7 @@ mod workers;
 use std::{os::fd::OwnedFd, path::PathBuf, sync::PoisonError};
 
 use stillpoint_common::CheckpointId;
+use tokio::sync::oneshot;
 
 use crate::{
     state::{Draft, PackWriter, SavedMemory, StateError},
@@ -36,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) pack: PathBuf,
     /// The state whose pages need not be stored again, in the same folder.
     pub(crate) base: Option<SavedMemory>,
+    /// Told when the base is read and the pipe will be.
+    pub(crate) ready: oneshot::Sender<()>,
 }
 
 /// Why a capture came to nothing.
@@ -57,6 +63,7 @@ pub(crate) fn capture(wanted: Wanted) -> Result<Draft, CaptureError> {
     let made = match PackWriter::create(&wanted.pack, wanted.checkpoint) {
         Ok(pack) => {
             let workers = Workers::new(pack, wanted.checkpoint, wanted.base);
+            let _ = wanted.ready.send(());
             let read = workers.run(&mut source);
             read.and_then(|(prologue, devices)| workers.finish(prologue, devices))
         }

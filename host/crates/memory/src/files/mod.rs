@@ -16,6 +16,8 @@ use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
 use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
 
+use tokio::time::timeout;
+
 use running::Running;
 use work::blocking;
 
@@ -91,16 +93,19 @@ impl MemoryStates for FileMemoryStates {
     ) -> Result<OwnedFd, MemoryError> {
         self.give_up(checkpoint).await;
         let (shared, location, base) = (Arc::clone(&self.shared), location.to_owned(), base.cloned());
-        blocking(move || {
+        let (sink, may_begin) = blocking(move || {
             work::make_folder(&location)?;
             work::remove_unfinished(&location, checkpoint)?;
             let _folders = shared.folders();
             let base = base.and_then(|base| work::open_base(&location, checkpoint, &base));
-            let (running, sink) = Running::begin(&location, checkpoint, base)?;
+            let (running, sink, may_begin) = Running::begin(&location, checkpoint, base)?;
             shared.running().insert(checkpoint, running);
-            Ok(sink)
+            Ok((sink, may_begin))
         })
-        .await
+        .await?;
+        // If it has failed already, sealing says why.
+        let waited = self.config.settle;
+        timeout(waited, may_begin).await.map_or(Err(MemoryError::Unanswered { waited }), |_| Ok(sink))
     }
 
     async fn seal(

@@ -29,12 +29,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Begins, and answers what QEMU is to write to.
+    /// Begins, and answers what QEMU is to write to, and what tells when it may.
     pub(super) fn begin(
         location: &Path,
         checkpoint: CheckpointId,
         base: Option<SavedMemory>,
-    ) -> Result<(Self, OwnedFd), MemoryError> {
+    ) -> Result<(Self, OwnedFd, oneshot::Receiver<()>), MemoryError> {
         let failed = |error: rustix::io::Errno| explained(location, "opening a way for", error.into());
         let (source, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         // A smaller pipe does it too.
@@ -42,12 +42,14 @@ impl Running {
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         let mut packs = BTreeSet::from([checkpoint]);
         packs.extend(base.iter().flat_map(SavedMemory::packs));
-        let wanted = Wanted { source, stop, checkpoint, pack: unfinished(&pack_path(location, checkpoint)), base };
+        let (ready, may_begin) = oneshot::channel();
+        let pack = unfinished(&pack_path(location, checkpoint));
+        let wanted = Wanted { source, stop, checkpoint, pack, base, ready };
         let (told, outcome) = oneshot::channel();
         let work = move || drop(told.send(capture(wanted)));
         let spawned = thread::Builder::new().name("capture".to_owned()).spawn(work);
         spawned.map_err(|error| explained(location, "starting a thread for", error))?;
-        Ok((Self { packs, outcome: Some(outcome), _stop: stopper }, sink))
+        Ok((Self { packs, outcome: Some(outcome), _stop: stopper }, sink, may_begin))
     }
 
     /// What the capture will come to; can be had once.
