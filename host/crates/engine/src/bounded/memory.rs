@@ -24,7 +24,7 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
         checkpoint: CheckpointId,
         base: Option<&MemoryState>,
     ) -> Result<OwnedFd, MemoryError> {
-        within(self.limits.bulk, late("beginning"), self.port.begin(location, checkpoint, base)).await
+        within(self.limits.act, late("beginning"), self.port.begin(location, checkpoint, base)).await
     }
 
     /// Waits for the end of what is being written, and reports nothing meanwhile.
@@ -43,6 +43,6 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
 
     /// Looks through all states of the folder for what is not needed any more.
     async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        within(self.limits.bulk, late("removing"), self.port.remove(location, checkpoint)).await
+        within(self.limits.act, late("removing"), self.port.remove(location, checkpoint)).await
     }
 }
