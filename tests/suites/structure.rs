@@ -1,7 +1,7 @@
 //! Dependencies between the workspace's crates point one way.
 //!
 //! ```text
-//! common ← proto  ← { host service, cli, guest agent, tests }
+//! common ← proto  ← { host service, cli, guest agent, tests }; the cli reads memory states without their port
 //! common ← engine ← { qemu, memory, store, guestlink, transfer, sim } ← host service
 //! ```
 
@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("transfer", &["common", "engine"]),
     ("sim", &["common", "engine"]),
     ("host", &["common", "engine", "guestlink", "memory", "proto", "qemu", "store", "transfer", "transport"]),
-    ("cli", &["common", "proto", "transport"]),
+    ("cli", &["common", "memory", "proto", "transport"]),
     ("agent", &["common", "proto", "transport"]),
     (
         "tests",

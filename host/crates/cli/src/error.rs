@@ -35,6 +35,14 @@ pub enum CliError {
         /// Which operation.
         operation: String,
     },
+    /// A memory state cannot be read.
+    #[error("{message}")]
+    Memory {
+        /// What is wrong with it.
+        message: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// A file or the terminal failed.
     #[error("{what}: {source}")]
     Io {
@@ -58,6 +66,7 @@ impl CliError {
             Self::Client(ClientError::Refused(_) | ClientError::Answer(_))
             | Self::NotConfirmed
             | Self::StillAtWork { .. }
+            | Self::Memory { .. }
             | Self::Io { .. } => 1,
             Self::Usage { .. } => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
@@ -87,6 +96,7 @@ impl CliError {
                 Some("Service and program do not fit together: use the same version of both.".to_owned())
             }
             Self::Usage { advice, .. } => Some(advice.clone()),
+            Self::Memory { advice, .. } => Some((*advice).to_owned()),
             Self::NotConfirmed | Self::Io { .. } => None,
             Self::StillAtWork { operation } | Self::Interrupted { operation } => Some(format!(
                 "Watch it with `stillpoint operation watch {operation}`, give it up with `stillpoint operation cancel \
@@ -103,6 +113,7 @@ impl CliError {
             | Self::NotConfirmed
             | Self::StillAtWork { .. }
             | Self::Interrupted { .. }
+            | Self::Memory { .. }
             | Self::Io { .. } => None,
         }
     }

@@ -22,3 +22,6 @@ pub mod stream;
 
 #[cfg(feature = "port")]
 pub use files::{FileMemoryStates, MemoryConfig};
+/// What [`FileMemoryStates`] does.
+#[cfg(feature = "port")]
+pub use stillpoint_engine::ports::MemoryStates;

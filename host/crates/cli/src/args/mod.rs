@@ -1,11 +1,13 @@
 //! What a user types.
 
 mod checkpoint;
+mod memory;
 mod operation;
 pub(crate) mod parse;
 mod vm;
 
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
+pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
 
@@ -54,6 +56,9 @@ pub enum Command {
     /// Look at the system in a VM.
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Look at files of memory states, check them, make streams of them.
+    #[command(subcommand)]
+    Memory(MemoryCommand),
     /// Look at the host.
     #[command(subcommand)]
     Host(HostCommand),

@@ -4,6 +4,7 @@ mod checkpoint;
 mod confirm;
 mod guest;
 mod integrity;
+mod memory;
 mod operation;
 mod select;
 mod show;
@@ -29,6 +30,9 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
     }
+    if let Command::Memory(command) = &cli.command {
+        return memory::run(command);
+    }
     if let Command::Checkpoint(command) = &cli.command {
         checkpoint::check(command)?;
     }
@@ -40,6 +44,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
+        Command::Memory(command) => memory::run(command),
         Command::Completions { shell } => completions(*shell),
     }
 }
