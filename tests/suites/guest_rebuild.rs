@@ -31,7 +31,7 @@ async fn what_is_missing_is_said(service: &Service, client: &Client) -> Tested {
     let (tree, ..) = service.stillpoint(&["checkpoint", "tree", "web"]).await?;
     assert_eq!(tree.matches("MISSING").count(), 1, "{tree}");
     let (_, refusal, code) =
-        service.stillpoint(&["checkpoint", "apply", "web", "after the loss", "--discard-now"]).await?;
+        service.stillpoint(&["checkpoint", "apply", "web", "after the loss", "--discard-now", "--yes"]).await?;
     assert!(code == 1 && refusal.contains("CHECKPOINT_MISSING"), "{refusal}");
     client.wait(&client.create_checkpoint(&vm, "meanwhile", None).await?.id).await?;
     fs::rename(&away, &layer)?;
