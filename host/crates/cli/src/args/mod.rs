@@ -3,10 +3,12 @@
 mod checkpoint;
 mod operation;
 pub(crate) mod parse;
+mod settings;
 mod vm;
 
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use operation::OperationCommand;
+pub use settings::{SetVms, Switch, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};

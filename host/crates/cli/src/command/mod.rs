@@ -6,6 +6,7 @@ mod guest;
 mod integrity;
 mod operation;
 mod select;
+mod settings;
 mod show;
 mod vm;
 mod vm_file;

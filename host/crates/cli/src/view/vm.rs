@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stillpoint_common::{CheckpointId, CheckpointPolicy, Failure, OperationId, PowerState, VmId};
+use stillpoint_common::{CheckpointId, CheckpointPolicy, Failure, OperationId, PowerState, VmId, VmSettings};
 use stillpoint_proto::{
-    convert::{names, policy},
+    convert::{names, policy, settings},
     v1 as pb,
 };
 
@@ -47,6 +47,8 @@ pub struct Vm {
     pub create_time: Option<Timestamp>,
     /// When its record last changed.
     pub update_time: Option<Timestamp>,
+    /// What is set for it beside.
+    pub settings: VmSettings,
 }
 
 /// What a disk is writing to.
@@ -78,6 +80,7 @@ impl TryFrom<pb::Vm> for Vm {
             disks: vm.disks.into_iter().map(DiskStatus::from).collect(),
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),
+            settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,

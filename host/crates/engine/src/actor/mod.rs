@@ -143,13 +143,16 @@ impl VmActor {
     }
 
     async fn task_ended(&mut self) {
-        self.running = None;
+        let ended = self.running.take().map(|running| running.reporter.now().kind);
         if std::mem::take(&mut self.recovering) {
             return self.recovered().await;
         }
         // A note that is still there is of a VM that the operation could not let go on.
         self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
         self.unsettled |= self.world.catalogue.debts(&self.vm).await.is_ok_and(|debts| !debts.is_empty());
+        if ended != Some(OperationKind::CollectLayers) {
+            self.collect_automatic().await;
+        }
     }
 
     /// Brings the record in line with the process, while nothing is at work.
@@ -222,6 +225,13 @@ impl VmActor {
                 tracing::error!(vm = %self.vm, %failure, "what is to be collected has to wait");
                 self.unsettled = true;
             }
+        }
+    }
+
+    /// A guest that has switched itself off has let go of its automatic checkpoint.
+    async fn collect_automatic(&mut self) {
+        if self.running.is_none() && plans::automatic_is_going(&self.idle_cx()).await {
+            self.begin_collection().await;
         }
     }
 
@@ -332,6 +342,7 @@ impl VmActor {
             self.settle().await;
             self.describe().await;
         }
+        self.collect_automatic().await;
     }
 
     /// For acts that belong to no operation, and that nobody watches.

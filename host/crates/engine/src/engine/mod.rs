@@ -177,6 +177,7 @@ impl Engine {
             accelerator: None,
             critical: new.critical,
             made_by: None,
+            settings: new.settings,
             created: now,
             updated: now,
             definition: new.definition,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     apply::Apply,
-    collect,
+    automatic, collect,
     create::{self, Create},
     critical,
     delete::Delete,
@@ -46,11 +46,17 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
     critical::admit(cx, &vm, power, &request).await?;
     match request {
         Request::Start if power == PowerState::Off => {
-            run(PowerPlan::new(Power::Start(InstanceId::generate())), journal, cx).await?;
+            automatic::start(&vm, journal, cx).await?;
             Ok(Outcome::Vm)
         }
         Request::Start => Ok(Outcome::Vm),
-        Request::Stop(mode) => on_instance(&vm, |instance| Power::Stop(instance, mode), false, journal, cx).await,
+        Request::Stop(mode) => {
+            let stopped = on_instance(&vm, |instance| Power::Stop(instance, mode), false, journal, cx).await?;
+            if automatic::automatic_is_going(cx).await {
+                tidy(cx).await;
+            }
+            Ok(stopped)
+        }
         Request::Pause => on_instance(&vm, Power::Pause, true, journal, cx).await,
         Request::Resume => on_instance(&vm, Power::Resume, true, journal, cx).await,
         Request::CreateCheckpoint(new) => create(vm, power, new, journal, cx).await.map(Outcome::Checkpoint),
@@ -93,7 +99,9 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
     let (finished, outcome) = match job.facts.clone() {
         Facts::Create(facts) => {
             let outcome = Outcome::Checkpoint(facts.checkpoint.id);
-            (saga::recover(&mut Create::new(*facts), journal, cx).await, outcome)
+            let finished = saga::recover(&mut Create::new(*facts), journal, cx).await;
+            // The automatic checkpoint of a start that was not begun.
+            (finished.map(|finished| finished && job.request != Some(Request::Start)), outcome)
         }
         Facts::Apply(facts) => {
             let checkpoint = cx.catalogue().checkpoint(&cx.vm, facts.checkpoint).await?;
@@ -132,7 +140,7 @@ async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Resul
     Ok(false)
 }
 
-async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
+pub(super) async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
     Ok(saga::run(&mut plan, journal, cx).await?)
 }
 
@@ -197,7 +205,12 @@ async fn create(
     Ok(second.map(|()| standard.id)?)
 }
 
-async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, cx: &Cx) -> Result<(), StepError> {
+pub(super) async fn attempt(
+    draft: &Checkpoint,
+    power: PowerState,
+    journal: &mut Journal,
+    cx: &Cx,
+) -> Result<(), StepError> {
     if power == PowerState::Paused && draft.kind == Kind::Production {
         let why = "the VM is paused, so that its guest cannot be asked to be quiet".to_owned();
         return Err(QuiesceError::Paused { why }.into());
@@ -215,7 +228,7 @@ async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, c
 }
 
 /// A checkpoint of the VM as it is, before anything is done about it.
-fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Result<Checkpoint, Failure> {
+pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Result<Checkpoint, Failure> {
     let policy = new.policy.unwrap_or(vm.checkpoint_policy);
     let name = match new.name {
         Some(name) => name,
@@ -246,7 +259,7 @@ fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Resu
 }
 
 /// Collects what the operation left over. A failure is told and leaves the work for later; nothing is lost by it.
-async fn tidy(cx: &Cx) {
+pub(super) async fn tidy(cx: &Cx) {
     if let Err(error) = collect::collect(cx).await {
         let failure = Failure::from(error);
         cx.reporter.warn(format!("layers that nothing needs any more could not be merged yet: {failure}"));

@@ -1,6 +1,7 @@
 //! The plans: what each operation does, step by step.
 
 mod apply;
+mod automatic;
 mod collect;
 mod create;
 mod critical;
@@ -14,6 +15,7 @@ mod room;
 mod settle;
 
 pub(crate) use self::{
+    automatic::automatic_is_going,
     critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},
