@@ -2,6 +2,7 @@
 
 mod actor;
 mod admission;
+mod advice;
 mod bounded;
 mod catalogue;
 mod check;
@@ -24,6 +25,7 @@ mod saga;
 mod space;
 mod truth;
 
+pub use advice::{Advice, AdviceCode, AdviceReason};
 pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;

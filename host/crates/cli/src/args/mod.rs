@@ -8,7 +8,7 @@ mod vm;
 
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use operation::OperationCommand;
-pub use settings::{SetVms, Switch, VmChoice};
+pub use settings::{HazardArg, SetVms, Switch, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};

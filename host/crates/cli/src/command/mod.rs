@@ -3,6 +3,7 @@
 mod checkpoint;
 mod confirm;
 mod guest;
+mod hazards;
 mod integrity;
 mod operation;
 mod select;
