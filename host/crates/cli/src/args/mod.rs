@@ -1,11 +1,13 @@
 //! What a user types.
 
+mod check;
 mod checkpoint;
 mod operation;
 pub(crate) mod parse;
 mod settings;
 mod vm;
 
+pub use check::CheckArgs;
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, SetVms, Switch, VmChoice};
@@ -59,6 +61,11 @@ pub enum Command {
     /// Look at the host.
     #[command(subcommand)]
     Host(HostCommand),
+    /// Check the checkpoints of all VMs, as a plugin for Nagios and its kin: one line with performance data, more below.
+    ///
+    /// Exit codes: 0 ok; 1 warning (too old, too many, past their time, files left over); 2 critical (far too old or
+    /// too many, a file missing or damaged, a VM that stands still for want of space); 3 unknown.
+    Check(CheckArgs),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.

@@ -1,5 +1,6 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
+mod check;
 mod checkpoint;
 mod confirm;
 mod guest;
@@ -31,6 +32,9 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
     }
+    if let Command::Check(args) = &cli.command {
+        return check::run(cli, args).await;
+    }
     if let Command::Checkpoint(command) = &cli.command {
         checkpoint::check(command)?;
     }
@@ -42,6 +46,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
+        Command::Check(args) => check::run(cli, args).await,
         Command::Completions { shell } => completions(*shell),
     }
 }
