@@ -60,6 +60,7 @@ macro_rules! uuid_id {
 
 uuid_id!(CheckpointId, "checkpoint", "Names one checkpoint, for ever.");
 uuid_id!(OperationId, "operation", "Names one operation, for ever.");
+uuid_id!(SavedStateId, "saved state", "Names one saved state of a VM, from its save to its end.");
 uuid_id!(SessionId, "quiesce session", "Names one quiesce session, from prepare to finish.");
 
 macro_rules! hex_id {

@@ -3,6 +3,7 @@
 //! Nothing here does I/O. Every record of the catalogue and every answer of a port is made of these words, and the
 //! same words stand in the `.proto` files, the command line and the documents.
 
+mod change;
 mod checkpoint;
 mod critical;
 mod definition;
@@ -18,6 +19,7 @@ mod reason;
 mod vm;
 mod writer;
 
+pub use change::DefinitionChange;
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryState, Remarks};
 pub use critical::{Critical, CriticalAction, CriticalSettings};
 pub use definition::{
@@ -26,7 +28,7 @@ pub use definition::{
 };
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
-pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
+pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SavedStateId, SessionId};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
 pub use names::{CheckpointName, DiskName, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
@@ -36,7 +38,7 @@ pub use quiesce::{
     WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
-pub use vm::{Accelerator, PowerState, Vm};
+pub use vm::{Accelerator, DetachedDisk, PowerState, SavedState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,
 };

@@ -40,6 +40,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         keep_until: checkpoint.remarks.keep_until.map(time::timestamp),
         automatic: checkpoint.remarks.automatic,
         creator: checkpoint.remarks.creator.map(|uid| format!("uid:{uid}")).unwrap_or_default(),
+        vm_state: pb::VmState::from(checkpoint.vm_state()).into(),
     }
 }
 

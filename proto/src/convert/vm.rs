@@ -1,6 +1,6 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, Vm};
+use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm};
 
 use super::{critical, names, spec, status_line::status_line, time};
 use crate::v1 as pb;
@@ -26,7 +26,15 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         critical: None,
         create_time: Some(time::timestamp(vm.created)),
         update_time: Some(time::timestamp(vm.updated)),
+        saved: vm.saved.as_ref().map(saved),
+        undo_checkpoint: vm.undo_checkpoint,
+        detached_disks: vm.detached.iter().map(|detached| spec::disk_message(&detached.disk)).collect(),
     }
+}
+
+fn saved(saved: &SavedState) -> pb::SavedState {
+    let save_time = Some(time::timestamp(saved.saved));
+    pb::SavedState { save_time, bytes: saved.memory.bytes, was_running: saved.was_running }
 }
 
 /// `KVM`, or `TCG (why not KVM)`.

@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm};
 
-use crate::Request;
+use crate::{ApplyRequest, Request, plans::landing};
 
 /// What admission looks at.
 pub(crate) struct Situation<'a> {
@@ -18,17 +18,19 @@ impl Situation<'_> {
     /// waiting would not help against a name that is wrong.
     pub(crate) fn admit(&self, request: &Request) -> Result<(), Failure> {
         match request {
-            Request::Start | Request::Stop(_) => {}
+            Request::Start | Request::Save | Request::DiscardSaved => {}
+            Request::Stop(_) => self.is_not_saved("it has no guest to stop")?,
             Request::Pause | Request::Resume => self.is_on()?,
             Request::CreateCheckpoint(new) => self.may_create(new.policy.unwrap_or(self.vm.checkpoint_policy))?,
-            Request::Apply(id) | Request::DeleteCheckpoint(id) => self.is_ready(*id)?,
-            Request::Revert => self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?,
+            Request::Apply(apply) => self.may_apply(apply)?,
+            Request::DeleteCheckpoint(id) => self.ready(*id).map(drop)?,
+            Request::Revert => self.may_apply(&ApplyRequest::revert())?,
             Request::Export { checkpoint, folder, .. } => {
                 if !folder.is_absolute() {
                     let problem = format!("must be an absolute path, not {:?}", folder.display().to_string());
                     return Err(Failure::field("target_folder", problem));
                 }
-                self.is_ready(*checkpoint)?;
+                self.ready(*checkpoint)?;
             }
         }
         self.idle()
@@ -42,7 +44,16 @@ impl Situation<'_> {
         Err(Failure::new(Reason::VmBusy, message))
     }
 
+    /// Says that the VM is saved, if it is, and what follows from it.
+    pub(crate) fn is_not_saved(&self, so: &str) -> Result<(), Failure> {
+        match &self.vm.saved {
+            None => Ok(()),
+            Some(_) => Err(Failure::new(Reason::VmSaved, format!("VM {} is saved: {so}", self.vm.id))),
+        }
+    }
+
     fn is_on(&self) -> Result<(), Failure> {
+        self.is_not_saved("it neither runs nor is paused")?;
         match self.vm.instance {
             Some(_) => Ok(()),
             None => Err(Failure::new(Reason::VmNotRunning, format!("VM {} is off", self.vm.id))),
@@ -62,16 +73,27 @@ impl Situation<'_> {
         Ok(())
     }
 
-    fn is_ready(&self, id: CheckpointId) -> Result<(), Failure> {
-        let vm = &self.vm.id;
-        match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
-            None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
-            Some(found) => ready(found),
+    fn may_apply(&self, apply: &ApplyRequest) -> Result<(), Failure> {
+        landing(self.ready(self.target(apply.checkpoint)?)?, apply.machine)?;
+        match apply.now.is_kept(self.vm) {
+            true => self.may_create(self.vm.checkpoint_policy),
+            false => Ok(()),
         }
     }
 
-    fn nothing_to_revert_to(&self) -> Failure {
-        Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id))
+    fn ready(&self, id: CheckpointId) -> Result<&Checkpoint, Failure> {
+        let vm = &self.vm.id;
+        match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
+            None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
+            Some(found) => ready(found).map(|()| found),
+        }
+    }
+
+    /// The checkpoint that an apply names, or else the parent of Now.
+    fn target(&self, named: Option<CheckpointId>) -> Result<CheckpointId, Failure> {
+        let nothing =
+            || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id));
+        named.or(self.vm.parent).ok_or_else(nothing)
     }
 }
 

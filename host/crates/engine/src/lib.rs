@@ -30,6 +30,6 @@ pub use context::Ports;
 pub use engine::Engine;
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
-    CheckpointChange, CheckpointView, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected, Request,
-    StopMode, VmChange, VmView,
+    ApplyRequest, CheckpointChange, CheckpointView, ExportedFile, LayerView, Machine, NewCheckpoint, NewVm, Now,
+    Reconnect, Reconnected, Request, StopMode, VmChange, VmView,
 };

@@ -11,19 +11,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemoryStates};
+use stillpoint_common::MemoryState;
+use stillpoint_engine::ports::{MemoryError, MemoryOf, MemoryStates};
 
 use crate::whole as stream;
 
-/// Keeps a memory state as `<location>/<checkpoint>.memory`, readable for the service alone.
+/// Keeps a memory state as `<location>/<checkpoint>.memory` or `<location>/<saved state>.saved`, readable for the service
+/// alone.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileMemoryStates;
 
 #[async_trait]
 impl MemoryStates for FileMemoryStates {
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
-        let (location, path) = (location.to_owned(), unfinished(location, checkpoint));
+    async fn begin(&self, location: &Path, of: MemoryOf) -> Result<OwnedFd, MemoryError> {
+        let (location, path) = (location.to_owned(), unfinished(location, of));
         blocking(move || {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&location);
             made.map_err(|error| explained(&location, "making", error))?;
@@ -35,13 +36,8 @@ impl MemoryStates for FileMemoryStates {
         .await
     }
 
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError> {
-        let (part, path) = (unfinished(location, checkpoint), finished(location, checkpoint));
+    async fn seal(&self, location: &Path, of: MemoryOf, qemu_version: &str) -> Result<MemoryState, MemoryError> {
+        let (part, path) = (unfinished(location, of), finished(location, of));
         let (location, qemu_version) = (location.to_owned(), qemu_version.to_owned());
         blocking(move || {
             // Sealed already: only answer.
@@ -57,13 +53,11 @@ impl MemoryStates for FileMemoryStates {
     }
 
     async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError> {
-        let MemoryState { path, bytes, .. } = state.clone();
+        let state = state.clone();
         blocking(move || {
+            let path = state.path.clone();
             let mut file = open(&path)?;
-            let length = file.metadata().map_err(|error| explained(&path, "looking at", error))?.len();
-            if length != bytes {
-                return Err(damaged(&path, format!("damaged: it has {length} bytes instead of {bytes}")));
-            }
+            has_its_length(&file, &state)?;
             let read = |error| explained(&path, "reading", error);
             if !stream::has_head(&mut file).map_err(read)? {
                 return Err(damaged(&path, "damaged: it does not begin as it should"));
@@ -74,8 +68,26 @@ impl MemoryStates for FileMemoryStates {
         .await
     }
 
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        let paths = [unfinished(location, checkpoint), finished(location, checkpoint)];
+    async fn keep(&self, state: &MemoryState, location: &Path, of: MemoryOf) -> Result<MemoryState, MemoryError> {
+        let (part, path) = (unfinished(location, of), finished(location, of));
+        let (location, state) = (location.to_owned(), state.clone());
+        blocking(move || {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&location);
+            made.map_err(|error| explained(&location, "making", error))?;
+            has_its_length(&open(&state.path)?, &state)?;
+            remove(&part)?;
+            share(&state.path, &part)?;
+            fs::rename(&part, &path).map_err(|error| explained(&part, "renaming", error))?;
+            // Renaming one link of a file over another one does nothing.
+            remove(&part)?;
+            sync_folder(&location)?;
+            Ok(MemoryState { path, ..state })
+        })
+        .await
+    }
+
+    async fn remove(&self, location: &Path, of: MemoryOf) -> Result<(), MemoryError> {
+        let paths = [unfinished(location, of), finished(location, of)];
         let location = location.to_owned();
         blocking(move || {
             let mut removed = false;
@@ -88,12 +100,33 @@ impl MemoryStates for FileMemoryStates {
     }
 }
 
-fn finished(location: &Path, checkpoint: CheckpointId) -> PathBuf {
-    location.join(format!("{checkpoint}.memory"))
+fn finished(location: &Path, of: MemoryOf) -> PathBuf {
+    location.join(of.to_string())
 }
 
-fn unfinished(location: &Path, checkpoint: CheckpointId) -> PathBuf {
-    location.join(format!("{checkpoint}.memory.part"))
+fn unfinished(location: &Path, of: MemoryOf) -> PathBuf {
+    location.join(format!("{of}.part"))
+}
+
+fn has_its_length(file: &File, state: &MemoryState) -> Result<(), MemoryError> {
+    let length = file.metadata().map_err(|error| explained(&state.path, "looking at", error))?.len();
+    if length == state.bytes {
+        return Ok(());
+    }
+    Err(damaged(&state.path, format!("damaged: it has {length} bytes instead of {}", state.bytes)))
+}
+
+/// A second name for the same bytes, which nobody will change; a copy where the file system has no such thing.
+fn share(from: &Path, to: &Path) -> Result<(), MemoryError> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    let file =
+        |path: &Path, options: &mut OpenOptions| options.open(path).map_err(|error| explained(path, "opening", error));
+    let mut source = file(from, OpenOptions::new().read(true))?;
+    let mut target = file(to, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+    io::copy(&mut source, &mut target).map_err(|error| explained(to, "copying", error))?;
+    target.sync_all().map_err(|error| explained(to, "syncing", error))
 }
 
 /// Checks, hashes and syncs a file. Answers its size and hash.
@@ -157,6 +190,8 @@ mod tests {
         os::unix::fs::PermissionsExt,
     };
 
+    use stillpoint_common::{CheckpointId, SavedStateId};
+
     use super::*;
 
     fn write(fd: OwnedFd, bytes: &[u8]) {
@@ -172,26 +207,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = CheckpointId::generate();
         let bytes = stream::example(300);
-        let abandoned = FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap();
-        write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), &bytes);
+        let abandoned = FileMemoryStates.begin(folder.path(), checkpoint.into()).await.unwrap();
+        write(FileMemoryStates.begin(folder.path(), checkpoint.into()).await.unwrap(), &bytes);
         write(abandoned, b"late words of an earlier attempt");
         assert_eq!(names(folder.path()), [format!("{checkpoint}.memory.part")]);
 
-        let state = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        let state = FileMemoryStates.seal(folder.path(), checkpoint.into(), "7.2.22").await.unwrap();
         assert_eq!(names(folder.path()), [format!("{checkpoint}.memory")]);
         assert_eq!(state.bytes, bytes.len() as u64);
         assert_eq!(state.blake3, blake3::hash(&bytes).to_hex().as_str());
         assert_eq!(state.qemu_version, "7.2.22");
         let mode = fs::metadata(&state.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "memory holds secrets");
-        let again = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        let again = FileMemoryStates.seal(folder.path(), checkpoint.into(), "7.2.22").await.unwrap();
         assert_eq!(again, state);
 
         let mut read = Vec::new();
         File::from(FileMemoryStates.open(&state).await.unwrap()).read_to_end(&mut read).unwrap();
         assert!(read == bytes);
-        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
-        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
+        FileMemoryStates.remove(folder.path(), checkpoint.into()).await.unwrap();
+        FileMemoryStates.remove(folder.path(), checkpoint.into()).await.unwrap();
         assert!(names(folder.path()).is_empty());
     }
 
@@ -199,16 +234,16 @@ mod tests {
     async fn nothing_and_half_of_it_are_not_sealed() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = CheckpointId::generate();
-        let seal = || FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22");
+        let seal = || FileMemoryStates.seal(folder.path(), checkpoint.into(), "7.2.22");
         let missing = seal().await.unwrap_err();
         assert!(matches!(&missing, MemoryError::Damaged { problem, .. } if problem == "missing"), "{missing}");
         let bytes = stream::example(2);
         for part in [&bytes[..0], &bytes[..bytes.len() - 1]] {
-            write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), part);
+            write(FileMemoryStates.begin(folder.path(), checkpoint.into()).await.unwrap(), part);
             assert!(matches!(seal().await, Err(MemoryError::Damaged { .. })));
         }
         assert_eq!(names(folder.path()), [format!("{checkpoint}.memory.part")]);
-        FileMemoryStates.remove(folder.path(), checkpoint).await.unwrap();
+        FileMemoryStates.remove(folder.path(), checkpoint.into()).await.unwrap();
         assert!(names(folder.path()).is_empty());
     }
 
@@ -216,8 +251,8 @@ mod tests {
     async fn damage_that_can_be_seen_at_once_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = CheckpointId::generate();
-        write(FileMemoryStates.begin(folder.path(), checkpoint).await.unwrap(), &stream::example(1));
-        let state = FileMemoryStates.seal(folder.path(), checkpoint, "7.2.22").await.unwrap();
+        write(FileMemoryStates.begin(folder.path(), checkpoint.into()).await.unwrap(), &stream::example(1));
+        let state = FileMemoryStates.seal(folder.path(), checkpoint.into(), "7.2.22").await.unwrap();
         let problem = || async {
             match FileMemoryStates.open(&state).await {
                 Err(MemoryError::Damaged { problem, .. }) => problem,
@@ -238,12 +273,33 @@ mod tests {
     async fn a_folder_is_made_where_it_is_missing_and_one_that_cannot_be_made_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let location = folder.path().join("not/there/yet");
-        FileMemoryStates.begin(&location, CheckpointId::generate()).await.unwrap();
+        FileMemoryStates.begin(&location, CheckpointId::generate().into()).await.unwrap();
         assert_eq!(fs::metadata(&location).unwrap().permissions().mode() & 0o777, 0o700);
 
         let file = folder.path().join("file");
         fs::write(&file, b"in the way").unwrap();
-        let error = FileMemoryStates.begin(&file.join("below"), CheckpointId::generate()).await.unwrap_err();
+        let error = FileMemoryStates.begin(&file.join("below"), CheckpointId::generate().into()).await.unwrap_err();
         assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("file/below")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_kept_twice_is_removed_once_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (saved, checkpoint) = (SavedStateId::generate(), CheckpointId::generate());
+        let bytes = stream::example(20);
+        write(FileMemoryStates.begin(folder.path(), saved.into()).await.unwrap(), &bytes);
+        let state = FileMemoryStates.seal(folder.path(), saved.into(), "7.2.22").await.unwrap();
+        assert_eq!(names(folder.path()), [format!("{saved}.saved")]);
+
+        let other = folder.path().join("elsewhere");
+        for _ in 0..2 {
+            let kept = FileMemoryStates.keep(&state, &other, checkpoint.into()).await.unwrap();
+            assert_eq!((kept.bytes, &kept.blake3), (state.bytes, &state.blake3));
+            assert_eq!(names(&other), [format!("{checkpoint}.memory")]);
+        }
+        FileMemoryStates.remove(folder.path(), saved.into()).await.unwrap();
+        assert!(fs::read(other.join(format!("{checkpoint}.memory"))).unwrap() == bytes);
+        let gone = FileMemoryStates.keep(&state, &other, saved.into()).await.unwrap_err();
+        assert!(matches!(&gone, MemoryError::Damaged { problem, .. } if problem == "missing"), "{gone}");
     }
 }

@@ -13,7 +13,9 @@ use std::{
 };
 
 use lab::{DISK_SIZE, LONG, Lab, kill, numbers, quiet};
-use stillpoint_common::{CheckpointId, DiskFormat, InstanceId, LayerFile, LayerId, MemoryState, Progress};
+use stillpoint_common::{
+    CheckpointId, DiskFormat, InstanceId, LayerFile, LayerId, MemoryState, Progress, SavedStateId,
+};
 use stillpoint_engine::ports::{
     Capture, DiskChain, Hypervisor, HypervisorError, Images, LaunchSpec, MemoryStates, ProgressSink, RunState,
     StartMode,
@@ -33,7 +35,7 @@ async fn save(lab: &mut Lab) -> Saved {
     let checkpoint = CheckpointId::generate();
     let location = lab.folder.path().to_owned();
     let overlays = lab.attach_overlays().await;
-    let sink = FileMemoryStates.begin(&location, checkpoint).await.unwrap();
+    let sink = FileMemoryStates.begin(&location, checkpoint.into()).await.unwrap();
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     let was_running = lab.observe().await.run == RunState::Running;
 
@@ -58,7 +60,7 @@ async fn save(lab: &mut Lab) -> Saved {
     assert!(told.done == told.total && told.total >= 64 << 20, "{told:?}");
     assert_eq!(lab.observe().await.capture, Capture::Completed);
     let version = lab.hypervisor.version(lab.instance).await.unwrap();
-    let state = FileMemoryStates.seal(&location, checkpoint, &version).await.unwrap();
+    let state = FileMemoryStates.seal(&location, checkpoint.into(), &version).await.unwrap();
     let chains = lab.chains.clone();
     lab.lay(&overlays);
     Saved { state, chains, paused_for }
@@ -135,6 +137,54 @@ async fn real_qemu_a_paused_vm_is_saved_and_stays_paused() {
 }
 
 #[tokio::test]
+async fn real_qemu_a_vm_is_saved_standing_still_and_goes_on_from_it_or_in_the_old_process() {
+    let mut lab = Lab::new().await;
+    lab.run().await;
+    let location = lab.folder.path().to_owned();
+    let progress: ProgressSink = Arc::new(|_| ());
+    let saved = SavedStateId::generate();
+    let sink = FileMemoryStates.begin(&location, saved.into()).await.unwrap();
+    let running = lab.hypervisor.save_memory(lab.instance, sink, &progress).await.unwrap_err();
+    assert!(matches!(running, HypervisorError::WrongState(_)), "{running}");
+
+    // It is not wanted after all: the VM goes on, and can be captured again in the other way.
+    lab.hypervisor.pause(lab.instance).await.unwrap();
+    let sink = FileMemoryStates.begin(&location, saved.into()).await.unwrap();
+    lab.hypervisor.save_memory(lab.instance, sink, &progress).await.unwrap();
+    assert_eq!(lab.observe().await.run, RunState::Paused);
+    lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
+    lab.hypervisor.resume(lab.instance).await.unwrap();
+    lab.progress(3).await;
+    let checkpoint = save(&mut lab).await;
+
+    lab.progress(3).await;
+    lab.hypervisor.pause(lab.instance).await.unwrap();
+    let sink = FileMemoryStates.begin(&location, saved.into()).await.unwrap();
+    lab.hypervisor.save_memory(lab.instance, sink, &progress).await.unwrap();
+    let state = FileMemoryStates.seal(&location, saved.into(), "0").await.unwrap();
+    lab.retire().await;
+    let then = numbers(&lab.chains[0].layers);
+    assert!(then.missing.is_empty());
+
+    // On the same layers, without a new one over them.
+    let (mut spec, old) = (lab.spec(), lab.instance);
+    (spec.instance, spec.mode) = (InstanceId::generate(), StartMode::Restore);
+    lab.hypervisor.launch(&spec).await.unwrap();
+    let source = FileMemoryStates.open(&state).await.unwrap();
+    lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap();
+    assert_ne!(spec.instance, old);
+    lab.instance = spec.instance;
+    lab.hypervisor.resume(lab.instance).await.unwrap();
+    lab.progress(3).await;
+    lab.retire().await;
+    let now = numbers(&lab.chains[0].layers);
+    assert!(now.greatest > then.greatest && now.missing.is_empty(), "{then:?} {now:?}");
+    restore(&mut lab, &checkpoint).await;
+    lab.progress(2).await;
+    lab.retire().await;
+}
+
+#[tokio::test]
 async fn real_qemu_a_cancelled_capture_leaves_the_vm_as_it_was() {
     let mut lab = Lab::new().await;
     lab.run().await;
@@ -197,14 +247,14 @@ async fn real_qemu_killed_in_the_middle_of_a_capture_is_gone_and_its_memory_is_n
     let lab = Lab::new().await;
     lab.run().await;
     let checkpoint = CheckpointId::generate();
-    let sink = FileMemoryStates.begin(lab.folder.path(), checkpoint).await.unwrap();
+    let sink = FileMemoryStates.begin(lab.folder.path(), checkpoint.into()).await.unwrap();
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();
     lab.hypervisor.start_capture(lab.instance).await.unwrap();
     kill(lab.pid());
     let error = lab.hypervisor.finish_capture(lab.instance, &quiet()).await.unwrap_err();
     assert!(matches!(error, HypervisorError::Gone), "{error}");
-    FileMemoryStates.seal(lab.folder.path(), checkpoint, "0").await.unwrap_err();
+    FileMemoryStates.seal(lab.folder.path(), checkpoint.into(), "0").await.unwrap_err();
     lab.retire().await;
 }
 

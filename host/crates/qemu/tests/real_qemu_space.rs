@@ -117,7 +117,7 @@ async fn real_qemu_a_capture_that_finds_no_space_says_so_and_the_vm_goes_on() {
     lab.run().await;
     for _ in 0..2 {
         let checkpoint = CheckpointId::generate();
-        let sink = FileMemoryStates.begin(&small.0, checkpoint).await.unwrap();
+        let sink = FileMemoryStates.begin(&small.0, checkpoint.into()).await.unwrap();
         lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
         lab.hypervisor.pause(lab.instance).await.unwrap();
         let started = lab.hypervisor.start_capture(lab.instance).await;
@@ -127,10 +127,10 @@ async fn real_qemu_a_capture_that_finds_no_space_says_so_and_the_vm_goes_on() {
             Err(error) => error,
         };
         assert!(matches!(error, HypervisorError::NoSpace { .. }), "{error}");
-        let error = FileMemoryStates.seal(&small.0, checkpoint, "0").await.unwrap_err();
+        let error = FileMemoryStates.seal(&small.0, checkpoint.into(), "0").await.unwrap_err();
         assert!(matches!(error, MemoryError::Damaged { .. }), "{error}");
         lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
-        FileMemoryStates.remove(&small.0, checkpoint).await.unwrap();
+        FileMemoryStates.remove(&small.0, checkpoint.into()).await.unwrap();
         lab.progress(3).await;
     }
     lab.retire().await;

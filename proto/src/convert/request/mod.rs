@@ -8,8 +8,9 @@ mod operation;
 mod vm;
 
 pub use checkpoint::{
-    CreateCheckpoint, ExportCheckpoint, ListCheckpoints, UpdateCheckpoint, apply_checkpoint, create_checkpoint,
-    delete_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
+    ApplyCheckpoint, CreateCheckpoint, ExportCheckpoint, ListCheckpoints, Machine, Now, UpdateCheckpoint,
+    apply_checkpoint, create_checkpoint, delete_checkpoint, export_checkpoint, list_checkpoints, revert_vm,
+    update_checkpoint,
 };
 pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};

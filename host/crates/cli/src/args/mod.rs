@@ -5,7 +5,7 @@ mod operation;
 pub(crate) mod parse;
 mod vm;
 
-pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
+pub use checkpoint::{ApplyFlags, CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use operation::OperationCommand;
 pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
 

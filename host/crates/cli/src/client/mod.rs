@@ -11,7 +11,7 @@ mod operations;
 mod resolve;
 mod vms;
 
-pub use checkpoints::{CheckpointChange, CheckpointToCreate};
+pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
 pub use error::ClientError;
 pub use resolve::resolve;
 pub use vms::{VmChange, VmToCreate};

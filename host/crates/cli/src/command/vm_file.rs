@@ -51,6 +51,12 @@ pub(crate) struct VmFile {
     _create_time: Option<IgnoredAny>,
     #[serde(rename = "update_time")]
     _update_time: Option<IgnoredAny>,
+    #[serde(rename = "saved")]
+    _saved: Option<IgnoredAny>,
+    #[serde(rename = "undo_checkpoint")]
+    _undo_checkpoint: Option<IgnoredAny>,
+    #[serde(rename = "detached_disks")]
+    _detached_disks: Option<IgnoredAny>,
 }
 
 /// Reads a VM from a file, `-` for standard input.

@@ -16,9 +16,9 @@ pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
 pub use guest::{FileSystem, Guest, Host, Writer};
 pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
-pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
+pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response, SpecChange};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
-pub use vm::{DiskStatus, Vm};
+pub use vm::{DiskStatus, SavedState, Vm};
 
 use jiff::Timestamp;
 use stillpoint_common::{CheckpointId, Failure};

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{Critical, CriticalSettings, Spec, read_checkpoint_id, read_time};
+use super::{Critical, CriticalSettings, Disk, Spec, read_checkpoint_id, read_time};
 
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +47,23 @@ pub struct Vm {
     pub create_time: Option<Timestamp>,
     /// When its record last changed.
     pub update_time: Option<Timestamp>,
+    /// What it goes on from, if it is saved.
+    pub saved: Option<SavedState>,
+    /// An apply that discards Now makes a checkpoint of it first.
+    pub undo_checkpoint: bool,
+    /// Disks that were taken out while checkpoints lay on them.
+    pub detached_disks: Vec<Disk>,
+}
+
+/// Memory and devices that a saved VM goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SavedState {
+    /// When it was saved.
+    pub save_time: Option<Timestamp>,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// The guest ran, and will run again.
+    pub was_running: bool,
 }
 
 /// What a disk is writing to.
@@ -78,6 +95,9 @@ impl TryFrom<pb::Vm> for Vm {
             disks: vm.disks.into_iter().map(DiskStatus::from).collect(),
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),
+            saved: vm.saved.map(SavedState::from),
+            undo_checkpoint: vm.undo_checkpoint,
+            detached_disks: vm.detached_disks.iter().map(Disk::try_from).collect::<Result<_, _>>()?,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,
@@ -91,5 +111,11 @@ impl TryFrom<pb::Vm> for Vm {
 impl From<pb::DiskStatus> for DiskStatus {
     fn from(pb::DiskStatus { disk, head_path, depth }: pb::DiskStatus) -> Self {
         Self { disk, head_path, depth }
+    }
+}
+
+impl From<pb::SavedState> for SavedState {
+    fn from(pb::SavedState { save_time, bytes, was_running }: pb::SavedState) -> Self {
+        Self { save_time: read_time(save_time.as_ref()), bytes, was_running }
     }
 }

@@ -3,10 +3,10 @@
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
+use stillpoint_common::MemoryState;
 
 use super::{Bounded, within};
-use crate::ports::{MemoryError, MemoryStates};
+use crate::ports::{MemoryError, MemoryOf, MemoryStates};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
     move |waited| MemoryError::Io {
@@ -17,25 +17,25 @@ fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
 
 #[async_trait]
 impl MemoryStates for Bounded<dyn MemoryStates> {
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
-        within(self.limits.act, late("beginning"), self.port.begin(location, checkpoint)).await
+    async fn begin(&self, location: &Path, of: MemoryOf) -> Result<OwnedFd, MemoryError> {
+        within(self.limits.act, late("beginning"), self.port.begin(location, of)).await
     }
 
     /// Reads all that was written, and reports nothing meanwhile.
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError> {
-        within(self.limits.bulk, late("sealing"), self.port.seal(location, checkpoint, qemu_version)).await
+    async fn seal(&self, location: &Path, of: MemoryOf, qemu_version: &str) -> Result<MemoryState, MemoryError> {
+        within(self.limits.bulk, late("sealing"), self.port.seal(location, of, qemu_version)).await
     }
 
     async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError> {
         within(self.limits.look, late("opening"), self.port.open(state)).await
     }
 
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        within(self.limits.act, late("removing"), self.port.remove(location, checkpoint)).await
+    /// May copy all of it where the file system cannot share.
+    async fn keep(&self, state: &MemoryState, location: &Path, of: MemoryOf) -> Result<MemoryState, MemoryError> {
+        within(self.limits.bulk, late("keeping"), self.port.keep(state, location, of)).await
+    }
+
+    async fn remove(&self, location: &Path, of: MemoryOf) -> Result<(), MemoryError> {
+        within(self.limits.act, late("removing"), self.port.remove(location, of)).await
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     error::StepError,
     hub::Hub,
     job::Job,
-    plans::{chain_files, describe_critical},
+    plans::{chain_files, describe_critical, without_process},
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
 };
 
@@ -169,10 +169,13 @@ impl Engine {
         Vm {
             uid: Uuid::new_v4(),
             checkpoint_policy: new.checkpoint_policy,
+            undo_checkpoint: false,
             checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
             parent: None,
             heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
+            detached: Vec::new(),
             instance: None,
+            saved: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
             critical: new.critical,
@@ -219,7 +222,7 @@ impl Engine {
     /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
     /// paused, not as gone.
     async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
-        let Some(instance) = vm.instance else { return (PowerState::Off, None) };
+        let Some(instance) = vm.instance else { return (without_process(vm), None) };
         let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
         let Ok(Ok(observed)) = observed else { return (PowerState::Paused, None) };
         let power = match observed.run {

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use stillpoint_common::{CheckpointState, InstanceId, Layer, LayerFile, LayerId, Vm};
 use tokio::time::Instant;
 
-use super::disks::verify_at_a_glance;
+use super::{detached::release, disks::verify_at_a_glance};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -36,6 +36,7 @@ pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
         removed += 1;
     }
     forget_deleted(cx).await?;
+    release(cx).await?;
     Ok(removed)
 }
 
@@ -49,7 +50,7 @@ pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
 
 async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
-    let mut needed: BTreeSet<LayerId> = vm.heads.values().copied().collect();
+    let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         match checkpoint.state {
             CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
@@ -75,7 +76,7 @@ async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         if checkpoint.state == CheckpointState::Deleting {
-            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id).await?;
+            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id.into()).await?;
             cx.catalogue().commit(Changes::default().delete_checkpoint(&cx.vm, checkpoint.id)).await?;
         }
     }
@@ -222,8 +223,8 @@ pub(super) async fn replaced(cx: &Cx, forest: &Forest, parent: &Layer, child: &L
             changes = changes.set_checkpoint(&checkpoint);
         }
     }
-    if vm.heads.get(&child.disk) == Some(&from) {
-        vm.heads.insert(child.disk.clone(), to);
+    if vm.own_layers().any(|own| own == from) {
+        vm.replace_layer(from, to);
         changes = changes.set_vm(&vm);
     }
     Ok(changes)

@@ -1,6 +1,6 @@
 //! Bringing the catalogue in line with processes that ended by themselves.
 
-use stillpoint_common::{InstanceId, PowerState};
+use stillpoint_common::{InstanceId, PowerState, Vm};
 
 use super::collect::replaced;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
     release_hold(cx).await?;
     let mut vm = cx.catalogue().vm(&cx.vm).await?;
-    let Some(instance) = vm.instance else { return Ok(PowerState::Off) };
+    let Some(instance) = vm.instance else { return Ok(without_process(&vm)) };
     let observed = cx.ports().hypervisor.observe(instance).await?;
     if reconcile_heads(cx, &observed).await? {
         vm = cx.catalogue().vm(&cx.vm).await?;
@@ -33,6 +33,14 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
             cx.catalogue().commit(Changes::default().set_vm(&vm)).await?;
             Ok(PowerState::Off)
         }
+    }
+}
+
+/// What a VM is that has no process.
+pub(crate) const fn without_process(vm: &Vm) -> PowerState {
+    match vm.saved {
+        Some(_) => PowerState::Saved,
+        None => PowerState::Off,
     }
 }
 

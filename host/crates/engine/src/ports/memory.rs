@@ -1,31 +1,62 @@
 //! The port to memory states on disk.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{fmt, os::fd::OwnedFd, path::Path};
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
+use stillpoint_common::{CheckpointId, MemoryState, SavedStateId};
 
-/// Keeps memory states: one per standard checkpoint.
+/// Keeps memory states: one per checkpoint with memory, and one per saved VM. A sealed state never changes.
 #[async_trait]
 pub trait MemoryStates: Send + Sync {
-    /// Opens a place for the memory of a checkpoint in this folder, which is made if it is not there; the hypervisor writes its stream to the descriptor.
+    /// Opens a place for a memory state in this folder, which is made if it is not there; the hypervisor writes its
+    /// stream to the descriptor.
     ///
-    /// What an earlier, unfinished attempt left under the same checkpoint is overwritten.
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError>;
+    /// What an earlier, unfinished attempt left in the same place is overwritten.
+    async fn begin(&self, location: &Path, of: MemoryOf) -> Result<OwnedFd, MemoryError>;
 
     /// Seals what was written: durable, hashed, complete. Fails if nothing whole was written.
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError>;
+    async fn seal(&self, location: &Path, of: MemoryOf, qemu_version: &str) -> Result<MemoryState, MemoryError>;
 
     /// Opens a sealed state for a hypervisor to load. Damage that can be seen at once (size, absence) is refused.
     async fn open(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError>;
 
-    /// Removes what is kept for a checkpoint, sealed or not. Nothing there is fine.
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError>;
+    /// Keeps a sealed state a second time, durable on return: each of the two is removed by itself and the other stays.
+    /// Needs no space where the file system can share the bytes. What was in the place before is overwritten.
+    async fn keep(&self, state: &MemoryState, location: &Path, of: MemoryOf) -> Result<MemoryState, MemoryError>;
+
+    /// Removes what is kept in a place, sealed or not. Nothing there is fine.
+    async fn remove(&self, location: &Path, of: MemoryOf) -> Result<(), MemoryError>;
+}
+
+/// Whose memory state it is: its place in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MemoryOf {
+    /// A checkpoint's.
+    Checkpoint(CheckpointId),
+    /// A saved VM's.
+    Saved(SavedStateId),
+}
+
+impl From<CheckpointId> for MemoryOf {
+    fn from(checkpoint: CheckpointId) -> Self {
+        Self::Checkpoint(checkpoint)
+    }
+}
+
+impl From<SavedStateId> for MemoryOf {
+    fn from(saved: SavedStateId) -> Self {
+        Self::Saved(saved)
+    }
+}
+
+/// The name of its file.
+impl fmt::Display for MemoryOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checkpoint(checkpoint) => write!(f, "{checkpoint}.memory"),
+            Self::Saved(saved) => write!(f, "{saved}.saved"),
+        }
+    }
 }
 
 /// Why a memory state was not kept or found.

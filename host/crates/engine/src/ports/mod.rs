@@ -25,5 +25,5 @@ pub use hypervisor::{
     LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
 pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, Seen, Space};
-pub use memory::{MemoryError, MemoryStates};
+pub use memory::{MemoryError, MemoryOf, MemoryStates};
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

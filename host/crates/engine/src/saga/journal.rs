@@ -40,10 +40,12 @@ impl Journal {
         self.job.started.contains(&format!("{step:?}"))
     }
 
-    /// Forgets the steps of an attempt that was undone.
+    /// Forgets the steps of an attempt that was undone, or of a plan that is finished, before the next one begins. What
+    /// is durable changes with the beginning of that one, in one transaction.
     pub(crate) fn next_attempt(&mut self) {
         self.job.started.clear();
         self.job.facts = Facts::None;
+        self.job.committed = false;
     }
 
     /// What steps had to say is not so any more: they are undone.

@@ -3,8 +3,8 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemoryStates};
+use stillpoint_common::MemoryState;
+use stillpoint_engine::ports::{MemoryError, MemoryOf, MemoryStates};
 
 use crate::{Call, memory::path_of, process::Process};
 
@@ -20,18 +20,13 @@ impl SimMemory {
 
 #[async_trait]
 impl MemoryStates for SimMemory {
-    async fn begin(&self, location: &Path, checkpoint: CheckpointId) -> Result<OwnedFd, MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn begin(&self, location: &Path, of: MemoryOf) -> Result<OwnedFd, MemoryError> {
+        let path = path_of(location, of);
         self.process.call(Call::BeginMemory, |state| state.begin_memory(&path)).await
     }
 
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn seal(&self, location: &Path, of: MemoryOf, qemu_version: &str) -> Result<MemoryState, MemoryError> {
+        let path = path_of(location, of);
         self.process.call(Call::SealMemory, |state| state.seal_memory(&path, qemu_version)).await
     }
 
@@ -39,8 +34,13 @@ impl MemoryStates for SimMemory {
         self.process.call(Call::OpenMemory, |state| state.open_memory(memory)).await
     }
 
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn keep(&self, memory: &MemoryState, location: &Path, of: MemoryOf) -> Result<MemoryState, MemoryError> {
+        let path = path_of(location, of);
+        self.process.call(Call::KeepMemory, |state| state.keep_memory(memory, &path)).await
+    }
+
+    async fn remove(&self, location: &Path, of: MemoryOf) -> Result<(), MemoryError> {
+        let path = path_of(location, of);
         self.process
             .call(Call::RemoveMemory, |state| {
                 state.memories.remove(&path);

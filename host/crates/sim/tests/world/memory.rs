@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn capture(lab: &Lab, vm: InstanceId, id: CheckpointId) -> (Result<MemoryState, MemoryError>, LayerFile) {
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     let overlay = lab.attached(vm, &format!("/vm/{id}.qcow2"), &lab.bases[0]).await;
-    let sink = memory.begin("/vm".as_ref(), id).await.expect("a place");
+    let sink = memory.begin("/vm".as_ref(), id.into()).await.expect("a place");
     hypervisor.prepare_capture(vm, sink).await.expect("a preparation");
     hypervisor.pause(vm).await.expect("a pause");
     hypervisor.switch_heads(vm, std::slice::from_ref(&overlay)).await.expect("a switch");
@@ -21,7 +21,7 @@ async fn capture(lab: &Lab, vm: InstanceId, id: CheckpointId) -> (Result<MemoryS
     lab.world.set_guest_memory(&lab.vm, 99);
     lab.write(1, 99);
     hypervisor.finish_capture(vm, &quiet()).await.expect("an end");
-    (memory.seal("/vm".as_ref(), id, "10.0.2").await, overlay.file)
+    (memory.seal("/vm".as_ref(), id.into(), "10.0.2").await, overlay.file)
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +84,7 @@ async fn a_capture_that_did_not_end_cannot_be_sealed() {
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     for ends_with_the_vm in [false, true] {
         let id = CheckpointId::generate();
-        let sink = memory.begin("/vm".as_ref(), id).await.unwrap();
+        let sink = memory.begin("/vm".as_ref(), id.into()).await.unwrap();
         assert!(matches!(hypervisor.start_capture(vm).await, Err(HypervisorError::WrongState(_))), "not prepared");
         hypervisor.prepare_capture(vm, sink).await.unwrap();
         hypervisor.pause(vm).await.unwrap();
@@ -97,9 +97,9 @@ async fn a_capture_that_did_not_end_cannot_be_sealed() {
             hypervisor.cancel_capture(vm).await.unwrap();
         }
         tokio::time::advance(Duration::from_secs(5)).await;
-        let sealed = memory.seal("/vm".as_ref(), id, "10.0.2").await;
+        let sealed = memory.seal("/vm".as_ref(), id.into(), "10.0.2").await;
         assert!(matches!(sealed, Err(MemoryError::Damaged { .. })), "{sealed:?}");
-        memory.remove("/vm".as_ref(), id).await.unwrap();
+        memory.remove("/vm".as_ref(), id.into()).await.unwrap();
     }
     assert_eq!(lab.world.orphans(["/vm/system.qcow2", "/vm/data.qcow2"]).len(), 0);
 }
