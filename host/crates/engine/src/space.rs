@@ -2,7 +2,7 @@
 //!
 //! Several files may lie on one file system: what they need is added up, and each file system keeps a part free beside
 //! that, for guests that write meanwhile. What cannot be foreseen is the business of those who write: see
-//! [`critical`](crate::critical).
+//! `critical` of the actor.
 
 use std::{
     collections::BTreeMap,
