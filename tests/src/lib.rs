@@ -20,6 +20,7 @@ pub mod demo;
 pub mod ext4;
 pub mod guest_image;
 pub mod lab;
+pub mod model;
 pub mod programs;
 pub mod qmp;
 pub mod service;

@@ -93,6 +93,15 @@ impl Service {
         self.process.kill().await
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// If it has not after so long.
+    pub async fn ended(&mut self, within: Duration) -> io::Result<()> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the service goes on");
+        tokio::time::timeout(within, self.process.wait()).await.map_err(late)?.map(drop)
+    }
+
     /// Starts it again over the same folders.
     ///
     /// # Errors

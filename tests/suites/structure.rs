@@ -176,3 +176,24 @@ fn every_finding_has_its_row_in_the_document_of_operations() {
         assert!(document.lines().any(|line| line == row), "no row {row}");
     }
 }
+
+/// Fail points end the service: no build has them that did not ask for them by name.
+#[test]
+fn fail_points_are_in_no_build_that_users_get() {
+    for name in ["host", "host/crates/engine"] {
+        let path = format!("{}/../{name}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+        let manifest = std::fs::read_to_string(path).expect("the manifest is there");
+        let asked: Vec<&str> = manifest.lines().filter(|line| line.contains("fail-points")).collect();
+        let features = ["fail-points = []", "fail-points = [\"stillpoint-engine/fail-points\"]"];
+        assert!(asked.len() == 1 && features.contains(&asked[0]), "{name}: {asked:?}");
+        assert!(!manifest.contains("default ="), "{name} has features that nobody asked for");
+    }
+    let code = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/crates/engine/src/bounded/mod.rs");
+    let code = std::fs::read_to_string(code).expect("the code is there");
+    let lines: Vec<&str> = code.lines().collect();
+    let uses = (0..lines.len()).filter(|at| lines[*at].contains("fail_point")).collect::<Vec<_>>();
+    assert_eq!(uses.len(), 3);
+    for at in uses {
+        assert_eq!(lines[at - 1].trim(), "#[cfg(feature = \"fail-points\")]", "line {at}");
+    }
+}

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::guest::FAULTS;
 use crate::problem::Outcome;
 use crate::report::{End, Report};
 use crate::suites::{self, Plan, Tests};
@@ -13,6 +12,10 @@ use crate::{prepare, programs, shell};
 
 /// The version of buf that is fetched: a lint that changes by itself would fail builds by itself.
 const BUF: &str = "@bufbuild/buf@1.75.0";
+
+/// What the tests ask of the programs beside what users get: an agent that makes trouble on request, and a service that
+/// ends itself at a named call.
+const FEATURES: &str = "stillpoint-agent/fault-injection,stillpoint-host/fail-points";
 
 /// How many guests run at once where nextest, which knows better, is not there.
 const THREADS: &str = "2";
@@ -41,7 +44,7 @@ pub(crate) fn verify(workspace: &Workspace, names: &[String]) -> Outcome {
 
 fn lint(workspace: &Workspace) -> Outcome<End> {
     let formatted = shell::run(workspace.cargo().args(["fmt", "--all", "--check"]));
-    let words = ["clippy", "--quiet", "--workspace", "--all-targets", "--features", FAULTS, "--", "-D", "warnings"];
+    let words = ["clippy", "--quiet", "--workspace", "--all-targets", "--features", FEATURES, "--", "-D", "warnings"];
     shell::run(workspace.cargo().args(words))?;
     formatted.map(|()| End::Passed)
 }
@@ -76,7 +79,7 @@ fn build(workspace: &Workspace, with_programs: bool) -> Outcome {
         "--quiet",
         "--workspace",
         "--features",
-        FAULTS,
+        FEATURES,
         if with_programs { "--all-targets" } else { "--tests" },
     ]);
     shell::run(&mut cargo)
@@ -95,7 +98,7 @@ fn tests(workspace: &Workspace, tests: &Tests) -> Outcome {
 }
 
 fn nextest_words(tests: &Tests) -> Vec<String> {
-    let mut words = words(&["nextest", "run", "--workspace", "--features", FAULTS, "--no-fail-fast"]);
+    let mut words = words(&["nextest", "run", "--workspace", "--features", FEATURES, "--no-fail-fast"]);
     if let Some(filter) = filter(tests) {
         words.extend(["-E".to_owned(), filter]);
     }
@@ -112,9 +115,9 @@ fn filter(tests: &Tests) -> Option<String> {
 fn cargo_test_words(tests: &Tests) -> Vec<Vec<String>> {
     match tests {
         Tests::None => Vec::new(),
-        Tests::All => vec![words(&["test", "--workspace", "--features", FAULTS, "--all-targets", "--no-fail-fast"])],
+        Tests::All => vec![words(&["test", "--workspace", "--features", FEATURES, "--all-targets", "--no-fail-fast"])],
         Tests::Some { unit, binaries } => {
-            let own = ["test", "--workspace", "--features", FAULTS, "--exclude", "stillpoint-tests", "--all-targets"];
+            let own = ["test", "--workspace", "--features", FEATURES, "--exclude", "stillpoint-tests", "--all-targets"];
             let own = words(&own);
             let mut commands =
                 if *unit { vec![own, words(&["test", "-p", "stillpoint-tests", "--lib"])] } else { Vec::new() };
@@ -128,7 +131,7 @@ fn cargo_test_words(tests: &Tests) -> Vec<Vec<String>> {
 
 fn named(binaries: &BTreeSet<String>) -> Vec<String> {
     let names = binaries.iter().flat_map(|name| ["--test".to_owned(), name.clone()]);
-    words(&["test", "--workspace", "--features", FAULTS]).into_iter().chain(names).collect()
+    words(&["test", "--workspace", "--features", FEATURES]).into_iter().chain(names).collect()
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Bounded, within};
+use super::{Bounded, named, within};
 use crate::ports::{DescriptionError, Descriptions, FoundDescription};
 
 type Answer<T = ()> = Result<T, DescriptionError>;
@@ -20,19 +20,29 @@ fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> Description
 #[async_trait]
 impl Descriptions for Bounded<dyn Descriptions> {
     async fn write(&self, location: &Path, name: &str, content: &[u8]) -> Answer {
-        let call = self.port.write(location, name, content);
+        let call = named("descriptions.write", self.port.write(location, name, content));
         within(self.limits.act, late("writing a description in", location), call).await
     }
 
     async fn remove(&self, location: &Path, name: &str) -> Answer {
-        within(self.limits.act, late("removing a description in", location), self.port.remove(location, name)).await
+        within(
+            self.limits.act,
+            late("removing a description in", location),
+            named("descriptions.remove", self.port.remove(location, name)),
+        )
+        .await
     }
 
     async fn names(&self, folder: &Path) -> Answer<Vec<String>> {
-        within(self.limits.act, late("listing", folder), self.port.names(folder)).await
+        within(self.limits.act, late("listing", folder), named("descriptions.names", self.port.names(folder))).await
     }
 
     async fn find(&self, folder: &Path, ending: &str) -> Answer<Vec<FoundDescription>> {
-        within(self.limits.act, late("reading the descriptions in", folder), self.port.find(folder, ending)).await
+        within(
+            self.limits.act,
+            late("reading the descriptions in", folder),
+            named("descriptions.find", self.port.find(folder, ending)),
+        )
+        .await
     }
 }

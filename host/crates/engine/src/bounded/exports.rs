@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use stillpoint_common::OperationId;
 
-use super::{Bounded, Moving, within};
+use super::{Bounded, Moving, named, within};
 use crate::{
     ExportedFile,
     ports::{ExportError, ExportTargets, MemorySource, ProgressSink},
@@ -26,7 +26,8 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
     }
 
     async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError> {
-        within(self.limits.act, late("beginning", target), self.port.stage(target, operation)).await
+        within(self.limits.act, late("beginning", target), named("exports.stage", self.port.stage(target, operation)))
+            .await
     }
 
     async fn copy_memory(
@@ -36,7 +37,7 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
         progress: &ProgressSink,
     ) -> Result<(), ExportError> {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = self.port.copy_memory(source, to, &sink);
+        let call = named("exports.copy_memory", self.port.copy_memory(source, to, &sink));
         Moving::within(seen, self.limits.stall, late("copying memory to", to), call).await
     }
 
@@ -47,14 +48,19 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
         target: &Path,
         describe: serde_json::Value,
     ) -> Result<Vec<ExportedFile>, ExportError> {
-        within(self.limits.bulk, late("sealing", target), self.port.seal(staged, target, describe)).await
+        within(
+            self.limits.bulk,
+            late("sealing", target),
+            named("exports.seal", self.port.seal(staged, target, describe)),
+        )
+        .await
     }
 
     async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
-        within(self.limits.act, late("removing", staged), self.port.discard(staged)).await
+        within(self.limits.act, late("removing", staged), named("exports.discard", self.port.discard(staged))).await
     }
 
     async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {
-        within(self.limits.look, late("reading", target), self.port.files(target)).await
+        within(self.limits.look, late("reading", target), named("exports.files", self.port.files(target))).await
     }
 }

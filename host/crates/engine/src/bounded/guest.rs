@@ -8,7 +8,7 @@ use stillpoint_common::{
 };
 use tokio::time::timeout;
 
-use super::{Bounded, within};
+use super::{Bounded, named, within};
 use crate::ports::{GuestQuiesce, PowerAction, QuiesceError};
 
 type Answer<T = ()> = Result<T, QuiesceError>;
@@ -20,43 +20,43 @@ fn late(call: &'static str) -> impl FnOnce(Duration) -> QuiesceError {
 #[async_trait]
 impl GuestQuiesce for Bounded<dyn GuestQuiesce> {
     async fn describe(&self, instance: InstanceId) -> Answer<GuestDescription> {
-        within(self.limits.look, late("describe"), self.port.describe(instance)).await
+        within(self.limits.look, late("describe"), named("describe", self.port.describe(instance))).await
     }
 
     async fn prepare(&self, instance: InstanceId, request: &QuiesceRequest) -> Answer<Prepared> {
-        within(self.limits.act, late("prepare"), self.port.prepare(instance, request)).await
+        within(self.limits.act, late("prepare"), named("prepare", self.port.prepare(instance, request))).await
     }
 
     async fn freeze(&self, instance: InstanceId, session: SessionId) -> Answer<Frozen> {
-        within(self.limits.act, late("freeze"), self.port.freeze(instance, session)).await
+        within(self.limits.act, late("freeze"), named("freeze", self.port.freeze(instance, session))).await
     }
 
     async fn thaw(&self, instance: InstanceId, session: SessionId) -> Answer<Thawed> {
-        within(self.limits.look, late("thaw"), self.port.thaw(instance, session)).await
+        within(self.limits.look, late("thaw"), named("thaw", self.port.thaw(instance, session))).await
     }
 
     async fn settle(&self, instance: InstanceId, session: SessionId) -> Answer<Vec<WriterOutcome>> {
-        within(self.limits.act, late("settle"), self.port.settle(instance, session)).await
+        within(self.limits.act, late("settle"), named("settle", self.port.settle(instance, session))).await
     }
 
     async fn complete(&self, instance: InstanceId, session: SessionId) -> Answer<Vec<WriterOutcome>> {
-        within(self.limits.act, late("complete"), self.port.complete(instance, session)).await
+        within(self.limits.act, late("complete"), named("complete", self.port.complete(instance, session))).await
     }
 
     async fn finish(&self, instance: InstanceId, session: SessionId) -> Answer {
-        within(self.limits.act, late("finish"), self.port.finish(instance, session)).await
+        within(self.limits.act, late("finish"), named("finish", self.port.finish(instance, session))).await
     }
 
     async fn set_clock(&self, instance: InstanceId) -> Answer<ClockSet> {
-        within(self.limits.look, late("set_clock"), self.port.set_clock(instance)).await
+        within(self.limits.look, late("set_clock"), named("set_clock", self.port.set_clock(instance))).await
     }
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Answer {
-        within(self.limits.look, late("power"), self.port.power(instance, action)).await
+        within(self.limits.look, late("power"), named("power", self.port.power(instance, action))).await
     }
 
     async fn forget(&self, instance: InstanceId) {
-        if timeout(self.limits.look, self.port.forget(instance)).await.is_err() {
+        if timeout(self.limits.look, named("forget", self.port.forget(instance))).await.is_err() {
             tracing::warn!(%instance, "the connection to a guest that is gone does not end");
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 
-use super::{Bounded, Moving, within};
+use super::{Bounded, Moving, named, within};
 use crate::ports::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space};
 
 type Answer<T = ()> = Result<T, ImageError>;
@@ -26,60 +26,67 @@ fn first(paths: &[PathBuf]) -> &Path {
 #[async_trait]
 impl Images for Bounded<dyn Images> {
     async fn stat(&self, path: &Path, format: DiskFormat) -> Answer<ImageFacts> {
-        within(self.limits.look, late("a look at the header of", path), self.port.stat(path, format)).await
+        within(self.limits.look, late("a look at the header of", path), named("stat", self.port.stat(path, format)))
+            .await
     }
 
     async fn look(&self, file: &LayerFile) -> Answer<Seen> {
-        within(self.limits.look, late("a glance at", &file.path), self.port.look(file)).await
+        within(self.limits.look, late("a glance at", &file.path), named("look", self.port.look(file))).await
     }
 
     async fn beside(&self, folder: &Path) -> Answer<Vec<(PathBuf, Seen)>> {
-        within(self.limits.act, late("a look at images in", folder), self.port.beside(folder)).await
+        within(self.limits.act, late("a look at images in", folder), named("beside", self.port.beside(folder))).await
     }
 
     async fn missing(&self, paths: &[PathBuf]) -> Answer<BTreeSet<PathBuf>> {
-        within(self.limits.look, late("a look for", first(paths)), self.port.missing(paths)).await
+        within(self.limits.look, late("a look for", first(paths)), named("missing", self.port.missing(paths))).await
     }
 
     async fn users(&self, paths: &[PathBuf]) -> Answer<Vec<FileUser>> {
-        within(self.limits.act, late("a look for users of", first(paths)), self.port.users(paths)).await
+        within(self.limits.act, late("a look for users of", first(paths)), named("users", self.port.users(paths))).await
     }
 
     async fn space(&self, path: &Path) -> Answer<Space> {
-        within(self.limits.look, late("a look at the space around", path), self.port.space(path)).await
+        within(self.limits.look, late("a look at the space around", path), named("space", self.port.space(path))).await
     }
 
     async fn create_overlay(&self, overlay: &Path, backing: &LayerFile, virtual_size: u64) -> Answer<FileIdentity> {
-        let call = self.port.create_overlay(overlay, backing, virtual_size);
+        let call = named("create_overlay", self.port.create_overlay(overlay, backing, virtual_size));
         within(self.limits.act, late("the making of", overlay), call).await
     }
 
     async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Answer {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = self.port.merge_offline(merge, &sink);
+        let call = named("merge_offline", self.port.merge_offline(merge, &sink));
         Moving::within(seen, self.limits.stall, late("the merge of", &merge.child.path), call).await
     }
 
     async fn overlays_of(&self, path: &Path) -> Answer<Vec<PathBuf>> {
-        within(self.limits.act, late("a look for overlays of", path), self.port.overlays_of(path)).await
+        within(self.limits.act, late("a look for overlays of", path), named("overlays_of", self.port.overlays_of(path)))
+            .await
     }
 
     async fn repoint(&self, overlay: &LayerFile, backing: &LayerFile) -> Answer {
-        let call = self.port.repoint(overlay, backing);
+        let call = named("repoint", self.port.repoint(overlay, backing));
         within(self.limits.act, late("a change of the backing file of", &overlay.path), call).await
     }
 
     async fn flatten(&self, flatten: &Flatten, progress: &ProgressSink) -> Answer {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = self.port.flatten(flatten, &sink);
+        let call = named("flatten", self.port.flatten(flatten, &sink));
         Moving::within(seen, self.limits.stall, late("the copy of", &flatten.target), call).await
     }
 
     async fn clear_unfinished(&self, overlay: &Path) -> Answer {
-        within(self.limits.act, late("the clearing away of", overlay), self.port.clear_unfinished(overlay)).await
+        within(
+            self.limits.act,
+            late("the clearing away of", overlay),
+            named("clear_unfinished", self.port.clear_unfinished(overlay)),
+        )
+        .await
     }
 
     async fn remove(&self, path: &Path, identity: FileIdentity) -> Answer {
-        within(self.limits.act, late("the removal of", path), self.port.remove(path, identity)).await
+        within(self.limits.act, late("the removal of", path), named("remove", self.port.remove(path, identity))).await
     }
 }

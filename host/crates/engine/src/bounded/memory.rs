@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, MemoryState};
 
-use super::{Bounded, within};
+use super::{Bounded, named, within};
 use crate::ports::{MemoryError, MemoryStates, OpenedMemory};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
@@ -24,7 +24,7 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
         checkpoint: CheckpointId,
         base: Option<&MemoryState>,
     ) -> Result<OwnedFd, MemoryError> {
-        within(self.limits.act, late("beginning"), self.port.begin(location, checkpoint, base)).await
+        within(self.limits.act, late("beginning"), named("memory.begin", self.port.begin(location, checkpoint, base))).await
     }
 
     /// Waits for the end of what is being written, and reports nothing meanwhile.
@@ -34,15 +34,20 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
         checkpoint: CheckpointId,
         qemu_version: &str,
     ) -> Result<MemoryState, MemoryError> {
-        within(self.limits.bulk, late("sealing"), self.port.seal(location, checkpoint, qemu_version)).await
+        within(
+            self.limits.bulk,
+            late("sealing"),
+            named("memory.seal", self.port.seal(location, checkpoint, qemu_version)),
+        )
+        .await
     }
 
     async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError> {
-        within(self.limits.look, late("opening"), self.port.open(state)).await
+        within(self.limits.look, late("opening"), named("memory.open", self.port.open(state))).await
     }
 
     /// Looks through all states of the folder for what is not needed any more.
     async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        within(self.limits.act, late("removing"), self.port.remove(location, checkpoint)).await
+        within(self.limits.act, late("removing"), named("memory.remove", self.port.remove(location, checkpoint))).await
     }
 }

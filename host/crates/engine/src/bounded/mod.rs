@@ -9,6 +9,8 @@
 
 mod descriptions;
 mod exports;
+#[cfg(feature = "fail-points")]
+mod fail_point;
 mod guest;
 mod hypervisor;
 mod images;
@@ -61,6 +63,16 @@ async fn within<T, E>(
         Ok(answer) => answer,
         Err(_) => Err(late(limit)),
     }
+}
+
+/// The call of this name, as it is. With the feature `fail-points` tests may end the process before it or after it.
+async fn named<T>(_name: &str, call: impl Future<Output = T>) -> T {
+    #[cfg(feature = "fail-points")]
+    fail_point::reach(_name, fail_point::Moment::Before);
+    let answer = call.await;
+    #[cfg(feature = "fail-points")]
+    fail_point::reach(_name, fail_point::Moment::After);
+    answer
 }
 
 /// Watches the progress that a call reports, on its way to who wants to know it.

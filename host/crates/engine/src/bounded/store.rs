@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Bounded, within};
+use super::{Bounded, named, within};
 use crate::ports::{Store, StoreError, Stored, Txn};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> StoreError {
@@ -14,14 +14,14 @@ fn late(what: &'static str) -> impl FnOnce(Duration) -> StoreError {
 #[async_trait]
 impl Store for Bounded<dyn Store> {
     async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
-        within(self.limits.look, late("read"), self.port.get(key)).await
+        within(self.limits.look, late("read"), named("get", self.port.get(key))).await
     }
 
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Stored)>, StoreError> {
-        within(self.limits.look, late("read"), self.port.scan(prefix, after, limit)).await
+        within(self.limits.look, late("read"), named("scan", self.port.scan(prefix, after, limit))).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<u64, StoreError> {
-        within(self.limits.look, late("write"), self.port.commit(txn)).await
+        within(self.limits.look, late("write"), named("commit", self.port.commit(txn))).await
     }
 }

@@ -1,0 +1,31 @@
+//! Stories told to real image files of a VM that is off, and to a running guest.
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use stillpoint_tests::model::{Model, Step, engine_ground::EngineGround, stories, tell};
+
+/// How many stories are told of image files.
+const STORIES: u32 = 12;
+
+async fn told(story: &[Step]) -> Result<(), String> {
+    let mut ground = EngineGround::real_images().await.map_err(|error| error.to_string())?;
+    tell(&mut Model::new(false), &mut ground, story).await?;
+    ground.assert_sound().await;
+    Ok(())
+}
+
+#[test]
+fn real_images_of_a_vm_that_is_off_read_as_the_model_says() {
+    let steps = std::cell::Cell::new(0);
+    let config = Config { cases: STORIES, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&stories(24, false), |story| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        steps.set(steps.get() + story.len());
+        runtime.expect("a runtime").block_on(told(&story)).map_err(TestCaseError::fail)
+    });
+    println!("{} steps", steps.get());
+    outcome.unwrap_or_else(|failed| panic!("{failed}"));
+    assert!(steps.get() > 60, "only {} steps", steps.get());
+}
