@@ -9,9 +9,15 @@ use stillpoint_agent::{
     grpc,
     guardian::{self, Guardian},
     logging::{self, Sink},
-    writers::{self, attach::Allowed, registry::Registry},
+    writers::{
+        self,
+        attach::Allowed,
+        builtin::{self, config::Config},
+        registry::Registry,
+    },
 };
 use stillpoint_transport::{AgentLink, SocketPort, VirtioPort, find_virtio_port};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, info, warn};
 
 const USAGE: &str = "\
@@ -23,6 +29,7 @@ Makes this guest quiet for checkpoints of its host.
   --port PATH     the virtio-serial port; else the one named org.stillpoint.agent.0 is looked for
   --listen PATH   serve on a unix socket instead of a port (for tests; needs --below)
   --writers PATH  socket on which writers register (default /run/stillpoint/writers.sock)
+  --config PATH   settings of writers (default /etc/stillpoint/writers.conf)
   --below PATH    deal only with file systems mounted at or below PATH
   --log WHERE     stderr (default) or kernel
   --verbose       say more
@@ -34,6 +41,7 @@ struct Arguments {
     port: Option<PathBuf>,
     listen: Option<PathBuf>,
     writers: Option<PathBuf>,
+    config: Option<PathBuf>,
     below: Option<PathBuf>,
     kernel_log: bool,
     verbose: bool,
@@ -48,6 +56,7 @@ impl Arguments {
                 "--port" => found.port = Some(value()?.into()),
                 "--listen" => found.listen = Some(value()?.into()),
                 "--writers" => found.writers = Some(value()?.into()),
+                "--config" => found.config = Some(value()?.into()),
                 "--below" => found.below = Some(value()?.into()),
                 "--log" => {
                     found.kernel_log = match value()?.as_str() {
@@ -117,20 +126,48 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let link = match &arguments.listen {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut link = match &arguments.listen {
             Some(path) => AgentLink::listen(SocketPort::bind(path)?),
-            None => AgentLink::listen(open_port(arguments.port).await?),
+            None => AgentLink::listen(open_port(arguments.port.clone()).await?),
         };
-        let socket = arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref());
-        match writers::attach::bind(socket) {
-            Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry, Allowed::default()))),
-            // File systems can be made quiet all the same.
-            Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
-        }
+        serve_writers(&registry, &arguments);
         info!(version = env!("CARGO_PKG_VERSION"), "waiting for the host");
-        grpc::serve(link, coordinator).await;
-        Err("the port is lost".into())
+        tokio::select! {
+            () = grpc::serve(&mut link, coordinator.clone()) => return Err("the port is lost".into()),
+            _ = terminate.recv() => {}
+        }
+        // Whatever is held is let go, and the host need not wait to find out that nobody is there.
+        coordinator.new_host().await;
+        link.close().await;
+        info!("ended");
+        Ok(())
     })
+}
+
+/// Lets writers register, and starts those that the agent brings along. Without them file systems can be made quiet all
+/// the same: what is wrong is told, and no reason to end.
+fn serve_writers(registry: &Registry, arguments: &Arguments) {
+    let socket = arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref());
+    let path = arguments.config.as_deref().unwrap_or(builtin::CONFIG.as_ref());
+    let config = match std::fs::read_to_string(path).map(|text| Config::parse(&text)) {
+        Ok(Ok(config)) => config,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
+        Ok(Err(error)) => {
+            warn!(%error, file = %path.display(), "no built-in writers: the settings are wrong");
+            Config { scripts: None, hooks: None, users: Vec::new() }
+        }
+        Err(error) => {
+            warn!(%error, file = %path.display(), "no built-in writers: the settings cannot be read");
+            Config { scripts: None, hooks: None, users: Vec::new() }
+        }
+    };
+    let allowed = Allowed { users: config.users.clone() };
+    match writers::attach::bind(socket) {
+        Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry.clone(), allowed))),
+        Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
+    }
+    builtin::start(registry, &config, socket.parent().unwrap_or(socket));
 }
 
 /// Opens the port, waiting for it: it may appear after us, and a predecessor that is stuck in the kernel keeps it.

@@ -16,7 +16,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{debug, info, warn};
@@ -33,6 +33,8 @@ const GRACE: Duration = Duration::from_millis(300);
 const STALL: Duration = Duration::from_secs(10);
 /// The pause after a port has failed, before it is tried again.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// How long the end of the link may take to be told to the host.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Sessions that wait to be accepted, at most.
 const BACKLOG: usize = 4;
 
@@ -49,7 +51,8 @@ pub struct Session {
 #[derive(Debug)]
 pub struct AgentLink {
     sessions: mpsc::Receiver<Session>,
-    _tasks: JoinSet<()>,
+    reader: AbortHandle,
+    tasks: JoinSet<()>,
 }
 
 impl AgentLink {
@@ -63,14 +66,23 @@ impl AgentLink {
         let (tell, told) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
         let reader = Reader { port: Arc::clone(&port), offer, writer: tell, session: None, away: None };
-        tasks.spawn(reader.run());
+        let reader = tasks.spawn(reader.run());
         tasks.spawn(Writer { port, told, session: None }.run());
-        Self { sessions, _tasks: tasks }
+        Self { sessions, reader, tasks }
     }
 
     /// The next session. The one before it has seen its end when this returns. None if the port is lost.
     pub async fn accept(&mut self) -> Option<Session> {
         self.sessions.recv().await
+    }
+
+    /// Ends the session that is open, and tells the host so: it need not wait to see that nobody answers any more.
+    pub async fn close(mut self) {
+        self.reader.abort();
+        let told = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(FAREWELL, told).await.is_err() {
+            debug!("the host does not take the end of its session");
+        }
     }
 }
 
@@ -184,7 +196,7 @@ impl<P: Port> Writer<P> {
                 biased;
                 turn = self.told.recv() => match turn {
                     Some(turn) => pending = self.turn(turn),
-                    None => return,
+                    None => return self.farewell().await,
                 },
                 written = self.port.write(pending.rest()), if !pending.is_empty() => match written {
                     Ok(count) => pending.advance(count),
@@ -212,6 +224,16 @@ impl<P: Port> Writer<P> {
             Turn::End(nonce) => {
                 self.session = None;
                 Pending::of(record::sled(Control::Reset, nonce))
+            }
+        }
+    }
+
+    async fn farewell(&mut self) {
+        let mut pending = self.user_left();
+        while !pending.is_empty() {
+            match self.port.write(pending.rest()).await {
+                Ok(count) => pending.advance(count),
+                Err(_) => return,
             }
         }
     }

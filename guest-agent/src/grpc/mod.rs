@@ -24,7 +24,7 @@ const MAX_MESSAGE: usize = 256 * 1024;
 const MAX_CALLS: u32 = 16;
 
 /// Serves one session after the other, until the port is lost.
-pub async fn serve(mut link: AgentLink, coordinator: Coordinator) {
+pub async fn serve(link: &mut AgentLink, coordinator: Coordinator) {
     let mut connection = JoinSet::new();
     while let Some(session) = link.accept().await {
         connection.abort_all();

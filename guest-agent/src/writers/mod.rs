@@ -8,13 +8,14 @@
 //! - [`registry`] knows who is registered, and how each stands. A registration lives as long as its connection.
 //! - [`course`] decides, [`life`] says what state an answer leaves a writer in: both without side effects.
 //! - [`conductor`] asks and waits, for one session. When it ends before its time, writers are told Abort.
-//! - [`attach`] serves writers of other processes, [`local`] those of our own.
+//! - [`attach`] serves writers of other processes, [`local`] those of our own, which are in [`builtin`].
 //! - [`sdk`] is for whoever writes a writer in Rust.
 //!
 //! Nothing that a writer does keeps the file systems frozen: they are frozen after the last writer and thawed before
 //! the first, under a lease that no writer is asked about.
 
 pub mod attach;
+pub mod builtin;
 pub mod conductor;
 pub mod course;
 pub mod life;

@@ -159,6 +159,7 @@ pub(crate) struct Agent {
     pub(crate) socket: PathBuf,
     /// Where writers register.
     pub(crate) writers: PathBuf,
+    config: PathBuf,
     folder: TempDir,
 }
 
@@ -168,15 +169,33 @@ impl Agent {
     }
 
     pub(crate) fn start_with(disks: &Disks, environment: &[(&str, &str)]) -> Self {
+        Self::start_all(disks, None, environment)
+    }
+
+    /// With these settings of writers; else with none of the built-in ones.
+    pub(crate) fn start_configured(disks: &Disks, config: &Path) -> Self {
+        Self::start_all(disks, Some(config), &[])
+    }
+
+    fn start_all(disks: &Disks, config: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let none = folder.path().join("config");
+        fs::write(&none, "scripts.folder = off\nhooks.folder = off\n").unwrap();
+        let config = config.map_or(none, Path::to_owned);
         let (socket, writers) = (folder.path().join("agent"), folder.path().join("writers"));
-        let process = spawn(disks, &socket, &writers, environment);
-        Self { process, socket, writers, folder }
+        let process = spawn(disks, [&socket, &writers, &config], environment);
+        Self { process, socket, writers, config, folder }
     }
 
     /// Another one in its place, after it was killed.
     pub(crate) fn start_again(&mut self, disks: &Disks) {
-        self.process = spawn(disks, &self.socket, &self.writers, &[]);
+        self.process = spawn(disks, [&self.socket, &self.writers, &self.config], &[]);
+    }
+
+    /// As an init system ends it.
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.process.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -206,13 +225,16 @@ impl Agent {
     }
 }
 
-fn spawn(disks: &Disks, socket: &Path, writers: &Path, environment: &[(&str, &str)]) -> Child {
+fn spawn(disks: &Disks, paths: [&Path; 3], environment: &[(&str, &str)]) -> Child {
+    let [socket, writers, config] = paths;
     let _ = fs::remove_file(socket);
     Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
         .arg("--listen")
         .arg(socket)
         .arg("--writers")
         .arg(writers)
+        .arg("--config")
+        .arg(config)
         .arg("--below")
         .arg(disks.below())
         .envs(environment.iter().copied())

@@ -8,6 +8,7 @@ mod guest;
 mod packages;
 mod problem;
 mod programs;
+mod python;
 mod report;
 mod shell;
 mod suites;

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) tests: Tests,
     /// Whether real guests are among them.
     pub(crate) guest: bool,
+    /// Whether the example in Python is.
+    pub(crate) python: bool,
 }
 
 /// A choice of tests.
@@ -53,7 +55,7 @@ impl Plan {
     /// A name nobody knows is a problem that lists the known ones.
     pub(crate) fn new(names: &[String], known: &BTreeSet<String>) -> Outcome<Self> {
         if names.is_empty() {
-            return Ok(Self { checks: CHECKS.to_vec(), tests: Tests::All, guest: true });
+            return Ok(Self { checks: CHECKS.to_vec(), tests: Tests::All, guest: true, python: true });
         }
         let mut plan = Self::default();
         let (mut unit, mut binaries) = (false, BTreeSet::new());
@@ -67,6 +69,7 @@ impl Plan {
             }
         }
         plan.guest = binaries.iter().any(|binary| needs_guest(binary));
+        plan.python = unit || binaries.contains("python");
         if unit || !binaries.is_empty() {
             plan.tests = Tests::Some { unit, binaries };
         }
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn without_names_everything_runs() {
-        assert_eq!(plan(&[]).unwrap(), Plan { checks: CHECKS.to_vec(), tests: Tests::All, guest: true });
+        assert_eq!(plan(&[]).unwrap(), Plan { checks: CHECKS.to_vec(), tests: Tests::All, guest: true, python: true });
     }
 
     #[test]
@@ -129,7 +132,8 @@ mod tests {
             plan(&["memory"]).unwrap(),
             Plan { guest: true, tests: some(false, &["memory", "guest_memory"]), ..Plan::default() }
         );
-        assert_eq!(plan(&["model", "unit"]).unwrap(), Plan { tests: some(true, &["model"]), ..Plan::default() });
+        let with_unit = Plan { tests: some(true, &["model"]), python: true, ..Plan::default() };
+        assert_eq!(plan(&["model", "unit"]).unwrap(), with_unit);
         assert_eq!(plan(&["guest"]).unwrap().tests, some(false, &["guest_image", "guest_memory"]));
         assert_eq!(plan(&["lint"]).unwrap(), Plan { checks: vec!["lint"], ..Plan::default() });
     }

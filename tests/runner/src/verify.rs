@@ -8,7 +8,7 @@ use crate::problem::Outcome;
 use crate::report::{End, Report};
 use crate::suites::{self, Plan, Tests};
 use crate::workspace::Workspace;
-use crate::{prepare, programs, shell};
+use crate::{prepare, programs, python, shell};
 
 /// The version of buf that is fetched: a lint that changes by itself would fail builds by itself.
 const BUF: &str = "@bufbuild/buf@1.75.0";
@@ -30,6 +30,10 @@ pub(crate) fn verify(workspace: &Workspace, names: &[String]) -> Outcome {
             "deny" => deny(workspace),
             _ => shell::run(workspace.cargo().args(["test", "--quiet", "--doc", "--workspace"])).map(|()| End::Passed),
         });
+    }
+    // without it the one test of it fails, and says why
+    if plan.python {
+        report.step("python", || python::ensure(workspace).map(|()| End::Passed));
     }
     let ready = !plan.guest || report.step("set-up", || prepare(workspace).map(|()| End::Passed));
     // without a guest the tests on guests fail, and say why; the others are worth running

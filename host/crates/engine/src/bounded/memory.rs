@@ -24,7 +24,8 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
         checkpoint: CheckpointId,
         base: Option<&MemoryState>,
     ) -> Result<OwnedFd, MemoryError> {
-        within(self.limits.act, late("beginning"), named("memory.begin", self.port.begin(location, checkpoint, base))).await
+        within(self.limits.act, late("beginning"), named("memory.begin", self.port.begin(location, checkpoint, base)))
+            .await
     }
 
     /// Waits for the end of what is being written, and reports nothing meanwhile.

@@ -1,0 +1,133 @@
+//! The settings of built-in writers and of who may register: one small file, a setting on each line.
+//!
+//! ```text
+//! # /etc/stillpoint/writers.conf: what is not set is as shown
+//! scripts.folder  = /etc/stillpoint/writers.d     # each program in it is a writer; "off": none
+//! scripts.timeout = 30                            # seconds that a program may take
+//! hooks.folder    = /etc/qemu/fsfreeze-hook.d     # hooks of qemu-ga; "off": none
+//! hooks.timeout   = 30                            # seconds, for all of them together
+//! allow.users     =                               # user ids beside root that may register writers
+//! ```
+
+use std::{path::PathBuf, time::Duration};
+
+/// A folder of programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// What is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Our own scripts; none: not wanted.
+    pub scripts: Option<Programs>,
+    /// Hooks of qemu-ga; none: not wanted.
+    pub hooks: Option<Programs>,
+    /// User ids that may register writers.
+    pub users: Vec<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(30);
+        Self {
+            scripts: Some(Programs { folder: "/etc/stillpoint/writers.d".into(), timeout }),
+            hooks: Some(Programs { folder: "/etc/qemu/fsfreeze-hook.d".into(), timeout }),
+            users: Vec::new(),
+        }
+    }
+}
+
+/// A line that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct ConfigError {
+    /// Which, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Config {
+    /// Reads the settings from the text of the file.
+    ///
+    /// # Errors
+    /// The first line that is not understood: a setting that is silently passed over is worse than none.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (at, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                config.set(line).map_err(|problem| ConfigError { line: at + 1, problem })?;
+            }
+        }
+        Ok(config)
+    }
+
+    fn set(&mut self, line: &str) -> Result<(), String> {
+        let (key, value) = line.split_once('=').ok_or("a setting has the form KEY = VALUE")?;
+        let (key, value) = (key.trim(), value.trim());
+        match key {
+            "scripts.folder" => set_folder(&mut self.scripts, value),
+            "scripts.timeout" => set_timeout(&mut self.scripts, value),
+            "hooks.folder" => set_folder(&mut self.hooks, value),
+            "hooks.timeout" => set_timeout(&mut self.hooks, value),
+            "allow.users" => {
+                let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
+                self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
+                Ok(())
+            }
+            _ => Err(format!("`{key}` is not a setting")),
+        }
+    }
+}
+
+fn set_folder(programs: &mut Option<Programs>, value: &str) -> Result<(), String> {
+    if value == "off" {
+        *programs = None;
+        return Ok(());
+    }
+    let folder = PathBuf::from(value);
+    if !folder.is_absolute() {
+        return Err(format!("`{value}` is not an absolute path, and not \"off\""));
+    }
+    if let Some(programs) = programs {
+        programs.folder = folder;
+    }
+    Ok(())
+}
+
+fn set_timeout(programs: &mut Option<Programs>, value: &str) -> Result<(), String> {
+    let seconds: u64 = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).ok_or("between 1 and 3600")?;
+    if let Some(programs) = programs {
+        programs.timeout = Duration::from_secs(seconds);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_is_as_it_is_by_itself() {
+        assert_eq!(Config::parse("# nothing\n\n"), Ok(Config::default()));
+        let set = Config::parse("scripts.timeout = 5\nhooks.folder=off # no\nallow.users = 26 1000").unwrap();
+        assert_eq!(set.scripts.map(|scripts| scripts.timeout), Some(Duration::from_secs(5)));
+        assert_eq!((set.hooks, set.users), (None, vec![26, 1000]));
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_named() {
+        let wrong = |text: &str| Config::parse(text).unwrap_err().to_string();
+        assert_eq!(wrong("\nscript.folder = /x"), "line 2: `script.folder` is not a setting");
+        assert_eq!(wrong("hooks.folder = x"), "line 1: `x` is not an absolute path, and not \"off\"");
+        assert_eq!(wrong("hooks.timeout = 0"), "line 1: between 1 and 3600");
+        assert_eq!(wrong("allow.users = postgres"), "line 1: `postgres` is not a user id");
+        assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
+    }
+}

@@ -1,0 +1,138 @@
+//! Writers in a real guest: held in order, let go in reverse, and named when they cannot be held.
+
+use std::time::Duration;
+
+use stillpoint_cli::{client::Client, view::Checkpoint};
+use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind, VmId};
+use stillpoint_tests::{ext4::Ext4State, guest_image::GuestSet, lab::LabChannel, service::Service};
+
+type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+const LEASE: Duration = Duration::from_secs(3);
+/// The longest that a guest's writes may be held up.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// A writer that notes what it is told where no freeze reaches, and does what `/run/trick` says instead of what it is
+/// asked.
+const SCRIPT: &str = r#"#!/bin/sh
+me=${0##*/}
+echo "$me $1" >> /run/told
+case "$1" in
+identify) case $me in web) echo level=front-end;; db) echo level=back-end;; disk) echo level=system;; esac ;;
+freeze) echo "position of $me=42" ;;
+backup-complete) echo "completed as=$STILLPOINT_BACKUP_TYPE" ;;
+esac
+[ -e /run/trick ] || exit 0
+read -r who when what < /run/trick
+[ "$who $when" = "$me $1" ] || exit 0
+case $what in
+hang) sleep 1000 ;;
+esac
+exit 0
+"#;
+
+struct Guest {
+    set: GuestSet,
+    service: Service,
+    client: Client,
+    vm: VmId,
+    lab: LabChannel,
+}
+
+impl Guest {
+    async fn new() -> Tested<Self> {
+        let set = GuestSet::new()?;
+        let lease = ("STILLPOINT_LEASE".to_owned(), LEASE.as_secs().to_string());
+        let service = Service::start_with(set.path(), vec![lease]).await?;
+        let (vm, lab) = service.boot("web", &set).await?;
+        let client = service.client().await?;
+        let guest = Self { set, service, client, vm, lab };
+        guest
+            .lab
+            .sh("mkdir -p /etc/stillpoint/writers.d && echo scripts.timeout = 3 > /etc/stillpoint/writers.conf")
+            .await?;
+        for name in ["web", "db", "disk"] {
+            let path = format!("/etc/stillpoint/writers.d/{name}");
+            // Renamed when it is whole: a half-written program is none.
+            let write = format!("cat > /tmp/new <<'END'\n{SCRIPT}END\nchmod 755 /tmp/new && mv /tmp/new {path}");
+            guest.lab.sh(&write).await?;
+        }
+        guest.new_agent().await?;
+        guest.lab.start("counter c /data/count 2").await?;
+        Ok(guest)
+    }
+
+    /// An agent that has read its settings, with all writers registered.
+    async fn new_agent(&self) -> Tested {
+        let new = "p=$(agent pid); agent crash; \
+                   until n=$(agent pid 2> /dev/null) && [ \"$n\" != \"$p\" ]; do usleep 20000; done";
+        self.lab.sh(new).await?;
+        self.registered().await
+    }
+
+    async fn registered(&self) -> Tested {
+        for _ in 0..600 {
+            if self.client.writers(&self.vm).await.is_ok_and(|writers| writers.len() == 3) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(format!("the writers are not registered: {:?}", self.client.writers(&self.vm).await).into())
+    }
+
+    async fn trick(&self, what: &str) -> Tested {
+        let set = if what.is_empty() { "rm -f /run/trick".to_owned() } else { format!("echo {what} > /run/trick") };
+        self.lab.sh(&format!("{set}; rm -f /run/told")).await?;
+        self.lab.sh("until stillpoint-lab ask c reset; do usleep 20000; done").await?;
+        Ok(())
+    }
+
+    async fn create(&self, name: &str, policy: Option<CheckpointPolicy>) -> Tested<Checkpoint> {
+        let made = self.client.wait(&self.client.create_checkpoint(&self.vm, name, policy).await?.id).await?;
+        Ok(made.checkpoint_response().ok_or("no checkpoint")?.clone())
+    }
+
+    async fn told(&self) -> Tested<Vec<String>> {
+        let told = self.lab.sh("cat /run/told").await?;
+        Ok(told.lines().filter(|line| !line.ends_with("identify")).map(str::to_owned).collect())
+    }
+
+    /// Waits until the guest writes again, and asserts that it had not been held up for too long.
+    async fn goes_on(&self, what: &str) -> Tested {
+        let before = self.lab.gap("c").await?.count;
+        self.lab.sh(&format!("until [ $(stillpoint-lab ask c count) -gt {before} ]; do usleep 5000; done")).await?;
+        let gap = self.lab.gap("c").await?;
+        println!("{what}: the guest's longest time without a write was {:?}", gap.longest);
+        assert!(gap.longest <= LONGEST, "{what}: the guest was held for {:?}", gap.longest);
+        assert_eq!(gap.errors, 0, "{what}");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_in_a_guest_are_held_in_order_and_named_when_they_are_not() -> Tested {
+    let guest = Guest::new().await?;
+    guest.trick("").await?;
+    let made = guest.create("all held", Some(CheckpointPolicy::ProductionOnly)).await?;
+    assert_eq!((made.kind, made.consistency), (Some(Kind::Production), Some(Consistency::Application)));
+    assert!(Ext4State::of_layer(&guest.set.data_disk, "qcow2").await?.at_rest(), "needs no journal replay");
+    let db = made.writers.iter().find(|writer| writer.writer == "db").ok_or("db is not named")?;
+    assert_eq!((db.result, db.metadata.get("position of db").map(String::as_str)), (Some("HELD"), Some("42")));
+    guest.lab.sh("until [ $(grep -c backup-shutdown /run/told) = 3 ]; do usleep 50000; done").await?;
+    let told = guest.told().await?;
+    let held: Vec<_> = told.iter().filter(|line| line.ends_with(" freeze") || line.ends_with(" thaw")).collect();
+    assert_eq!(held, ["web freeze", "db freeze", "disk freeze", "disk thaw", "db thaw", "web thaw"]);
+    assert_eq!(told.iter().filter(|line| line.ends_with("backup-complete")).count(), 3);
+    assert!(!told.iter().any(|line| line.ends_with("abort")), "{told:?}");
+    guest.goes_on("all held").await?;
+    let (listed, _, _) = guest.service.stillpoint(&["writer", "list", "web"]).await?;
+    assert!(listed.contains("Writer name: 'db'") && listed.contains("State: [1] Stable"), "{listed}");
+    assert!(listed.contains("Last error: No error"), "{listed}");
+    let (shown, _, _) = guest.service.stillpoint(&["checkpoint", "show", "web", "all held"]).await?;
+    assert!(shown.contains("position of db=42"), "{shown}");
+
+    guest.trick("db freeze hang").await?;
+    let made = guest.create("without db", None).await?;
+    assert_eq!((made.kind, made.fallback_reason), (Some(Kind::Standard), Some(FallbackReason::WriterTimedOut)));
+    Ok(())
+}
