@@ -6,6 +6,7 @@
 mod checkpoint;
 mod critical;
 mod definition;
+mod event;
 mod filter;
 mod finding;
 mod ids;
@@ -24,6 +25,7 @@ pub use definition::{
     AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,
     VmDefinition,
 };
+pub use event::{Event, EventKind, EventToken, TokenError};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};

@@ -105,6 +105,7 @@ reasons! {
     ExportTargetExists, "EXPORT_TARGET_EXISTS", AlreadyExists, "Choose a folder that does not exist yet.";
     ExportTargetUnusable, "EXPORT_TARGET_UNUSABLE", FailedPrecondition, "The folder above the target must exist and be writable for the service.";
     ExportFailed, "EXPORT_FAILED", Internal, "Copying failed as the message says; nothing was left behind. Mend the cause and export again.";
+    EventsForgotten, "EVENTS_FORGOTTEN", FailedPrecondition, "Begin again without --since: `stillpoint events` shows what is remembered.";
     RequestIdReused, "REQUEST_ID_REUSED", AlreadyExists, "This request_id was used for a different request: choose a new one.";
     OperationCancelled, "OPERATION_CANCELLED", Cancelled, "The operation was cancelled and undone.";
     Interrupted, "INTERRUPTED", Aborted, "The service stopped in the middle; the operation was undone at its next start. Try again.";

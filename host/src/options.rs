@@ -34,6 +34,9 @@ pub struct Options {
     /// application-consistent.
     #[arg(long, env = "STILLPOINT_LEAVE_OUT_WRITERS")]
     pub leave_out_writers: bool,
+    /// MiB that are held in reserve beside the catalogue, so that it can be written when its file system is full.
+    #[arg(long, env = "STILLPOINT_JOURNAL_RESERVE", default_value_t = 16, value_name = "MIB")]
+    pub journal_reserve: u32,
 }
 
 impl Options {

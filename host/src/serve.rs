@@ -7,8 +7,9 @@ use stillpoint_proto::{
     DESCRIPTORS,
     longrunning::operations_server::OperationsServer,
     v1::{
-        checkpoints_server::CheckpointsServer, guests_server::GuestsServer, host_service_server::HostServiceServer,
-        operations_extra_server::OperationsExtraServer, virtual_machines_server::VirtualMachinesServer,
+        checkpoints_server::CheckpointsServer, events_server::EventsServer, guests_server::GuestsServer,
+        host_service_server::HostServiceServer, operations_extra_server::OperationsExtraServer,
+        virtual_machines_server::VirtualMachinesServer,
     },
 };
 use tokio::{
@@ -20,7 +21,8 @@ use tonic::{service::Routes, transport::Server};
 
 use crate::{
     options::Options,
-    services::{Checkpoints, Guests, HostInfo, Operations, VirtualMachines},
+    reserve,
+    services::{Checkpoints, Events, Guests, HostInfo, Operations, VirtualMachines},
     wiring::{Wired, wire},
 };
 
@@ -37,11 +39,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn serve(options: Options) -> anyhow::Result<()> {
     let socket = options.socket();
     let listener = listen(&socket).await?;
-    let Wired { engine, hypervisor } = wire(&options).await?;
+    let wired = wire(&options).await?;
+    let engine = wired.engine.clone();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let info = HostInfo::new(engine.clone(), hypervisor, options.state_folder.clone());
-    let routes = routes(&engine, info).await?;
+    let routes = routes(&wired, HostInfo::new(&wired, options.state_folder.clone())).await?;
     let server = Server::builder().add_routes(routes);
     let server = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
         let _ = ended.await;
@@ -62,10 +64,12 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn routes(engine: &stillpoint_engine::Engine, info: HostInfo) -> anyhow::Result<Routes> {
+async fn routes(wired: &Wired, info: HostInfo) -> anyhow::Result<Routes> {
+    let engine = &wired.engine;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<VirtualMachinesServer<VirtualMachines>>().await;
     health.set_serving::<CheckpointsServer<Checkpoints>>().await;
+    tokio::spawn(reserve::watch(wired.store.clone(), wired.engine.clone(), health));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -73,6 +77,7 @@ async fn routes(engine: &stillpoint_engine::Engine, info: HostInfo) -> anyhow::R
     Ok(Routes::new(VirtualMachinesServer::new(VirtualMachines::new(engine.clone())))
         .add_service(CheckpointsServer::new(Checkpoints::new(engine.clone())))
         .add_service(GuestsServer::new(Guests::new(engine.clone())))
+        .add_service(EventsServer::new(Events::new(engine.clone())))
         .add_service(HostServiceServer::new(info))
         .add_service(OperationsServer::new(Operations::new(engine.clone())))
         .add_service(OperationsExtraServer::new(Operations::new(engine.clone())))

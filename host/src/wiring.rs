@@ -17,6 +17,7 @@ use crate::options::Options;
 pub(crate) struct Wired {
     pub(crate) engine: Engine,
     pub(crate) hypervisor: Arc<QemuHypervisor>,
+    pub(crate) store: Arc<RedbStore>,
 }
 
 /// Makes the folders, opens the store and starts the engine.
@@ -26,9 +27,11 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let layout = RuntimeLayout::new(instances);
-    let store = RedbStore::open(&options.state_folder.join("catalogue.redb")).await.with_context(|| {
+    let (path, reserve) = (options.state_folder.join("catalogue.redb"), u64::from(options.journal_reserve) << 20);
+    let store = RedbStore::open_with_reserve(path, reserve).await.with_context(|| {
         format!("cannot open the catalogue in {}; does another stillpointd use it?", options.state_folder.display())
     })?;
+    let store = Arc::new(store);
     let qemu = QemuConfig::from_environment();
     let hypervisor = Arc::new(QemuHypervisor::new(qemu.clone(), layout.clone()));
     let ports = Ports {
@@ -38,7 +41,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         descriptions: Arc::new(FileDescriptions),
         guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
         exports: Arc::new(FolderExports),
-        store: Arc::new(store),
+        store: store.clone(),
         clock: Arc::new(SystemClock),
     };
     let mut config = EngineConfig::new(options.state_folder.join("checkpoints"));
@@ -47,7 +50,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     config.space.layer_room = u64::from(options.layer_room) << 20;
     config.writers = writers(options);
     let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
-    Ok(Wired { engine, hypervisor })
+    Ok(Wired { engine, hypervisor, store })
 }
 
 /// Writers have at least ten seconds to become quiet before file systems are held, whatever the lease is.

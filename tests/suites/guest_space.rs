@@ -86,6 +86,13 @@ async fn a_guest_without_space_stands_still_loses_no_write_and_goes_on_when_ther
     quiet(&client, &vm).await?;
     assert_layers_sound(&client, &vm, small.path(), "went on").await?;
 
+    let (told, _, _) = service.stillpoint(&["events", "--vm", "web", "--json"]).await?;
+    let told: Vec<serde_json::Value> = serde_json::from_str(&told)?;
+    let mut kinds: Vec<_> = told.iter().filter_map(|event| event["kind"].as_str()).collect();
+    kinds.retain(|kind| *kind != "OPERATION_FAILED" && *kind != "VM_CHANGED");
+    let wanted = ["VM_DEFINED", "VM_STARTED", "CHECKPOINT_CREATED", "VM_CRITICAL", "VM_RESUMED", "VM_CRITICAL_OVER"];
+    assert_eq!(kinds, wanted);
+
     let settings = CriticalSettings { action: CriticalAction::Wait, power_off_after: Some(Duration::from_secs(3)) };
     client.update_vm(&vm, &VmChange { critical: Some(settings), ..VmChange::default() }).await?;
     small.fill_but(2 * MIB)?;
@@ -96,4 +103,66 @@ async fn a_guest_without_space_stands_still_loses_no_write_and_goes_on_when_ther
     small.give_back()?;
     quiet(&client, &vm).await?;
     assert_layers_sound(&client, &vm, small.path(), "switched off").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_works_on_a_disk_that_is_completely_full_and_nothing_half_made_stays_on_it() -> Tested {
+    let mut set = GuestSet::new()?;
+    // Catalogue, memory states, images and exports share it; little of it is ever written.
+    let small = SmallFs::new(&set.path().join("small"), 900)?;
+    let (disk, state) = (small.path().join("data.qcow2"), small.path().join("state"));
+    std::fs::copy(&set.data_disk, &disk)?;
+    std::fs::create_dir(&state)?;
+    std::os::unix::fs::symlink(&state, set.path().join("s"))?;
+    set.data_disk = disk;
+    let service = service(&set).await?;
+    let (vm, lab) = service.boot("web", &set).await?;
+    let client = service.client().await?;
+    lab.sh("stillpoint-lab fill /data/one 8 1").await?;
+    let standard = Some(CheckpointPolicy::Standard);
+    let made = client.wait(&client.create_checkpoint(&vm, "memory", standard).await?.id).await?;
+    let made = made.checkpoint_response().ok_or("no checkpoint")?.clone();
+    lab.sh("stillpoint-lab fill /data/two 8 2").await?;
+    let memories = state.join("checkpoints/web");
+    let names = |folder: &std::path::Path| -> std::io::Result<Vec<std::ffi::OsString>> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    assert_eq!(names(&memories)?.len(), 1);
+
+    // A capture and an export that find the disk full although there was room when they began.
+    let asked = client.create_checkpoint(&vm, "half", standard).await?;
+    while names(&memories)?.len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    small.fill()?;
+    let refused = client.wait(&asked.id).await.unwrap_err();
+    assert_eq!(refused.reason(), Some("NO_SPACE"), "{refused}");
+    assert_eq!((names(&memories)?.len(), client.list_checkpoints(&vm).await?.len()), (1, 1));
+    let target = small.path().join("export").display().to_string();
+    for (what, asked) in [
+        ("create", client.create_checkpoint(&vm, "no", Some(CheckpointPolicy::ProductionOnly)).await?),
+        ("apply", client.apply_checkpoint(&vm, made.id).await?),
+        ("export", client.export_checkpoint(&vm, made.id, &target, None).await?),
+    ] {
+        let refused = client.wait(&asked.id).await.unwrap_err();
+        let reason = refused.reason().unwrap_or_default();
+        assert!(["NO_SPACE", "VM_PAUSED_CRITICAL"].contains(&reason), "{what}: {refused}");
+    }
+    let mut there = names(small.path())?;
+    there.retain(|name| name.to_string_lossy().contains("export"));
+    assert!(there.is_empty(), "{there:?}");
+
+    small.fill()?;
+    assert!(small.free_bytes()? < MIB, "{}", small.free_bytes()?);
+    client.wait(&client.delete_checkpoint(&vm, made.id).await?.id).await?;
+    println!("{} MiB are free after deleting on a full disk", small.free_bytes()? / MIB);
+    assert_eq!((names(&memories)?.len(), client.list_checkpoints(&vm).await?.len()), (0, 0));
+    assert!(small.free_bytes()? > 20 * MIB, "{}", small.free_bytes()?);
+    becomes(&client, &vm, PowerState::Running).await?;
+    lab.sh("echo 3 > /proc/sys/vm/drop_caches").await?;
+    assert_eq!(lab.sh("stillpoint-lab check /data/one 8 1").await?, "intact");
+    assert_eq!(lab.sh("stillpoint-lab check /data/two 8 2").await?, "intact");
+    small.give_back()?;
+    quiet(&client, &vm).await?;
+    assert_layers_sound(&client, &vm, small.path(), "deleted on a full disk").await
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    CheckpointPolicy, CriticalAction, CriticalSettings, DiskFormat, OperationKind, PowerState, Reason,
+    CheckpointPolicy, CriticalAction, CriticalSettings, DiskFormat, OperationKind, OperationState, PowerState, Reason,
 };
 use stillpoint_engine::{NewCheckpoint, Request, VmChange};
 use stillpoint_sim::{Call, NotWritten};
@@ -285,5 +285,63 @@ async fn space_that_comes_while_an_operation_is_at_work_is_seen_when_that_has_en
     host.end_of(&operation).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(power(&host).await, PowerState::Running);
+    assert_clean(&host).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_without_room_is_refused_harms_nothing_and_is_done_when_there_is_room() {
+    for running in [true, false] {
+        let mut host = SimHost::running().await;
+        let made = host.create(CheckpointPolicy::Production).await.unwrap();
+        host.write(1, 2);
+        host.write(2, 2);
+        if !running {
+            host.turn_off().await;
+        }
+        leave(&host, 65_535);
+        let _ = host.run(Request::DeleteCheckpoint(made.id)).await;
+        assert_eq!(host.checkpoints().await.len(), 0, "the checkpoint is gone all the same");
+        let failures = host.engine.operations().await.unwrap().into_iter().filter_map(|done| match done.state {
+            OperationState::Failed(failure) => Some(failure),
+            OperationState::Running | OperationState::Done(_) => None,
+        });
+        let failures: Vec<_> = failures.collect();
+        assert!(
+            !failures.is_empty() && failures.iter().all(|failure| failure.reason == Reason::NoSpace),
+            "{failures:?}"
+        );
+        assert!(failures[0].message.contains("the file system on /vm has"), "{}", failures[0]);
+        assert!(host.world.calls().iter().all(|call| !matches!(call, Call::Merge | Call::MergeOffline)), "not begun");
+        assert_eq!(host.world.files().len(), 4, "the layers stay");
+        assert_clean(&host).await;
+
+        leave(&host, 64 * MIB);
+        host.restart().await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(host.world.files().len(), 2, "running: {running}: {:?}", host.world.files());
+        if !running {
+            host.run(Request::Start).await.unwrap();
+        }
+        assert_eq!((host.read(1), host.read(2)), (2, 2));
+        assert_clean(&host).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_gives_back_memory_and_leaves_before_it_merges_anything() {
+    let host = SimHost::running().await;
+    let root = host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
+    host.write(1, 2);
+    let leaf = host.create(CheckpointPolicy::Standard).await.unwrap();
+    host.run(Request::Apply(root.id)).await.unwrap();
+    host.run(Request::Start).await.unwrap();
+    host.write(1, 3);
+    leave(&host, 0);
+    host.world.set_full(true);
+    host.run(Request::DeleteCheckpoint(leaf.id)).await.unwrap();
+    assert!(host.world.files().iter().all(|path| !path.to_string_lossy().contains("memory")), "its memory is gone");
+    host.world.set_full(false);
+    assert!(!host.world.calls().contains(&Call::Merge));
+    assert!(host.world.used("/vm") > 0 && host.read(1) == 3);
     assert_clean(&host).await;
 }

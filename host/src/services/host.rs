@@ -8,26 +8,30 @@ use stillpoint_proto::{
     v1::{self as pb, host_service_server},
 };
 use stillpoint_qemu::QemuHypervisor;
+use stillpoint_store::RedbStore;
 use tonic::{Request, Response, Status};
 
 use super::{integrity, refuse};
+use crate::wiring::Wired;
 
 pub(crate) struct HostInfo {
     engine: Engine,
     hypervisor: Arc<QemuHypervisor>,
     state_folder: PathBuf,
+    store: Arc<RedbStore>,
 }
 
 impl HostInfo {
-    pub(crate) fn new(engine: Engine, hypervisor: Arc<QemuHypervisor>, state_folder: PathBuf) -> Self {
-        Self { engine, hypervisor, state_folder }
+    pub(crate) fn new(wired: &Wired, state_folder: PathBuf) -> Self {
+        let (engine, hypervisor, store) = (wired.engine.clone(), wired.hypervisor.clone(), wired.store.clone());
+        Self { engine, hypervisor, state_folder, store }
     }
 }
 
 #[tonic::async_trait]
 impl host_service_server::HostService for HostInfo {
     async fn get_host(&self, _: Request<pb::GetHostRequest>) -> Result<Response<pb::Host>, Status> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<String> = crate::reserve::problem(&self.store.reserve().await).into_iter().collect();
         let qemu_version = self.hypervisor.installed_version().await.unwrap_or_else(|error| {
             problems.push(error.to_string());
             String::new()

@@ -1,6 +1,7 @@
 //! The gRPC services: each call is read, handed to the engine, and answered. Nothing is decided here.
 
 mod checkpoints;
+mod events;
 mod guests;
 mod host;
 mod integrity;
@@ -14,7 +15,8 @@ use stillpoint_proto::convert::failure;
 use tonic::Status;
 
 pub(crate) use self::{
-    checkpoints::Checkpoints, guests::Guests, host::HostInfo, operations::Operations, vms::VirtualMachines,
+    checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, operations::Operations,
+    vms::VirtualMachines,
 };
 
 /// A refusal as the status of a call. For `map_err`.

@@ -5,6 +5,7 @@
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
 //! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
+//! - `event`: what happened
 //! - [`failure`]: refusals, both ways; [`finding`]: what a check found.
 //! - [`writer`]: what is known of writers, both ways.
 //! - [`page`]: pages of a list.
@@ -14,6 +15,7 @@
 
 pub mod checkpoint;
 pub mod critical;
+pub mod event;
 pub mod failure;
 pub mod finding;
 pub mod guest;

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub max_checkpoints: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
     pub remembered_operations: usize,
+    /// How many events are remembered (10,000), and up to a hundred more.
+    pub remembered_events: usize,
     /// What is done so that no file system becomes full.
     pub space: SpaceConfig,
     /// The longest waits on ports.
@@ -84,6 +86,7 @@ impl EngineConfig {
             clock_after_apply: Duration::from_secs(20),
             max_checkpoints: 50,
             remembered_operations: 1_000,
+            remembered_events: 10_000,
             space: SpaceConfig::default(),
             limits: PortLimits::default(),
             view: Duration::from_secs(2),

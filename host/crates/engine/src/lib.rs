@@ -11,6 +11,7 @@ mod describe;
 mod disks;
 mod engine;
 mod error;
+mod events;
 mod fallback;
 mod forest;
 mod hub;
@@ -28,6 +29,7 @@ pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
+pub use events::{EventReader, EventsFrom};
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
     CheckpointChange, CheckpointView, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected, Request,

@@ -99,6 +99,8 @@ async fn real_qemu_a_merge_that_finds_no_space_says_so_and_harms_nothing() {
     small.fill();
     let chain = lab.chains[0].clone();
     let merge = LiveMerge { disk: disk("system"), child: chain.layers[1].id, parent: chain.layers[0].clone() };
+    let grows = lab.images.merge_growth(&chain.layers[1], &chain.layers[0]).await.unwrap();
+    assert!((2 << 20..3 << 20).contains(&grows), "{grows}");
     let error = lab.hypervisor.merge(lab.instance, &merge, &quiet()).await.unwrap_err();
     assert!(matches!(error, HypervisorError::NoSpace { .. }), "{error}");
     lab.assert_chains().await;

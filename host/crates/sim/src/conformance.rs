@@ -170,6 +170,29 @@ pub async fn limits(store: &dyn Store) {
     assert_eq!(store.scan("limit/", None, usize::MAX).await.expect("a scan").len(), 128);
 }
 
+/// Appended keys are made of the revision and the place of the write, so that they grow. The store must be empty.
+///
+/// # Panics
+/// If that is not so.
+pub async fn appends(store: &dyn Store) {
+    let append = |value: &str| Put::Append("log/".to_owned(), value.as_bytes().to_vec());
+    let mut wanted = vec![];
+    for (writes, places) in
+        [(vec![append("a"), set("other", b""), append("b")], vec![0, 2]), (vec![append("c")], vec![0])]
+    {
+        let revision = store.commit(Txn { guards: vec![], writes }).await.expect("a commit");
+        wanted.extend(places.into_iter().map(|place| format!("log/{revision:020}/{place:05}")));
+    }
+    let found = store.scan("log/", None, 9).await.expect("a scan");
+    let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
+    assert_eq!(keys, wanted);
+    let values: Vec<_> = found.into_iter().map(|(_, stored)| stored.value).collect();
+    assert_eq!(values, [b"a", b"b", b"c"]);
+    let guarded = Txn { guards: vec![Guard::Absent(wanted[0].clone())], writes: vec![append("d")] };
+    assert!(store.commit(guarded).await.is_err(), "a guard that does not hold");
+    assert_eq!(store.scan("log/", Some(&wanted[1]), 9).await.expect("a scan").len(), 1);
+}
+
 /// Two handles on one store: of two transactions that guard the same revision one wins, and both see the winner's.
 ///
 /// # Panics

@@ -51,6 +51,7 @@ calls! {
     Stat "images.stat" false;
     CreateOverlay "images.create_overlay" true;
     MergeOffline "images.merge_offline" true;
+    MergeGrowth "images.merge_growth" false;
     Repoint "images.repoint" true;
     Flatten "images.flatten" true;
     RemoveFile "images.remove" true;

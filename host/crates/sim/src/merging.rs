@@ -157,6 +157,15 @@ impl State {
         })
     }
 
+    /// Bytes that the parent grows by.
+    pub(crate) fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> u64 {
+        let (Some(child), Some(parent)) = (self.files.named(&child.path), self.files.named(&parent.path)) else {
+            return 0;
+        };
+        let new = child.blocks.keys().filter(|block| !parent.blocks.contains_key(block)).count();
+        BLOCK_BYTES * new as u64
+    }
+
     fn lacks_space(&self, child: u64, parent: u64) -> bool {
         let Some(path) = self.files.path_of(parent) else { return false };
         let (Some(child), Some(parent)) = (self.files.open(child), self.files.open(parent)) else { return false };

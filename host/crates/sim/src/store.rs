@@ -39,8 +39,12 @@ impl KeyValues {
             return Err(StoreError::Conflict { key: key.clone() });
         }
         self.revision += 1;
-        for put in txn.writes {
+        for (place, put) in txn.writes.into_iter().enumerate() {
             match put {
+                Put::Append(prefix, value) => {
+                    let key = Put::appended(&prefix, self.revision, place);
+                    self.values.insert(key, Stored { value, revision: self.revision });
+                }
                 Put::Set(key, value) => drop(self.values.insert(key, Stored { value, revision: self.revision })),
                 Put::Delete(key) => drop(self.values.remove(&key)),
             }
@@ -58,7 +62,7 @@ impl KeyValues {
 
 fn size(put: &Put) -> usize {
     match put {
-        Put::Set(key, value) => key.len() + value.len(),
+        Put::Set(key, value) | Put::Append(key, value) => key.len() + value.len(),
         Put::Delete(key) => key.len(),
     }
 }

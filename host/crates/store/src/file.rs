@@ -8,15 +8,15 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
 };
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError, WriteTransaction,
-    backends::FileBackend,
 };
 use stillpoint_engine::ports::StoreError;
 
-use crate::{broken, failed};
+use crate::{backend::ReservedFile, broken, failed, reserve::Reserve};
 
 pub(crate) const RECORDS: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("records");
 pub(crate) const COUNTERS: TableDefinition<'static, &str, u64> = TableDefinition::new("counters");
@@ -32,27 +32,28 @@ type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 const MIGRATIONS: &[Migration] = &[];
 
 /// Opens the file, or makes it.
-pub(crate) fn open(path: &Path) -> Result<Database, StoreError> {
-    let database = open_file(path).map_err(|error| explained(path, error))?;
+pub(crate) fn open(path: &Path, reserve: u64) -> Result<(Database, Arc<Reserve>), StoreError> {
+    let (database, reserve) = open_file(path, reserve).map_err(|error| explained(path, error))?;
     match format(&database).map_err(broken)? {
         Some(found) => migrate(&database, found, MIGRATIONS)?,
         None => initialise(&database).map_err(broken)?,
     }
-    Ok(database)
+    Ok((database, reserve))
 }
 
-fn open_file(path: &Path) -> Result<Database, DatabaseError> {
+fn open_file(path: &Path, reserve: u64) -> Result<(Database, Arc<Reserve>), DatabaseError> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let fresh = file.metadata()?.len() == 0;
     let mut builder = Builder::new();
     // A file that was altered is refused here, not found out about in the middle of an operation. Reads it all: well
     // under a second for a hundred thousand records.
     builder.set_cache_size(CACHE).set_check_integrity_on_open(!fresh);
-    let database = builder.create_with_backend(FileBackend::new(file)?)?;
+    let reserve = Arc::new(Reserve::beside(path, reserve));
+    let database = builder.create_with_backend(ReservedFile::new(file, Arc::clone(&reserve))?)?;
     if fresh {
         sync_folder(path)?;
     }
-    Ok(database)
+    Ok((database, reserve))
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn an_older_file_goes_through_every_migration_it_lacks_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let database = open(&folder.path().join("store")).unwrap();
+        let database = open(&folder.path().join("store"), 0).unwrap().0;
         assert_eq!(format(&database).unwrap(), Some(1));
         migrate(&database, 1, &[TO_2, TO_3]).unwrap();
         assert_eq!(format(&database).unwrap(), Some(3));
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_migration_that_fails_leaves_the_file_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
-        let database = open(&folder.path().join("store")).unwrap();
+        let database = open(&folder.path().join("store"), 0).unwrap().0;
         assert!(migrate(&database, 1, &[TO_2, FAILS]).is_err());
         assert_eq!(format(&database).unwrap(), Some(1));
         assert_eq!(marks(&database), []);
@@ -174,11 +175,11 @@ mod tests {
     fn a_file_of_a_newer_version_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
-        let database = open(&path).unwrap();
+        let (database, _) = open(&path, 0).unwrap();
         migrate(&database, 1, &[TO_2]).unwrap();
         drop(database);
-        assert!(matches!(open(&path), Err(StoreError::Newer { found: 2, known: 1 })));
-        let database = open_file(&path).unwrap();
+        assert!(matches!(open(&path, 0), Err(StoreError::Newer { found: 2, known: 1 })));
+        let (database, _) = open_file(&path, 0).unwrap();
         assert_eq!(format(&database).unwrap(), Some(2));
         assert_eq!(marks(&database), [("two".to_owned(), 0)]);
     }

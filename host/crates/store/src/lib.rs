@@ -8,12 +8,17 @@
 //! get, scan ─────────▶ blocking pool: a snapshot of the last commit
 //! ```
 //!
+//! A file system may be full. Beside the file lies a reserve that takes room; when the file finds none it is given the
+//! reserve's, so that the journal can be written on a full disk and things can be deleted there.
+//!
 //! A disk syncs a few hundred times a second at best. While one sync runs, the transactions of other VMs gather, and
 //! the next sync takes them all: each still has its own guards, its own revision and its own answer.
 
+mod backend;
 mod descriptions;
 mod file;
 mod reading;
+mod reserve;
 mod writing;
 
 use std::{path::PathBuf, sync::Arc};
@@ -23,8 +28,8 @@ use redb::Database;
 use stillpoint_engine::ports::{Put, Store, StoreError, Stored, Txn};
 use tokio::task::spawn_blocking;
 
-pub use crate::descriptions::FileDescriptions;
-use crate::writing::Writer;
+pub use crate::{descriptions::FileDescriptions, reserve::ReserveState};
+use crate::{reserve::Reserve, writing::Writer};
 
 /// Writes in a transaction, at most.
 const MOST_WRITES: usize = 128;
@@ -36,22 +41,42 @@ const MOST_BYTES: usize = 3 * 512 * 1024;
 pub struct RedbStore {
     database: Arc<Database>,
     writer: Writer,
+    reserve: Arc<Reserve>,
 }
 
 impl RedbStore {
-    /// Opens the file, or makes it, readable for its owner alone. An older format is brought up to date first.
+    /// Opens the file, or makes it, readable for its owner alone. An older format is brought up to date first. No room is
+    /// held in reserve.
     ///
     /// # Errors
     /// [`StoreError::Newer`] leaves the records as they are. [`StoreError::Failed`] says whether the file is in use, damaged
     /// or out of reach.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        Self::open_with_reserve(path, 0).await
+    }
+
+    /// The same, with a reserve of so many bytes beside the file, if there is room for it.
+    ///
+    /// # Errors
+    /// As for [`RedbStore::open`].
+    pub async fn open_with_reserve(path: impl Into<PathBuf>, reserve: u64) -> Result<Self, StoreError> {
         let path = path.into();
         let shown = path.display().to_string();
         // redb may panic over a file that something else has written to.
-        let opened = spawn_blocking(move || file::open(&path)).await;
+        let opened = spawn_blocking(move || file::open(&path, reserve)).await;
         let opened = opened.unwrap_or_else(|_| Err(failed(format!("{shown} is damaged and cannot be opened"))))?;
-        let database = Arc::new(opened);
-        Ok(Self { writer: Writer::start(Arc::clone(&database))?, database })
+        let (database, reserve) = (Arc::new(opened.0), opened.1);
+        Ok(Self { writer: Writer::start(Arc::clone(&database), Arc::clone(&reserve))?, database, reserve })
+    }
+
+    /// What is true of the reserve now. One that was given up is taken again if there is room.
+    pub async fn reserve(&self) -> ReserveState {
+        let reserve = Arc::clone(&self.reserve);
+        let looked = spawn_blocking(move || {
+            reserve.take_again();
+            reserve.state()
+        });
+        looked.await.unwrap_or_else(|_| self.reserve.state())
     }
 
     async fn read<T: Send + 'static>(
@@ -88,7 +113,7 @@ impl Store for RedbStore {
 
 fn size(put: &Put) -> usize {
     match put {
-        Put::Set(key, value) => key.len() + value.len(),
+        Put::Set(key, value) | Put::Append(key, value) => key.len() + value.len(),
         Put::Delete(key) => key.len(),
     }
 }

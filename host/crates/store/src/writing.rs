@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     failed,
     file::{COUNTERS, RECORDS, REVISION},
+    reserve::Reserve,
 };
 
 /// Transactions that may wait; who comes later waits to be queued.
@@ -35,9 +36,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(database: Arc<Database>) -> Result<Self, StoreError> {
+    pub(crate) fn start(database: Arc<Database>, reserve: Arc<Reserve>) -> Result<Self, StoreError> {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || write(&database, waiting));
+        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || write(&database, &reserve, waiting));
         let thread = thread.map_err(|error| failed(format!("no thread to write with: {error}")))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -61,11 +62,12 @@ impl Drop for Writer {
     }
 }
 
-fn write(database: &Database, mut waiting: mpsc::Receiver<Waiting>) {
+fn write(database: &Database, reserve: &Reserve, mut waiting: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(TOGETHER);
     while waiting.blocking_recv_many(&mut batch, TOGETHER) > 0 {
         let (txns, answers): (Vec<_>, Vec<_>) = batch.drain(..).map(|waiting| (waiting.txn, waiting.answer)).unzip();
         let results = commit_all(database, txns);
+        reserve.take_again();
         for (at, answer) in answers.into_iter().enumerate() {
             let result = match &results {
                 Ok(results) => results.get(at).cloned().unwrap_or_else(|| Err("not done".to_owned().into())),
@@ -146,8 +148,12 @@ fn broken_guard(records: &Records<'_>, guards: &[Guard]) -> Result<Option<String
 }
 
 fn put_all(records: &mut Records<'_>, revision: u64, writes: Vec<Put>) -> Result<(), redb::Error> {
-    for put in writes {
+    for (place, put) in writes.into_iter().enumerate() {
         match put {
+            Put::Append(prefix, value) => {
+                let key = Put::appended(&prefix, revision, place);
+                drop(records.insert(key.as_str(), (revision, value.as_slice()))?);
+            }
             Put::Set(key, value) => drop(records.insert(key.as_str(), (revision, value.as_slice()))?),
             Put::Delete(key) => drop(records.remove(key.as_str())?),
         }

@@ -1,6 +1,8 @@
 //! The store on a real file: the contract of stores, and what only a file can get wrong.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io::Write as _, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, sync::Arc, time::Duration,
+};
 
 use proptest::prelude::*;
 use stillpoint_engine::ports::{Guard, Put, Store, StoreError, Txn};
@@ -27,6 +29,12 @@ fn message(result: Result<RedbStore, StoreError>) -> String {
 async fn redb_keeps_to_the_limits() {
     let (_folder, path) = place();
     conformance::limits(&RedbStore::open(path).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn redb_appends_in_order() {
+    let (_folder, path) = place();
+    conformance::appends(&RedbStore::open(path).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -154,4 +162,85 @@ async fn a_damaged_file_is_refused_and_never_read_as_if_it_were_whole() {
 async fn a_folder_that_is_not_there_is_named() {
     let words = message(RedbStore::open("/nonexistent/store.redb").await);
     assert!(words.contains("/nonexistent/store.redb cannot be opened"), "{words}");
+}
+
+/// A file system of a few MiB, unmounted when dropped.
+struct Small(TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run =
+            |command: &mut Command| assert!(command.status().expect("it runs").success(), "run this test as root");
+        let image = folder.path().join("image");
+        fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).expect("a file");
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
+        fs::create_dir(folder.path().join("fs")).expect("a folder");
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(folder.path().join("fs")));
+        Self(folder)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("fs")
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        let mut ballast =
+            fs::File::options().create(true).append(true).open(self.path().join("ballast")).expect("a file");
+        for size in [1 << 20, 4096, 1] {
+            while ballast.write_all(&vec![1; size]).is_ok() {}
+        }
+        let _ = ballast.sync_all();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn redb_is_written_on_a_full_file_system_by_giving_up_the_reserve_and_takes_it_again() {
+    let small = Small::new();
+    let path = small.path().join("store.redb");
+    let store = RedbStore::open_with_reserve(&path, 4 << 20).await.expect("a good file");
+    let reserve = small.path().join("store.reserve");
+    assert_eq!((store.reserve().await.held, fs::metadata(&reserve).expect("the reserve").len()), (true, 4 << 20));
+    store.commit(set("before", b"x")).await.expect("there is room");
+    small.fill();
+    let (mut written, mut since) = (0, 0);
+    while since < 8 {
+        store.commit(set(&format!("full/{written}"), vec![7; 64 << 10])).await.expect("there is the reserve");
+        // Whoever else writes on a full disk takes nothing of what was given to the store.
+        small.fill();
+        written += 1;
+        since += usize::from(!store.reserve().await.held);
+        assert!(written < 400, "a store without end");
+    }
+    let state = store.reserve().await;
+    assert!(!state.held && state.free.expect("it is known") < 1 << 20, "{state:?}");
+    drop(store);
+    let store = RedbStore::open_with_reserve(&path, 4 << 20).await.expect("a good file on a full disk");
+    assert_eq!(store.scan("full/", None, 999).await.expect("a scan").len(), written);
+    store
+        .commit(Txn { guards: vec![], writes: vec![Put::Delete("full/0".to_owned())] })
+        .await
+        .expect("deleting is possible");
+    assert!(!store.reserve().await.held);
+    fs::remove_file(small.path().join("ballast")).expect("the ballast");
+    store.commit(set("after", b"x")).await.expect("there is room");
+    assert_eq!((store.reserve().await.held, fs::metadata(&reserve).expect("the reserve").len()), (true, 4 << 20));
+}
+
+#[tokio::test]
+async fn redb_without_room_for_a_reserve_opens_and_says_so() {
+    let small = Small::new();
+    let path = small.path().join("store.redb");
+    let store = RedbStore::open_with_reserve(&path, 1 << 30).await.expect("a good file");
+    store.commit(set("key", b"x")).await.expect("there is room");
+    let state = store.reserve().await;
+    assert!(!state.held, "{state:?}");
+    assert_eq!(fs::metadata(small.path().join("store.reserve")).expect("the reserve").len(), 0);
 }

@@ -50,6 +50,11 @@ pub enum Command {
     /// Look at the writers of a guest: applications that take part in production checkpoints.
     #[command(subcommand)]
     Writer(WriterCommand),
+    /// Show what has happened: checkpoints made, applied and deleted, merges, failures, fallbacks, disks without space.
+    ///
+    /// Each event has a token; `--since TOKEN` goes on after it, also over a restart of the service. With --json a list is
+    /// one document, and with --follow each event is one, on a line of its own.
+    Events(EventsArgs),
     /// Look at long-running work, wait for it, give it up.
     #[command(subcommand)]
     Operation(OperationCommand),
@@ -67,6 +72,20 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// `stillpoint events`
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Wait for what comes, and print it as it comes. Without --since it begins with the next event.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin after the event of this token.
+    #[arg(long, value_name = "TOKEN")]
+    pub since: Option<String>,
+    /// Only events of this VM.
+    #[arg(long, value_name = "VM", value_parser = parse::vm)]
+    pub vm: Option<VmId>,
 }
 
 /// What can be asked about writers.

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod error;
+mod events;
 mod integrity;
 mod operations;
 mod resolve;
@@ -13,6 +14,7 @@ mod vms;
 
 pub use checkpoints::{CheckpointChange, CheckpointToCreate};
 pub use error::ClientError;
+pub use events::{EventStream, EventsFrom};
 pub use resolve::resolve;
 pub use vms::{VmChange, VmToCreate};
 

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod confirm;
+mod events;
 mod guest;
 mod integrity;
 mod memory;
@@ -41,6 +42,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Vm(command) => vm::run(&context, command).await,
         Command::Checkpoint(command) => checkpoint::run(&context, command).await,
         Command::Writer(command) => guest::writers(&context, command).await,
+        Command::Events(asked) => events::run(&context, asked).await,
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,

@@ -62,6 +62,13 @@ impl Output {
         }
     }
 
+    /// Prints one of many answers, on a line of its own.
+    pub(crate) fn line(self, text: &str, document: &impl Serialize) -> io::Result<()> {
+        let json = || serde_json::to_string(document).map_err(io::Error::from);
+        let text = if self.json { json()? } else { text.to_owned() };
+        writeln!(anstream::stdout(), "{text}")
+    }
+
     /// Prints why it was not done, and what to do.
     pub(crate) fn error(self, error: &CliError) {
         if self.json {

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod critical;
+mod event;
 mod guest;
 mod integrity;
 mod operation;
@@ -14,6 +15,7 @@ mod vm;
 
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
+pub use event::Event;
 pub use guest::{FileSystem, Guest, Host, Writer};
 pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};

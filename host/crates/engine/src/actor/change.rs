@@ -1,6 +1,6 @@
 //! Changes of a VM's record, and its deletion.
 
-use stillpoint_common::{CheckpointId, Failure, Reason, Vm, VmDefinition};
+use stillpoint_common::{CheckpointId, Event, EventKind, Failure, Reason, Vm, VmDefinition};
 
 use super::VmActor;
 use crate::{
@@ -40,7 +40,8 @@ impl VmActor {
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
         vm.updated = self.now();
-        self.write(changes.set_vm(&vm)).await
+        let event = self.event(EventKind::VmChanged, "its record was changed");
+        self.write(changes.set_vm(&vm).event(&event)).await
     }
 
     async fn redefine(&self, vm: &mut Vm, definition: VmDefinition, has_checkpoints: bool) -> Result<Changes, Failure> {
@@ -68,7 +69,10 @@ impl VmActor {
         self.idle_vm().await?;
         let checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
         ready(&checkpoint)?;
-        self.write(Changes::default().set_checkpoint(&change.applied(checkpoint))).await
+        let changed = change.applied(checkpoint);
+        let text = format!("it is called {:?} now", changed.name.as_str());
+        let event = Event { checkpoint: Some(id), ..self.event(EventKind::CheckpointRenamed, text) };
+        self.write(Changes::default().set_checkpoint(&changed).event(&event)).await
     }
 
     /// Writes changes down, and describes them.
@@ -90,7 +94,9 @@ impl VmActor {
         describe::remove_all(&self.world, &vm).await?;
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
-        let Err(error) = self.world.catalogue.commit(changes.delete_vm(&vm.id)).await else { return Ok(()) };
+        let event = self.event(EventKind::VmForgotten, format!("{} was forgotten; its images stay", vm.id));
+        let changes = changes.delete_vm(&vm.id).event(&event);
+        let Err(error) = self.world.catalogue.commit(changes).await else { return Ok(()) };
         self.world.catalogue.settled().await.map_err(StepError::from)?;
         match self.world.catalogue.vm(&self.vm).await {
             Err(gone) if gone.reason == Reason::VmNotFound => Ok(()),

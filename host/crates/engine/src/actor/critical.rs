@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{Critical, CriticalAction, CriticalSettings, Failure, InstanceId};
+use stillpoint_common::{Critical, CriticalAction, CriticalSettings, Event, EventKind, Failure, InstanceId};
 use tokio::time::Instant;
 
 use super::VmActor;
@@ -25,14 +25,14 @@ use crate::{
     plans,
 };
 
-/// The longest time between two looks at a VM that has gone on several times, each time only to stop again.
+/// The longest time for which a VM that has gone on several times, each time only to stop again, is left alone.
 const SELDOM: Duration = Duration::from_secs(60);
 
 /// When to look at a VM again.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     next: Option<Instant>,
-    /// When it was last resumed by us, and how long we then wait before we do so again.
+    /// When it was last resumed by us, and how long it is left alone from then on.
     resumed: Option<(Instant, Duration)>,
 }
 
@@ -75,18 +75,18 @@ impl Watch {
         self.next = Some(Instant::now() + pause);
     }
 
-    /// How long to wait between looks: longer and longer for a VM that stops again soon after it was resumed.
-    fn pause(&self, usual: Duration) -> Duration {
-        match self.resumed {
-            Some((at, pause)) if at.elapsed() < SELDOM.saturating_mul(2) => pause.max(usual),
-            Some(_) | None => usual,
-        }
+    /// How long it is to be left alone before we resume it again.
+    fn too_soon(&self) -> Option<Duration> {
+        let (at, pause) = self.resumed?;
+        pause.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
+    /// It is resumed now, and looked at when that is done. One that stops again soon is resumed ever more seldom.
     fn note_resume(&mut self, usual: Duration) {
-        let pause = self.pause(usual).saturating_mul(2).min(SELDOM.max(usual));
+        let soon = self.resumed.filter(|(at, pause)| at.elapsed() < pause.saturating_add(SELDOM));
+        let pause = soon.map_or(usual, |(_, pause)| pause.saturating_mul(2).min(SELDOM.max(usual)));
         self.resumed = Some((Instant::now(), pause));
-        self.look_after(pause);
+        self.next = Some(Instant::now());
     }
 }
 
@@ -123,21 +123,21 @@ impl VmActor {
 
     /// Looks whether the VM stands still by itself, and does what is to be done about it.
     pub(super) async fn look(&mut self) {
-        let pause = self.critical.pause(self.world.config.space.look);
-        match self.look_at_standstill(pause).await {
-            Ok(None) => self.critical.next = None,
-            Ok(Some(Act::Wait(pause))) => self.critical.look_after(pause),
-            Ok(Some(Act::Resume)) => {
+        let pause = self.world.config.space.look;
+        match (self.look_at_standstill(pause).await, self.critical.too_soon()) {
+            (Ok(None), _) => self.critical.next = None,
+            (Ok(Some(Act::Wait(pause))), _) | (Ok(Some(Act::Resume)), Some(pause)) => self.critical.look_after(pause),
+            (Ok(Some(Act::Resume)), None) => {
                 tracing::info!(vm = %self.vm, "there is space again: the VM goes on");
-                self.critical.note_resume(self.world.config.space.look);
+                self.critical.note_resume(pause);
                 self.begin_own(Request::Resume).await;
             }
-            Ok(Some(Act::PowerOff)) => {
+            (Ok(Some(Act::PowerOff)), _) => {
                 tracing::warn!(vm = %self.vm, "the VM has stood still for too long without space: it is switched off");
                 self.critical.look_after(pause);
                 self.begin_own(Request::Stop(StopMode::TurnOff)).await;
             }
-            Err(failure) => {
+            (Err(failure), _) => {
                 tracing::warn!(vm = %self.vm, %failure, "the VM could not be looked at");
                 self.critical.look_after(pause);
             }
@@ -149,7 +149,12 @@ impl VmActor {
         let known = self.world.catalogue.standstill(&self.vm).await?;
         let (Some(critical), Some(instance)) = (plans::find_critical(&self.world, &vm).await?, vm.instance) else {
             if known.is_some() {
-                self.write_down(Changes::default().clear_standstill(&self.vm)).await?;
+                self.write_down(
+                    Changes::default()
+                        .clear_standstill(&self.vm)
+                        .event(&self.event(EventKind::VmCriticalOver, "it stands still no longer")),
+                )
+                .await?;
             }
             return Ok(None);
         };
@@ -171,8 +176,14 @@ impl VmActor {
     async fn note_standstill(&self, critical: &Critical, instance: InstanceId) -> Result<jiff::Timestamp, Failure> {
         tracing::warn!(vm = %self.vm, path = ?critical.path, free = ?critical.free, "the VM stands still: {critical}");
         let standstill = Standstill { since: self.now(), instance };
-        self.write_down(Changes::default().set_standstill(&self.vm, &standstill)).await?;
+        let event = self.event(EventKind::VmCritical, format!("it stands still: {critical}"));
+        self.write_down(Changes::default().set_standstill(&self.vm, &standstill).event(&event)).await?;
         Ok(standstill.since)
+    }
+
+    /// Something that has happened to this VM, now.
+    pub(super) fn event(&self, kind: EventKind, text: impl Into<String>) -> Event {
+        Event::of_vm(self.now(), kind, &self.vm, text)
     }
 
     async fn write_down(&self, changes: Changes) -> Result<(), Failure> {
@@ -225,13 +236,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_vm_that_stops_again_and_again_is_resumed_ever_more_seldom() {
         let mut watch = Watch::default();
+        assert_eq!(watch.too_soon(), None);
         let mut pauses = vec![];
         for _ in 0..6 {
-            pauses.push(watch.pause(5 * SECOND).as_secs());
             watch.note_resume(5 * SECOND);
+            let left = watch.too_soon().unwrap();
+            pauses.push(left.as_secs());
+            tokio::time::advance(left).await;
+            assert_eq!(watch.too_soon(), None);
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
-        tokio::time::advance(SELDOM * 2).await;
-        assert_eq!(watch.pause(5 * SECOND), 5 * SECOND, "it has run well for a while");
+        tokio::time::advance(SELDOM).await;
+        watch.note_resume(5 * SECOND);
+        assert_eq!(watch.too_soon(), Some(5 * SECOND), "it has run well for a while");
     }
 }

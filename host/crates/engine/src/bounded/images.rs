@@ -50,6 +50,11 @@ impl Images for Bounded<dyn Images> {
         within(self.limits.look, late("a look at the space around", path), named("space", self.port.space(path))).await
     }
 
+    async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Answer<u64> {
+        let call = self.port.merge_growth(child, parent);
+        within(self.limits.look, late("a look at the data of", &child.path), call).await
+    }
+
     async fn create_overlay(&self, overlay: &Path, backing: &LayerFile, virtual_size: u64) -> Answer<FileIdentity> {
         let call = named("create_overlay", self.port.create_overlay(overlay, backing, virtual_size));
         within(self.limits.act, late("the making of", overlay), call).await

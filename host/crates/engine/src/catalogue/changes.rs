@@ -3,7 +3,7 @@
 //! Whatever changes what the description files of a VM have to say notes in the same transaction that they are owed: see
 //! [`describe`](crate::describe).
 
-use stillpoint_common::{Checkpoint, CheckpointId, FileIdentity, InstanceId, Layer, Vm, VmId};
+use stillpoint_common::{Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, Vm, VmId};
 
 use super::{Standstill, keys, record::encode};
 use crate::{
@@ -160,6 +160,24 @@ impl Changes {
         self
     }
 
+    /// Tells what has happened, in the same transaction.
+    pub(crate) fn event(mut self, event: &Event) -> Self {
+        self.txn.writes.push(Put::Append(keys::EVENTS.to_owned(), encode(event)));
+        self
+    }
+
+    /// Whether it tells something.
+    pub(super) fn tells(&self) -> bool {
+        self.txn.writes.iter().any(|put| matches!(put, Put::Append(..)))
+    }
+
+    /// Forgets an event, and with it every older one.
+    pub(crate) fn forget_event(mut self, token: EventToken) -> Self {
+        self.put(Put::Delete(keys::event(token)));
+        self.put(Put::Set(keys::FORGOTTEN_EVENTS.to_owned(), encode(&keys::event(token))));
+        self
+    }
+
     /// Changes nothing that is read: a write that tells that all writes before it have been done or never will be.
     pub(super) fn fence(mut self) -> Self {
         self.put(Put::Delete(keys::FENCE.to_owned()));
@@ -168,10 +186,11 @@ impl Changes {
 
     fn put(&mut self, put: Put) {
         let key = |put: &Put| match put {
-            Put::Set(key, _) | Put::Delete(key) => key.clone(),
+            Put::Set(key, _) | Put::Delete(key) => Some(key.clone()),
+            Put::Append(..) => None,
         };
         let new = key(&put);
-        self.txn.writes.retain(|old| key(old) != new);
+        self.txn.writes.retain(|old| new.is_none() || key(old) != new);
         self.txn.writes.push(put);
     }
 }

@@ -1,6 +1,8 @@
 //! Keys of the records. A key never changes its meaning.
 
-use stillpoint_common::{CheckpointId, FileIdentity, LayerId, OperationId, VmId};
+use stillpoint_common::{CheckpointId, EventToken, FileIdentity, LayerId, OperationId, VmId};
+
+use crate::ports::Put;
 
 pub(super) const VMS: &str = "vm/";
 pub(super) const JOBS: &str = "job/";
@@ -46,6 +48,20 @@ pub(super) fn request(vm: &VmId, request_id: &str) -> String {
 
 pub(super) fn hold(vm: &VmId) -> String {
     format!("hold/{vm}")
+}
+
+pub(super) const EVENTS: &str = "event/";
+/// The newest event that was forgotten.
+pub(super) const FORGOTTEN_EVENTS: &str = "forgotten-events";
+
+pub(super) fn event(token: EventToken) -> String {
+    Put::appended(EVENTS, token.revision, token.place as usize)
+}
+
+/// The token in the key of an event.
+pub(super) fn token(key: &str) -> Option<EventToken> {
+    let (revision, place) = key.strip_prefix(EVENTS)?.split_once('/')?;
+    Some(EventToken { revision: revision.parse().ok()?, place: place.parse().ok()? })
 }
 
 pub(super) fn standstill(vm: &VmId) -> String {

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason, Vm, VmId,
+    Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason, Vm,
+    VmId,
 };
+
+use tokio::sync::watch;
 
 pub(crate) use self::changes::Changes;
 pub use self::readable::readable;
@@ -19,7 +22,7 @@ use self::record::decode;
 use crate::{
     forest::Forest,
     job::Job,
-    ports::{Store, StoreError},
+    ports::{Store, StoreError, Stored},
     saga::up_to,
 };
 
@@ -40,11 +43,13 @@ const TRIES: u32 = 4;
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     store: Arc<dyn Store>,
+    /// Revision of the newest commit that told something. Wakes those who read events.
+    news: watch::Sender<u64>,
 }
 
 impl Catalogue {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, news: watch::Sender::new(0) }
     }
 
     pub(crate) async fn vm(&self, id: &VmId) -> Result<Vm, Failure> {
@@ -127,7 +132,45 @@ impl Catalogue {
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.commit(changes.into_txn()).await.map(|_| ())
+        let tells = changes.tells();
+        let revision = self.store.commit(changes.into_txn()).await?;
+        if tells {
+            self.tell_news(revision);
+        }
+        Ok(())
+    }
+
+    /// Wakes those who wait for events.
+    pub(crate) fn tell_news(&self, revision: u64) {
+        self.news.send_if_modified(|newest| {
+            let newer = revision > *newest;
+            *newest = (*newest).max(revision);
+            newer
+        });
+    }
+
+    /// Revision of the newest commit that told something.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Events after this one, oldest first.
+    pub(crate) async fn events(&self, after: EventToken, limit: usize) -> Result<Vec<(EventToken, Event)>, Failure> {
+        let found = self.store.scan(keys::EVENTS, Some(&keys::event(after)), limit).await.map_err(unavailable)?;
+        let read = |(key, stored): &(String, Stored)| Ok((token_of(key)?, decode(key, &stored.value)?));
+        found.iter().map(read).collect()
+    }
+
+    /// Their tokens alone.
+    pub(crate) async fn event_tokens(&self, after: EventToken, limit: usize) -> Result<Vec<EventToken>, Failure> {
+        let found = self.store.scan(keys::EVENTS, Some(&keys::event(after)), limit).await.map_err(unavailable)?;
+        found.iter().map(|(key, _)| token_of(key)).collect()
+    }
+
+    /// The newest event that was forgotten; before all if none was.
+    pub(crate) async fn forgotten_events(&self) -> Result<EventToken, Failure> {
+        let key: Option<String> = self.get(keys::FORGOTTEN_EVENTS).await?;
+        key.map_or(Ok(EventToken::default()), |key| token_of(&key))
     }
 
     /// After a write that failed: when this has succeeded, that write has been done or never will be. A store does its
@@ -161,6 +204,11 @@ impl Catalogue {
             }
         }
     }
+}
+
+fn token_of(key: &str) -> Result<EventToken, Failure> {
+    let damaged = || Failure::new(Reason::CatalogueDamaged, format!("{key} is not the key of an event"));
+    keys::token(key).ok_or_else(damaged)
 }
 
 fn unavailable(error: StoreError) -> Failure {

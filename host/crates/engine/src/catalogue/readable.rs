@@ -1,8 +1,8 @@
 //! Which type a record has, by its key.
 
-use stillpoint_common::{Checkpoint, CheckpointId, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
+use stillpoint_common::{Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
 
-use super::{Standstill, record::decode};
+use super::{Standstill, keys, record::decode};
 use crate::job::Job;
 
 /// Makes sure that this version can read a stored record.
@@ -20,6 +20,8 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "open" | "request" => decode::<OperationId>(key, value).map(drop),
         "hold" => decode::<InstanceId>(key, value).map(drop),
         "standstill" => decode::<Standstill>(key, value).map(drop),
+        "event" => decode::<Event>(key, value).map(drop),
+        keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
         "describe" => decode::<Option<CheckpointId>>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
     }

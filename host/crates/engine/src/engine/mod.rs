@@ -11,7 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_common::{Critical, Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId};
+use stillpoint_common::{
+    Critical, Event, EventKind, Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId,
+};
 use tokio::{
     sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
     time::timeout,
@@ -27,6 +29,7 @@ use crate::{
     describe,
     disks::take_disks,
     error::StepError,
+    events::{self, EventReader, EventsFrom},
     hub::Hub,
     job::Job,
     plans::{chain_files, describe_critical},
@@ -59,6 +62,7 @@ impl Engine {
         let world = Arc::new(World { ports, catalogue, config });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
         engine.forget_old_operations().await?;
+        events::keep(engine.world.clone()).await?;
         let mut open: HashMap<VmId, Vec<Job>> = HashMap::new();
         for job in engine.world.catalogue.open_jobs().await? {
             open.entry(job.operation.vm.clone()).or_default().push(job);
@@ -138,8 +142,10 @@ impl Engine {
         }
         let layers = take_disks(&self.world, None, &new.definition).await?;
         let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
+        let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
         let changes =
             layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
+        let changes = changes.event(&event);
         match self.world.catalogue.commit(changes).await {
             Ok(()) => {}
             Err(StoreError::Conflict { key }) if key.starts_with("vm/") => return Err(exists(&vm.id)),
@@ -302,6 +308,23 @@ impl Engine {
     #[must_use]
     pub fn now(&self) -> jiff::Timestamp {
         self.world.ports.clock.now()
+    }
+
+    /// Reads the event log from a place on, of one VM or of all; with `follow` it waits for what comes.
+    ///
+    /// # Errors
+    /// `FIELD_INVALID` for a token that this catalogue has not given; if the catalogue cannot be read.
+    pub async fn events(&self, from: EventsFrom, vm: Option<VmId>, follow: bool) -> Result<EventReader, Failure> {
+        EventReader::begin(self.world.catalogue.clone(), from, vm, follow).await
+    }
+
+    /// Tells of the host's own affairs.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be written.
+    pub async fn tell_of_host(&self, text: &str) -> Result<(), Failure> {
+        let event = Event::of_host(self.world.ports.clock.now(), text);
+        Ok(self.world.catalogue.commit(Changes::default().event(&event)).await.map_err(StepError::from)?)
     }
 
     /// How many VMs are defined.

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use stillpoint_common::{CheckpointState, InstanceId, Layer, LayerFile, LayerId, Vm};
 use tokio::time::Instant;
 
-use super::disks::verify_at_a_glance;
+use super::{disks::verify_at_a_glance, room};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -28,6 +28,7 @@ use crate::{
 pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
     let mut removed = 0;
     remove_leftovers(cx).await?;
+    forget_deleted(cx).await?;
     while let Some(next) = next(cx).await? {
         match next {
             Collect::Remove(layer) => remove(cx, layer, Changes::default()).await?,
@@ -35,7 +36,6 @@ pub(super) async fn collect(cx: &Cx) -> Result<usize, StepError> {
         }
         removed += 1;
     }
-    forget_deleted(cx).await?;
     Ok(removed)
 }
 
@@ -111,6 +111,7 @@ async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<(), StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
     verify_at_a_glance(cx.ports(), &cx.catalogue().forest(&cx.vm).await?, &child).await?;
     let forest = truth::open(cx, &parent, &child).await?;
+    room::for_merge(cx, &parent, &child).await?;
     let phase = cx.reporter.begin("merge");
     match live_chain(cx, &vm, &child).await? {
         Some(live) => merge_live(cx, &live, &forest, &parent, &child).await?,

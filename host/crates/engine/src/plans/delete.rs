@@ -1,7 +1,7 @@
 //! Deleting a checkpoint: it is gone first, which stays true; then its layers are collected.
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, CheckpointState, Reason};
+use stillpoint_common::{CheckpointId, CheckpointState, Event, EventKind, Reason};
 
 use super::collect::collect;
 use crate::{
@@ -60,7 +60,13 @@ impl Delete {
             changes = changes.set_vm(&vm);
         }
         gone.state = CheckpointState::Deleting;
-        Ok(changes.set_checkpoint(&gone))
+        let text = format!("{:?} is gone", gone.name.as_str());
+        let event = Event {
+            checkpoint: Some(id),
+            operation: Some(cx.reporter.now().id),
+            ..Event::of_vm(cx.ports().clock.now(), EventKind::CheckpointDeleted, &cx.vm, text)
+        };
+        Ok(changes.set_checkpoint(&gone).event(&event))
     }
 }
 

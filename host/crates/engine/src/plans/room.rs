@@ -1,6 +1,6 @@
 //! Making sure, before anything is begun, that there is room for it.
 
-use stillpoint_common::{Checkpoint, InstanceId, Kind, MemoryFormat, MemoryState, Vm};
+use stillpoint_common::{Checkpoint, InstanceId, Kind, Layer, MemoryFormat, MemoryState, Vm};
 
 use super::disks::chain_layers;
 use crate::{
@@ -45,6 +45,20 @@ fn captured(instance: Option<InstanceId>, kind: Kind, vm: &Vm) -> Option<Need> {
 pub(super) async fn for_apply(cx: &Cx, facts: &ApplyFacts) -> Result<(), StepError> {
     let space = cx.world.config.space;
     make_sure(cx, space::of_overlays(&facts.overlays, space.layer_room), space.keep_free).await
+}
+
+/// What the parent grows by. Nothing is kept free: a merge gives back more than it takes.
+pub(super) async fn for_merge(cx: &Cx, parent: &Layer, child: &Layer) -> Result<(), StepError> {
+    match cx.ports().images.merge_growth(&child.file, &parent.file).await {
+        Ok(grows) => {
+            let what = format!("the data of {}", child.file.path.display());
+            make_sure(cx, vec![Need::new(what, parent.file.path.clone(), grows)], 0).await
+        }
+        Err(error) => {
+            tracing::warn!(vm = %cx.vm, %error, "it is not known how much room a merge needs");
+            Ok(())
+        }
+    }
 }
 
 /// Copies of the disks, as large as what their layers take or as the guest sees them, and of the memory.

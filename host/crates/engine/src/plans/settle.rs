@@ -1,6 +1,6 @@
 //! Bringing the catalogue in line with processes that ended by themselves.
 
-use stillpoint_common::{InstanceId, PowerState};
+use stillpoint_common::{Event, EventKind, InstanceId, PowerState};
 
 use super::collect::replaced;
 use crate::{
@@ -30,10 +30,20 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
             clear(cx, instance).await?;
             vm.instance = None;
             vm.updated = cx.ports().clock.now();
-            cx.catalogue().commit(Changes::default().set_vm(&vm)).await?;
+            cx.catalogue().commit(Changes::default().set_vm(&vm).event(&ended(cx, &observed.run))).await?;
             Ok(PowerState::Off)
         }
     }
+}
+
+fn ended(cx: &Cx, run: &RunState) -> Event {
+    let (kind, text) = match run {
+        RunState::ShutDown => (EventKind::VmStopped, "its guest has switched itself off"),
+        RunState::Gone | RunState::AwaitingMemory | RunState::Paused | RunState::Running | RunState::Critical(_) => {
+            (EventKind::VmDied, "its process has ended by itself")
+        }
+    };
+    Event::of_vm(cx.ports().clock.now(), kind, &cx.vm, text)
 }
 
 async fn clear(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {

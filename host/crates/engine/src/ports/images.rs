@@ -48,6 +48,10 @@ pub trait Images: Send + Sync {
     /// whatever reads through it reads the same bytes before, during and after.
     async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError>;
 
+    /// Bytes that a parent grows by when this child is merged into it. Also while a VM has them open; then it is an
+    /// estimate. Takes longer for large images.
+    async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError>;
+
     /// Image files in the same folder that name `path` as their backing file: writing to it would destroy them.
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError>;
 

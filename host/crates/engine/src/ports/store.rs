@@ -49,8 +49,19 @@ pub enum Guard {
 pub enum Put {
     /// Set a key.
     Set(String, Vec<u8>),
+    /// Set a new key that is larger than every one made so before: the prefix, the revision of this commit in 20 digits,
+    /// `/`, and the place of this write in its transaction in 5 digits.
+    Append(String, Vec<u8>),
     /// Remove a key. A key without value is fine.
     Delete(String),
+}
+
+impl Put {
+    /// The key that [`Put::Append`] sets.
+    #[must_use]
+    pub fn appended(prefix: &str, revision: u64, place: usize) -> String {
+        format!("{prefix}{revision:020}/{place:05}")
+    }
 }
 
 /// Why the store did not do it.

@@ -8,6 +8,7 @@ use crate::{
     catalogue::{Catalogue, Changes},
     context::Reporter,
     error::StepError,
+    events,
     job::{Facts, Job},
     ports::StoreError,
 };
@@ -108,6 +109,7 @@ impl Journal {
         self.job.operation = self.reporter.now();
         let ended = self.job.ended(result, now);
         let changes = self.pending.set_job(&ended);
+        let changes = events::ended::of(&ended).iter().fold(changes, |changes, event| changes.event(event));
         for failures in 1.. {
             match self.catalogue.commit(changes.clone()).await {
                 Ok(()) => break,

@@ -4,6 +4,7 @@
 //! opened. What must be durable is synced, the file and then its folder.
 
 mod files;
+mod growth;
 mod header;
 mod space;
 mod tool;
@@ -18,6 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use files::{blocking, folder, glance, identity, images_in, io_error, lies_on, look, place, sync, sync_one, temporary};
+use growth::{Extent, growth};
 use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
@@ -80,6 +82,14 @@ impl QemuImages {
     /// Runs a call whose work does not grow with the image.
     async fn quick<const N: usize>(&self, subject: &Path, words: [&str; N]) -> Result<Vec<u8>, ImageError> {
         self.tool(subject).quick(self.config.deadlines.image, arguments(words)).await
+    }
+
+    /// The extents of one layer, without what it lies on. Also while a VM has it open; then what QEMU has not written down
+    /// yet is not among them.
+    async fn extents(&self, layer: &LayerFile) -> Result<Vec<Extent>, ImageError> {
+        let chain = chain(std::slice::from_ref(layer))?;
+        let map = self.quick(&layer.path, ["map", "-U", "--output=json", &chain]).await?;
+        understood("map", &map)
     }
 
     /// The file under the name of a new overlay is the overlay: empty, of this size, on this backing file.
@@ -177,6 +187,11 @@ impl Images for QemuImages {
     async fn users(&self, paths: &[PathBuf]) -> Result<Vec<FileUser>, ImageError> {
         let paths = paths.to_vec();
         blocking(move || Ok(users::of(&paths))).await
+    }
+
+    async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError> {
+        let (child, parent) = (self.extents(child).await?, self.extents(parent).await?);
+        Ok(growth(&child, &parent))
     }
 
     async fn space(&self, path: &Path) -> Result<Space, ImageError> {

@@ -56,6 +56,10 @@ impl Images for SimImages {
         point.leave(result).await
     }
 
+    async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError> {
+        self.process.call(Call::MergeGrowth, |state| Ok(state.merge_growth(child, parent))).await
+    }
+
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
         self.process.call(Call::Look, |state| state.look(&file.path)).await
     }

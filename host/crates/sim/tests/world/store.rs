@@ -26,6 +26,12 @@ async fn a_store_in_memory_keeps_to_the_limits() {
 }
 
 #[tokio::test]
+async fn a_store_in_memory_appends_in_order() {
+    conformance::appends(&MemoryStore::new()).await;
+    conformance::appends(&*World::new().ports().store).await;
+}
+
+#[tokio::test]
 async fn of_two_handles_on_a_world_one_wins() {
     let ports = World::new().ports();
     conformance::two_handles(&*ports.store, &*ports.clone().store).await;

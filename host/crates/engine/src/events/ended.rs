@@ -1,0 +1,80 @@
+//! What is told of an operation that has ended. Pure.
+
+use stillpoint_common::{Event, EventKind, OperationKind, OperationState, Outcome};
+
+use crate::job::{Facts, Job};
+
+/// The phase in which layers are merged.
+const MERGE: &str = "merge";
+
+/// The event of a job that has ended.
+pub(crate) fn of(job: &Job) -> Option<Event> {
+    let operation = &job.operation;
+    let time = operation.ended?;
+    let (kind, reason, text) = match &operation.state {
+        OperationState::Running => return None,
+        OperationState::Failed(failure) => {
+            (EventKind::OperationFailed, Some(failure.reason), format!("{} failed: {failure}", operation.kind))
+        }
+        OperationState::Done(outcome) => {
+            let (kind, text) = done(job, outcome)?;
+            (kind, None, text)
+        }
+    };
+    let checkpoint = operation.checkpoint.or_else(|| applied(job));
+    let text = with_warnings(text, &operation.warnings);
+    let vm = Some(operation.vm.clone());
+    Some(Event { time, kind, vm, checkpoint, operation: Some(operation.id), reason, text })
+}
+
+/// The checkpoint that a revert has found.
+fn applied(job: &Job) -> Option<stillpoint_common::CheckpointId> {
+    match &job.facts {
+        Facts::Apply(facts) => Some(facts.checkpoint),
+        Facts::None | Facts::Start { .. } | Facts::Create(_) | Facts::Export { .. } => None,
+    }
+}
+
+fn done(job: &Job, outcome: &Outcome) -> Option<(EventKind, String)> {
+    let vm = &job.operation.vm;
+    Some(match job.operation.kind {
+        OperationKind::StartVm => (EventKind::VmStarted, format!("{vm} was started")),
+        OperationKind::StopVm => (EventKind::VmStopped, format!("{vm} was stopped")),
+        OperationKind::PauseVm => (EventKind::VmPaused, format!("{vm} was paused")),
+        OperationKind::ResumeVm => (EventKind::VmResumed, format!("{vm} was resumed")),
+        OperationKind::CreateCheckpoint => created(job),
+        OperationKind::ApplyCheckpoint => (EventKind::CheckpointApplied, format!("{vm} was brought back")),
+        // That the checkpoint is gone was told when it went.
+        OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => {
+            job.operation.phases.iter().find(|phase| phase.name == MERGE)?;
+            (EventKind::LayersMerged, format!("layers of {vm} that nothing needs were merged"))
+        }
+        OperationKind::ExportCheckpoint => {
+            let folder = match outcome {
+                Outcome::Exported(folder) => folder.as_str(),
+                Outcome::Vm | Outcome::Checkpoint(_) | Outcome::Gone => "",
+            };
+            (EventKind::CheckpointExported, format!("copied to {folder}"))
+        }
+    })
+}
+
+fn created(job: &Job) -> (EventKind, String) {
+    let checkpoint = match &job.facts {
+        Facts::Create(facts) => Some(&facts.checkpoint),
+        Facts::None | Facts::Start { .. } | Facts::Apply(_) | Facts::Export { .. } => None,
+    };
+    match checkpoint.map(|made| (made, made.fallback)) {
+        Some((made, Some(fallback))) => {
+            let text =
+                format!("{:?} is a standard checkpoint ({fallback}): {}", made.name.as_str(), made.fallback_detail);
+            (EventKind::CheckpointFellBack, text)
+        }
+        Some((made, None)) => (EventKind::CheckpointCreated, format!("{:?} was made", made.name.as_str())),
+        None => (EventKind::CheckpointCreated, "a checkpoint was made".to_owned()),
+    }
+}
+
+fn with_warnings(text: String, warnings: &[String]) -> String {
+    warnings.iter().fold(text, |text, warning| format!("{text}; {warning}"))
+}
