@@ -38,7 +38,7 @@ pub use quiesce::{
     WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
-pub use vm::{Accelerator, PowerState, Vm};
+pub use vm::{Accelerator, Merges, PowerState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,
 };

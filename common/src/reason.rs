@@ -80,7 +80,7 @@ reasons! {
     DiskInUse, "DISK_IN_USE", FailedPrecondition, "Give each VM its own image: the file belongs to the VM that is named.";
     DiskIsBacking, "DISK_IS_BACKING", FailedPrecondition, "The file is a layer under another one; writing to it would destroy that one. Use the top of the chain, or a copy.";
     DiskChanged, "DISK_CHANGED", FailedPrecondition, "The file is not the one that Stillpoint knows. Find out who replaced it before going on.";
-    DiskHasLayers, "DISK_HAS_LAYERS", FailedPrecondition, "Delete the VM's checkpoints first.";
+    DiskHasLayers, "DISK_HAS_LAYERS", FailedPrecondition, "Delete the VM's checkpoints first, and wait until their layers are merged.";
     VmBusy, "VM_BUSY", Aborted, "Wait for the operation that is named, or cancel it, then try again.";
     VmNotRunning, "VM_NOT_RUNNING", FailedPrecondition, "Start the VM first.";
     VmRunning, "VM_RUNNING", FailedPrecondition, "Stop the VM first.";
@@ -99,7 +99,7 @@ reasons! {
     CaptureFailed, "CAPTURE_FAILED", Internal, "QEMU could not save the memory; its own words are in the message. The VM goes on as before.";
     RestoreFailed, "RESTORE_FAILED", Internal, "QEMU could not load the memory; its own words are in the message. The VM is as it was before.";
     MemoryDamaged, "MEMORY_DAMAGED", DataLoss, "The memory file is missing or damaged; the checkpoint's disks can still be exported.";
-    MergeFailed, "MERGE_FAILED", Internal, "Nothing is lost; the merge goes on at the next start of the service or the next delete.";
+    MergeFailed, "MERGE_FAILED", Internal, "Nothing is lost and the VM runs on; the merge is tried again by itself, and at the next delete.";
     NoSpace, "NO_SPACE", ResourceExhausted, "Free some space on the file system that is named, then try again.";
     LocationUnusable, "LOCATION_UNUSABLE", FailedPrecondition, "The VM's checkpoint location must be a folder that the service can write to; the message says what stands against it.";
     ExportTargetExists, "EXPORT_TARGET_EXISTS", AlreadyExists, "Choose a folder that does not exist yet.";

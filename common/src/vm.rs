@@ -34,6 +34,9 @@ pub struct Vm {
     /// What is done when it stands still because a disk could not be written.
     #[serde(default)]
     pub critical: CriticalSettings,
+    /// Whether layers that nothing needs are merged by themselves.
+    #[serde(default)]
+    pub merges: Merges,
     /// The request id it was defined with, if any: the same request again is the same VM.
     #[serde(default)]
     pub made_by: Option<String>,
@@ -41,6 +44,25 @@ pub struct Vm {
     pub created: Timestamp,
     /// When its record last changed.
     pub updated: Timestamp,
+}
+
+/// Whether layers of a VM are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Merges {
+    /// As soon as nothing needs them, when nothing more urgent is at work.
+    #[default]
+    Enabled,
+    /// Not until somebody resumes merging. Deleting goes on: what nothing lies on is removed, the rest waits.
+    Suspended,
+}
+
+impl Merges {
+    /// Whether merges wait.
+    #[must_use]
+    pub const fn is_suspended(self) -> bool {
+        matches!(self, Self::Suspended)
+    }
 }
 
 /// What a VM's virtual CPUs run on.

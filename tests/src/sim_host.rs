@@ -103,13 +103,23 @@ impl SimHost {
         self.engine = Engine::open(self.world.restart(), config).await.expect("the store opens");
     }
 
-    /// Does a request, to its end.
+    /// Does a request, to its end, and lets the merges that come of it end.
     ///
     /// # Errors
     /// Why it was refused or failed.
     pub async fn run(&self, request: Request) -> Result<Outcome, Failure> {
         let accepted = self.engine.submit(&self.vm(), request, None).await?;
-        self.end_of(&accepted).await
+        let ended = self.end_of(&accepted).await;
+        self.quiet().await;
+        ended
+    }
+
+    /// Returns when nothing is at work on the VM.
+    ///
+    /// # Panics
+    /// If there is no VM.
+    pub async fn quiet(&self) {
+        self.engine.idle(&self.vm()).await.expect("the VM is there");
     }
 
     /// Waits for the end of an operation.

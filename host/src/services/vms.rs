@@ -1,5 +1,6 @@
 //! `VirtualMachines`
 
+use stillpoint_common::Merges;
 use stillpoint_engine::{Engine, NewVm, Request as Work, StopMode, VmChange};
 use stillpoint_proto::{
     convert::{names, request},
@@ -25,6 +26,12 @@ impl VirtualMachines {
     async fn submit(&self, name: &str, work: Work, request_id: Option<Uuid>) -> Answer<longrunning::Operation> {
         let vm = names::parse_vm(name, "name").map_err(refuse)?;
         respond::submit(&self.engine, &vm, work, request_id).await
+    }
+
+    async fn set_merges(&self, name: &str, merges: Merges) -> Answer<pb::Vm> {
+        let vm = names::parse_vm(name, "name").map_err(refuse)?;
+        let view = self.engine.set_merges(&vm, merges).await.map_err(refuse)?;
+        Ok(Response::new(respond::vm(&view)))
     }
 }
 
@@ -117,5 +124,13 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
         let (vm, asked) = integrity::reconnect(asked);
         let layers = self.engine.reconnect(&vm, asked).await.map_err(refuse)?;
         Ok(Response::new(pb::ReconnectLayersResponse { layers: integrity::layers(&vm, layers) }))
+    }
+
+    async fn suspend_merges(&self, asked: Request<pb::SuspendMergesRequest>) -> Answer<pb::Vm> {
+        self.set_merges(&asked.get_ref().name, Merges::Suspended).await
+    }
+
+    async fn resume_merges(&self, asked: Request<pb::ResumeMergesRequest>) -> Answer<pb::Vm> {
+        self.set_merges(&asked.get_ref().name, Merges::Enabled).await
     }
 }

@@ -26,6 +26,7 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         critical: None,
         create_time: Some(time::timestamp(vm.created)),
         update_time: Some(time::timestamp(vm.updated)),
+        merges_suspended: vm.merges.is_suspended(),
     }
 }
 

@@ -335,6 +335,17 @@ fn other_commands_answer_in_a_line() {
 }
 
 #[test]
+fn merges_are_suspended_and_resumed() {
+    let fake = Fake::start();
+    let suspended = says(&fake, &["vm", "merges", "suspend", "web"]);
+    assert_eq!(suspended, "no layer of web is merged until merges are resumed\n");
+    let json = says(&fake, &["vm", "merges", "suspend", "web", "--json"]);
+    assert!(json.contains("\"merges_suspended\": true"), "{json}");
+    says(&fake, &["vm", "merges", "resume", "web"]);
+    assert_eq!(fake.asked(), ["suspend merges vms/web", "suspend merges vms/web", "resume merges vms/web"]);
+}
+
+#[test]
 fn operations_are_listed_shown_and_given_up() {
     let fake = Fake::start();
     let list = says(&fake, &["operation", "list"]);

@@ -9,14 +9,31 @@ pub(crate) struct Situation<'a> {
     pub(crate) vm: &'a Vm,
     pub(crate) checkpoints: &'a [Checkpoint],
     /// What is at work on the VM.
-    pub(crate) running: Option<&'a Operation>,
+    pub(crate) running: Option<AtWork<'a>>,
     pub(crate) max_checkpoints: usize,
+}
+
+/// What is at work on a VM.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AtWork<'a> {
+    pub(crate) operation: &'a Operation,
+    /// It has kept its promise and only merges layers: it stops for what is more urgent, which everything is.
+    pub(crate) makes_way: bool,
+}
+
+/// When a request may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admitted {
+    /// Now.
+    Now,
+    /// As soon as what is at work has made way, which it is asked to.
+    AfterMakingWay,
 }
 
 impl Situation<'_> {
     /// Says why a request cannot begin, if so. What the request names is looked at before whether the VM is busy, since
     /// waiting would not help against a name that is wrong.
-    pub(crate) fn admit(&self, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn admit(&self, request: &Request) -> Result<Admitted, Failure> {
         match request {
             Request::Start | Request::Stop(_) => {}
             Request::Pause | Request::Resume => self.is_on()?,
@@ -34,12 +51,16 @@ impl Situation<'_> {
         self.idle()
     }
 
-    /// Says what is at work, if something is.
-    pub(crate) fn idle(&self) -> Result<(), Failure> {
-        let Some(operation) = self.running else { return Ok(()) };
-        let (vm, id, kind) = (&self.vm.id, operation.id, operation.kind);
-        let message = format!("VM {vm} is busy with operation {id} ({kind})");
-        Err(Failure::new(Reason::VmBusy, message))
+    /// Says what is at work, if something is that does not make way.
+    pub(crate) fn idle(&self) -> Result<Admitted, Failure> {
+        match self.running {
+            None => Ok(Admitted::Now),
+            Some(AtWork { makes_way: true, .. }) => Ok(Admitted::AfterMakingWay),
+            Some(AtWork { operation: Operation { id, kind, .. }, makes_way: false }) => {
+                let message = format!("VM {} is busy with operation {id} ({kind})", self.vm.id);
+                Err(Failure::new(Reason::VmBusy, message))
+            }
+        }
     }
 
     fn is_on(&self) -> Result<(), Failure> {
@@ -84,5 +105,61 @@ pub(crate) fn ready(checkpoint: &Checkpoint) -> Result<(), Failure> {
             let message = format!("checkpoint {:?} ({id}) of VM {vm} is being deleted", name.as_str());
             Err(Failure::new(Reason::CheckpointDeleting, message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stillpoint_common::OperationKind;
+
+    use super::*;
+    use crate::{StopMode, job::Job};
+
+    fn vm() -> Vm {
+        let json = serde_json::json!({
+            "id": "web", "uid": uuid::Uuid::nil(), "checkpoint_policy": "PRODUCTION", "checkpoint_location": "/c",
+            "parent": null, "heads": {}, "instance": null, "generation_id": uuid::Uuid::nil(), "accelerator": null,
+            "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z",
+            "definition": {
+                "cpus": 1, "memory_mib": 16, "accelerator": "AUTO", "boot": "BIOS", "disks": [], "pass_through": [],
+                "nics": [], "serial_log": null, "extra_arguments": [],
+            },
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// What becomes of a request while an operation is at work.
+    fn while_at_work(kind: OperationKind, makes_way: bool, request: &Request) -> Result<Admitted, Reason> {
+        let vm = vm();
+        let operation = Job::new(kind, vm.id.clone(), None, jiff::Timestamp::UNIX_EPOCH).operation;
+        let running = Some(AtWork { operation: &operation, makes_way });
+        let admitted = Situation { vm: &vm, checkpoints: &[], running, max_checkpoints: 50 }.admit(request);
+        admitted.map_err(|failure| failure.reason)
+    }
+
+    #[test]
+    fn everything_that_is_asked_for_is_more_urgent_than_merging_and_waits_for_all_else() {
+        let create = Request::CreateCheckpoint(crate::NewCheckpoint::default());
+        for request in [Request::Start, Request::Stop(StopMode::Graceful), create] {
+            assert_eq!(
+                while_at_work(OperationKind::CollectLayers, true, &request),
+                Ok(Admitted::AfterMakingWay),
+                "{request:?}"
+            );
+            assert_eq!(
+                while_at_work(OperationKind::ApplyCheckpoint, false, &request),
+                Err(Reason::VmBusy),
+                "{request:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_before_a_merge_is_asked_to_make_way() {
+        let unknown = Request::Apply(CheckpointId::generate());
+        let refused = while_at_work(OperationKind::CollectLayers, true, &unknown);
+        assert_eq!(refused, Err(Reason::CheckpointNotFound));
+        let off = while_at_work(OperationKind::CollectLayers, true, &Request::Pause);
+        assert_eq!(off, Err(Reason::VmNotRunning));
     }
 }

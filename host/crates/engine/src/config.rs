@@ -21,6 +21,10 @@ pub struct EngineConfig {
     pub memory_told: Duration,
     /// How long to try to set the clock after an apply (20 s).
     pub clock_after_apply: Duration,
+    /// How long a QEMU may take to give up a merge for something more urgent (10 s).
+    pub make_way: Duration,
+    /// How long after a failed merge it is tried again (30 s); each further failure doubles it, up to an hour.
+    pub merge_again: Duration,
     /// The most checkpoints a VM may have (50).
     pub max_checkpoints: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
@@ -84,6 +88,8 @@ impl EngineConfig {
             memory_load: Duration::from_secs(600),
             memory_told: Duration::from_secs(10),
             clock_after_apply: Duration::from_secs(20),
+            make_way: Duration::from_secs(10),
+            merge_again: Duration::from_secs(30),
             max_checkpoints: 50,
             remembered_operations: 1_000,
             remembered_events: 10_000,

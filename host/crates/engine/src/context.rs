@@ -10,6 +10,7 @@ use crate::{
     catalogue::Catalogue,
     config::EngineConfig,
     ports::{Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
+    way::Way,
 };
 
 /// The world, as the engine is given it.
@@ -47,6 +48,7 @@ pub(crate) struct Cx {
     pub(crate) vm: VmId,
     pub(crate) reporter: Reporter,
     pub(crate) cancel: CancellationToken,
+    pub(crate) way: Way,
 }
 
 impl Cx {

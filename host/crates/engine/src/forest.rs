@@ -81,14 +81,21 @@ impl Forest {
         if let Some(layer) = leaf {
             return Some(Collect::Remove(layer.clone()));
         }
-        superfluous()
-            .filter_map(|parent| self.only_child(parent))
-            .filter(|(_, parent, child)| {
-                let read = self.below(parent).into_iter().chain([*parent, *child]);
-                !read.into_iter().any(|layer| missing.contains(&layer.file.id))
-            })
-            .min_by_key(|(depth, ..)| *depth)
-            .map(|(_, parent, child)| Collect::Merge { parent: parent.clone(), child: child.clone() })
+        let (parent, child) = self.merges(needed, missing).into_iter().next()?;
+        Some(Collect::Merge { parent: parent.clone(), child: child.clone() })
+    }
+
+    /// All pairs of a superfluous parent and its only child, the lowest first, that read no file which is missing.
+    pub(crate) fn merges(&self, needed: &BTreeSet<LayerId>, missing: &BTreeSet<LayerId>) -> Vec<(&Layer, &Layer)> {
+        let superfluous = self.layers.values().filter(|layer| !needed.contains(&layer.file.id));
+        let pairs = superfluous.filter_map(|parent| self.only_child(parent));
+        let is_there = |(_, parent, child): &(usize, &Layer, &Layer)| {
+            let read = self.below(parent).into_iter().chain([*parent, *child]);
+            !read.into_iter().any(|layer| missing.contains(&layer.file.id))
+        };
+        let mut merges: Vec<_> = pairs.filter(is_there).collect();
+        merges.sort_by_key(|(depth, ..)| *depth);
+        merges.into_iter().map(|(_, parent, child)| (parent, child)).collect()
     }
 
     fn only_child<'a>(&'a self, parent: &'a Layer) -> Option<(usize, &'a Layer, &'a Layer)> {

@@ -24,6 +24,7 @@ mod request;
 mod saga;
 mod space;
 mod truth;
+mod way;
 
 pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};

@@ -12,7 +12,7 @@ use std::{
 
 use lab::{DISK_SIZE, Lab, config, content, io, quiet, text, tool};
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, LayerId, Progress};
-use stillpoint_engine::ports::{Flatten, ImageError, Images, OfflineMerge, ProgressSink};
+use stillpoint_engine::ports::{Flatten, ImageError, Images, Moved, OfflineMerge, ProgressSink, Stop};
 use stillpoint_qemu::QemuImages;
 use tempfile::TempDir;
 
@@ -136,7 +136,7 @@ async fn real_qemu_img_merges_a_layer_down_and_leaves_it_as_it_was() {
             let told = Arc::clone(&told);
             Arc::new(move |progress| *told.lock().unwrap() = progress)
         };
-        shelf.images.merge_offline(&merge, &progress).await.unwrap();
+        shelf.images.merge_offline(&merge, &Stop::new(), &progress).await.unwrap();
         let told = *told.lock().unwrap();
         assert!(told.total >= 4 << 20 && told.done == told.total, "{told:?}");
         assert!(std::fs::read(&child.path).unwrap() == child_bytes, "the child is untouched");
@@ -155,9 +155,54 @@ async fn real_qemu_img_merges_a_layer_down_and_leaves_it_as_it_was() {
         assert!(content(&chain) == whole);
 
         let merge = OfflineMerge { child: middle, parent: base, below: vec![] };
-        shelf.images.merge_offline(&merge, &quiet()).await.unwrap();
+        shelf.images.merge_offline(&merge, &Stop::new(), &quiet()).await.unwrap();
         assert!(content(&chain) == whole);
     }
+}
+
+#[tokio::test]
+async fn real_qemu_img_a_merge_that_is_stopped_harms_nothing_frees_the_files_and_is_begun_again() {
+    const MIB: u64 = 128;
+    let shelf = Shelf::new();
+    let path = shelf.path("base");
+    tool(&["create", "-q", "-f", "qcow2", text(&path), &format!("{MIB}M")]);
+    let base = LayerFile { id: LayerId::generate(), path, format: DiskFormat::Qcow2 };
+    let path = shelf.path("child");
+    shelf.images.create_overlay(&path, &base, MIB << 20).await.unwrap();
+    let child = LayerFile { id: LayerId::generate(), path, format: DiskFormat::Qcow2 };
+    for (at, pattern) in [1, 2, 3, 4].into_iter().enumerate() {
+        write(&child, pattern, &format!("{}M", at * 32), "32M");
+    }
+    let chain = [base.clone(), child.clone()];
+    let whole = content(&chain);
+    let merge = OfflineMerge { child: child.clone(), parent: base.clone(), below: vec![] };
+    let mut stopped = 0;
+    for share in [0, 10, 40, 70] {
+        let stop = Stop::new();
+        let progress: ProgressSink = {
+            let stop = stop.clone();
+            Arc::new(move |progress| {
+                if progress.total > 0 && progress.done * 100 >= progress.total * share {
+                    stop.ask();
+                }
+            })
+        };
+        if shelf.images.merge_offline(&merge, &stop, &progress).await.unwrap() == Moved::Stopped {
+            stopped += 1;
+        }
+        // Nobody has the files open: a VM could start with them.
+        io(&["-f", "qcow2", "-c", "read 0 64k", text(&base.path)]);
+        for layer in [&base, &child] {
+            let check = ["check", "-q", "-f", "qcow2", text(&layer.path)];
+            let checked = std::process::Command::new(&config().qemu_img).args(check).status().unwrap().code();
+            // 3: no error, and clusters that nothing uses.
+            assert!(matches!(checked, Some(0 | 3)), "{}: {checked:?}", layer.path.display());
+        }
+        assert!(content(&chain) == whole, "stopped at {share} %");
+    }
+    assert!(stopped >= 2, "stopped {stopped} times");
+    assert_eq!(shelf.images.merge_offline(&merge, &Stop::new(), &quiet()).await.unwrap(), Moved::Whole);
+    assert!(content(&[base]) == whole);
 }
 
 #[tokio::test]
@@ -194,7 +239,7 @@ async fn real_qemu_img_flattens_a_chain_that_a_vm_is_running_on() {
     let head = lab.chains[0].layers.last().unwrap().clone();
     assert!(lab.images.stat(&head.path, head.format).await.unwrap().virtual_size == DISK_SIZE);
     let merge = OfflineMerge { child: head, parent: chain[1].clone(), below: vec![chain[0].clone()] };
-    let in_use = lab.images.merge_offline(&merge, &quiet()).await;
+    let in_use = lab.images.merge_offline(&merge, &Stop::new(), &quiet()).await;
     assert!(matches!(in_use, Err(ImageError::InUse { .. })), "{in_use:?}");
     let in_use = lab.images.repoint(&merge.child, &chain[0]).await;
     assert!(matches!(in_use, Err(ImageError::InUse { .. })), "{in_use:?}");

@@ -13,7 +13,7 @@ use lab::{DISK_SIZE, Lab, disk, event, numbers, quiet, text, write_pattern};
 use stillpoint_common::{CheckpointId, DiskFormat, LayerFile, LayerId};
 use stillpoint_engine::ports::{
     Flatten, Hypervisor, HypervisorError, HypervisorEventKind, ImageError, Images, LiveMerge, MemoryError,
-    MemoryStates, OfflineMerge, RunState, Trouble,
+    MemoryStates, OfflineMerge, RunState, Stop, Trouble,
 };
 use stillpoint_memory::FileMemoryStates;
 
@@ -149,7 +149,7 @@ async fn real_qemu_img_that_finds_no_space_says_so() {
     let overlay = lab.images.create_overlay(&small.0.join("other"), &base, DISK_SIZE).await;
     assert!(matches!(overlay, Err(ImageError::NoSpace { .. })), "{overlay:?}");
     let merge = OfflineMerge { child: child.clone(), parent: base.clone(), below: vec![] };
-    let merged = lab.images.merge_offline(&merge, &quiet()).await;
+    let merged = lab.images.merge_offline(&merge, &Stop::new(), &quiet()).await;
     assert!(matches!(merged, Err(ImageError::NoSpace { .. })), "{merged:?}");
     let target = small.0.join("export.raw");
     let flatten = Flatten { layers: vec![base, child], target, format: DiskFormat::Raw };

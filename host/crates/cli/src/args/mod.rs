@@ -9,7 +9,7 @@ mod vm;
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
-pub use vm::{CreateVm, HardwareFlags, Reconnect, UpdateVm, VmCommand};
+pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};
 

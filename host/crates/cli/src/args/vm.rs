@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{AcceleratorChoice, VmId};
 
 use super::{Consent, CriticalFlags, PolicyArg, Waiting, parse};
@@ -68,6 +68,15 @@ pub enum VmCommand {
         #[arg(value_parser = parse::vm)]
         vm: VmId,
     },
+    /// Suspend the merging of layers that deleted checkpoints have left, or resume it.
+    Merges {
+        /// What to do.
+        #[arg(value_enum)]
+        what: MergesArg,
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
     /// Say where image files are now that were moved. The VM must be off.
     Reconnect(Reconnect),
     /// Forget a VM that is off and has no checkpoints. Its image files stay.
@@ -95,6 +104,15 @@ pub struct Reconnect {
     /// Take the files although nothing proves that they are the right ones. Wrong ones damage what reads through them.
     #[arg(long)]
     pub accept_changed: bool,
+}
+
+/// What to do about the merges of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MergesArg {
+    /// Let no layer be merged until they are resumed; one at work stops.
+    Suspend,
+    /// Let layers be merged again, at once if some are due.
+    Resume,
 }
 
 /// `stillpoint vm create`

@@ -166,6 +166,24 @@ impl Client {
         Ok(self.answered(answer)?.try_into()?)
     }
 
+    /// Suspends the merges of a VM.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn suspend_merges(&self, vm: &VmId) -> Result<Vm, ClientError> {
+        let answer = self.vms().suspend_merges(pb::SuspendMergesRequest { name: names::vm(vm) }).await;
+        Ok(self.answered(answer)?.try_into()?)
+    }
+
+    /// Lets the layers of a VM be merged again.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn resume_merges(&self, vm: &VmId) -> Result<Vm, ClientError> {
+        let answer = self.vms().resume_merges(pb::ResumeMergesRequest { name: names::vm(vm) }).await;
+        Ok(self.answered(answer)?.try_into()?)
+    }
+
     fn vms(&self) -> VirtualMachinesClient<Channel> {
         VirtualMachinesClient::new(self.channel.clone())
     }

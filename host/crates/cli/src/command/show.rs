@@ -30,6 +30,7 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("stands still", vm.critical.as_ref().map(standstill).unwrap_or_default()),
         ("after checkpoint", vm.parent_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
         ("operation", vm.operation.map(|id| id.to_string()).unwrap_or_default()),
+        ("merges", if vm.merges_suspended { "suspended".to_owned() } else { String::new() }),
         ("serial log", vm.spec.serial_log.clone()),
         ("uid", vm.uid.clone()),
         ("generation id", vm.generation_id.clone()),

@@ -5,7 +5,7 @@ use stillpoint_common::VmId;
 use super::{Context, confirm, integrity, show, vm_file, work};
 use crate::{
     CliError,
-    args::{UpdateVm, VmCommand, Waiting, parse},
+    args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
     client::VmChange,
     output::{Answer, table, text},
     view::{Operation, Vm},
@@ -35,6 +35,14 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
         }
         VmCommand::Layers { vm } => integrity::layers(context, vm).await,
         VmCommand::Reconnect(reconnect) => integrity::reconnect(context, reconnect).await,
+        VmCommand::Merges { what: MergesArg::Suspend, vm } => {
+            let vm = client.suspend_merges(vm).await?;
+            Answer::new(format!("no layer of {} is merged until merges are resumed", vm.id), &vm)
+        }
+        VmCommand::Merges { what: MergesArg::Resume, vm } => {
+            let vm = client.resume_merges(vm).await?;
+            Answer::new(format!("layers of {} are merged as soon as nothing needs them", vm.id), &vm)
+        }
         VmCommand::Delete { vm, consent } => {
             confirm::ask(*consent, &format!("Forget VM {vm}? Its image files stay."))?;
             client.delete_vm(vm).await?;

@@ -51,6 +51,8 @@ pub(crate) struct VmFile {
     _create_time: Option<IgnoredAny>,
     #[serde(rename = "update_time")]
     _update_time: Option<IgnoredAny>,
+    #[serde(rename = "merges_suspended")]
+    _merges_suspended: Option<IgnoredAny>,
 }
 
 /// Reads a VM from a file, `-` for standard input.

@@ -47,6 +47,8 @@ pub struct Vm {
     pub create_time: Option<Timestamp>,
     /// When its record last changed.
     pub update_time: Option<Timestamp>,
+    /// Its layers are not merged until somebody resumes that.
+    pub merges_suspended: bool,
 }
 
 /// What a disk is writing to.
@@ -78,6 +80,7 @@ impl TryFrom<pb::Vm> for Vm {
             disks: vm.disks.into_iter().map(DiskStatus::from).collect(),
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),
+            merges_suspended: vm.merges_suspended,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,

@@ -61,6 +61,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         generation_id: Uuid::from_u128(8),
         accelerator: web.then(|| Accelerator::Tcg("no /dev/kvm".into())),
         critical: CriticalSettings::default(),
+        merges: Default::default(),
         made_by: None,
         created: ago(100),
         updated: ago(1),

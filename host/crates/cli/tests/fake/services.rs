@@ -118,6 +118,16 @@ impl VirtualMachines for Service {
         self.asked.note(format!("reconnect {} {:?} {}", asked.vm, asked.what, asked.path.display()));
         Ok(Response::new(pb::ReconnectLayersResponse { layers: canned::layers() }))
     }
+    async fn suspend_merges(&self, request: Request<pb::SuspendMergesRequest>) -> Answer<pb::Vm> {
+        let name = &request.get_ref().name;
+        self.asked.note(format!("suspend merges {name}"));
+        Ok(Response::new(pb::Vm { merges_suspended: true, ..vm(name)? }))
+    }
+    async fn resume_merges(&self, request: Request<pb::ResumeMergesRequest>) -> Answer<pb::Vm> {
+        let name = &request.get_ref().name;
+        self.asked.note(format!("resume merges {name}"));
+        vm(name).map(Response::new)
+    }
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
         let cpus = change.definition.map(|definition| definition.cpus);

@@ -5,7 +5,7 @@ use stillpoint_common::{CheckpointId, Event, EventKind, Failure, Reason, Vm, VmD
 use super::VmActor;
 use crate::{
     CheckpointChange, VmChange,
-    admission::{Situation, ready},
+    admission::{Admitted, AtWork, Situation, ready},
     catalogue::Changes,
     describe,
     disks::take_disks,
@@ -54,6 +54,7 @@ impl VmActor {
             if has_checkpoints {
                 return Err(self.has_checkpoints("its disks cannot be changed").at("vm.spec.disks"));
             }
+            self.has_only_its_own_images().await.map_err(|failure| failure.at("vm.spec.disks"))?;
             for layer in self.world.catalogue.forest(&vm.id).await?.iter() {
                 changes = changes.delete_layer(&vm.id, layer);
             }
@@ -91,6 +92,7 @@ impl VmActor {
             return Err(self.has_checkpoints("it cannot be deleted"));
         }
         self.nothing_to_collect(&vm).await?;
+        self.has_only_its_own_images().await?;
         describe::remove_all(&self.world, &vm).await?;
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
@@ -110,19 +112,37 @@ impl VmActor {
         if !plans::collection_is_due(&self.idle_cx()).await? {
             return Ok(());
         }
-        self.begin_collection().await;
-        self.idle_vm().await?;
+        self.collect().await;
         let message = format!("layers of VM {} are still to be merged into its images", vm.id);
         Err(Failure::new(Reason::VmBusy, message))
     }
 
-    /// The VM's record, if nothing is at work on it.
-    pub(super) async fn idle_vm(&self) -> Result<Vm, Failure> {
+    /// The VM's record, when nothing is at work on it: merging makes way.
+    pub(super) async fn idle_vm(&mut self) -> Result<Vm, Failure> {
         let vm = self.world.catalogue.vm(&self.vm).await?;
-        let running = self.running.as_ref().map(|running| running.reporter.now());
+        let busy = self.busy();
+        let running = busy.as_ref().map(|(operation, makes_way)| AtWork { operation, makes_way: *makes_way });
         let max_checkpoints = self.world.config.max_checkpoints;
-        Situation { vm: &vm, checkpoints: &[], running: running.as_ref(), max_checkpoints }.idle()?;
-        Ok(vm)
+        match (Situation { vm: &vm, checkpoints: &[], running, max_checkpoints }).idle()? {
+            Admitted::Now => Ok(vm),
+            Admitted::AfterMakingWay => {
+                self.make_way().await;
+                self.world.catalogue.vm(&self.vm).await
+            }
+        }
+    }
+
+    /// What the user knows as the disks holds all the data: no layer lies on them.
+    async fn has_only_its_own_images(&self) -> Result<(), Failure> {
+        let forest = self.world.catalogue.forest(&self.vm).await?;
+        match forest.iter().find(|layer| layer.backing.is_some()) {
+            None => Ok(()),
+            Some(layer) => {
+                let (vm, disk) = (&self.vm, &layer.disk);
+                let message = format!("layers of VM {vm}'s disk {disk} are still to be merged into its image");
+                Err(Failure::new(Reason::DiskHasLayers, message))
+            }
+        }
     }
 
     fn has_checkpoints(&self, so: &str) -> Failure {

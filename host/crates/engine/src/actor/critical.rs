@@ -118,7 +118,8 @@ impl VmActor {
 
     /// When to look at the VM, if it is watched and nothing is at work on it.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.critical.next.filter(|_| self.running.is_none())
+        let makes_way = |(_, makes_way): (_, bool)| makes_way;
+        self.critical.next.filter(|_| self.busy().is_none_or(makes_way))
     }
 
     /// Looks whether the VM stands still by itself, and does what is to be done about it.
@@ -194,6 +195,7 @@ impl VmActor {
     async fn begin_own(&mut self, request: Request) {
         let job = Job::new(request.kind(), self.vm.clone(), Some(request), self.now());
         match self.enlist(&job, Changes::default().set_job(&job)).await {
+            Ok(()) if self.running.is_some() => self.wait_for_way(job),
             Ok(()) => self.begin(job),
             Err(failure) => tracing::warn!(vm = %self.vm, %failure, "an operation could not be begun"),
         }

@@ -3,24 +3,28 @@
 //! ```text
 //!  started ── recover open jobs ── idle ⇄ running(operation) ── gone
 //!                                   │  settle when a process ended, and until that succeeds
-//!                                   └─ changes of the record, deletion
+//!                                   ├─ changes of the record, deletion
+//!                                   └─ collect layers, when nothing else is asked for
 //! ```
+//! What only merges layers makes way: a request that comes is accepted, waits until the merge has stopped, and begins.
 //!
 //! A panic, here or in an operation, is a defect; it is logged, what the operation had begun is recovered as after a
 //! restart of the service, and the actor goes on.
 
+mod background;
 mod caught;
 mod change;
 mod critical;
 mod missing;
 mod reconnect;
+mod schedule;
 mod work;
 
 use std::{sync::Arc, time::Duration};
 
 use stillpoint_common::{
-    CheckpointId, Failure, InstanceId, LayerId, Operation, OperationId, OperationKind, OperationState, PowerState,
-    Reason, VmId,
+    CheckpointId, Failure, InstanceId, LayerId, Merges, Operation, OperationId, OperationKind, OperationState,
+    PowerState, Reason, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -32,17 +36,19 @@ use tokio_util::sync::CancellationToken;
 use self::{
     caught::caught,
     critical::Watch,
+    schedule::Schedule,
     work::{From, see_through},
 };
 use crate::{
     CheckpointChange, Reconnect, Request, VmChange,
-    admission::Situation,
+    admission::{Admitted, AtWork, Situation},
     catalogue::Changes,
     context::{Cx, Reporter, World},
     describe,
     hub::Hub,
     job::Job,
     plans,
+    way::Way,
 };
 
 /// How many messages may wait for an actor.
@@ -56,6 +62,8 @@ pub(crate) enum Message {
     Change { change: Box<VmChange>, reply: oneshot::Sender<Result<(), Failure>> },
     Remark { checkpoint: CheckpointId, change: CheckpointChange, reply: oneshot::Sender<Result<(), Failure>> },
     Reconnect { asked: Box<Reconnect>, reply: oneshot::Sender<Result<Vec<LayerId>, Failure>> },
+    Merges { merges: Merges, reply: oneshot::Sender<Result<(), Failure>> },
+    Idle { reply: oneshot::Sender<()> },
     Delete { reply: oneshot::Sender<Result<(), Failure>> },
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
@@ -70,17 +78,31 @@ pub(crate) struct VmActor {
     hub: Arc<Hub>,
     vm: VmId,
     running: Option<Running>,
+    /// What was accepted and begins when what runs has made way.
+    waiting: Option<(Job, Cx)>,
     /// What runs is the recovery of open jobs.
     recovering: bool,
     /// The record may differ from the process, or the VM may be paused by us: to be looked at again.
     unsettled: bool,
     tasks: JoinSet<()>,
     critical: Watch,
+    schedule: Schedule,
+    /// Layers are to be collected, at once or when the schedule says so.
+    owed: bool,
+    /// Who wants to know when nothing is at work any more.
+    idle: Vec<oneshot::Sender<()>>,
 }
 
 struct Running {
     reporter: Reporter,
     cancel: CancellationToken,
+    way: Way,
+}
+
+impl Running {
+    fn of(cx: &Cx) -> Self {
+        Self { reporter: cx.reporter.clone(), cancel: cx.cancel.clone(), way: cx.way.clone() }
+    }
 }
 
 /// What comes after a message.
@@ -98,10 +120,14 @@ impl VmActor {
             hub,
             vm,
             running: None,
+            waiting: None,
             recovering: false,
             unsettled: false,
             tasks: JoinSet::new(),
             critical: Watch::default(),
+            schedule: Schedule::default(),
+            owed: false,
+            idle: Vec::new(),
         };
         tokio::spawn(actor.run(mailbox, open));
         sender
@@ -124,12 +150,17 @@ impl VmActor {
                 }
             }
         }
+        self.running.iter().filter(|running| running.way.is_open()).for_each(|running| running.way.ask());
         while self.tasks.join_next().await.is_some() {}
+        if let Some((job, cx)) = self.waiting.take() {
+            let message = "the service ended before what was at work had made way; nothing was begun";
+            self.refuse(job, cx, Failure::new(Reason::Interrupted, message)).await;
+        }
     }
 
     /// Waits for what comes next, and does it.
     async fn turn(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> After {
-        let next_look = self.next_look();
+        let (next_look, next_collection) = (self.next_look(), self.next_collection());
         tokio::select! {
             message = mailbox.recv() => match message {
                 Some(message) => return self.handle(message).await,
@@ -137,19 +168,27 @@ impl VmActor {
             },
             Some(_) = self.tasks.join_next() => self.task_ended().await,
             () = until(next_look) => self.look().await,
+            () = until(next_collection) => self.collect().await,
             () = sleep(LOOK_AGAIN), if self.unsettled && self.running.is_none() => self.recovered().await,
         }
         After::GoOn
     }
 
     async fn task_ended(&mut self) {
-        self.running = None;
+        let ended = self.running.take();
         if std::mem::take(&mut self.recovering) {
-            return self.recovered().await;
+            self.settle().await;
+        } else {
+            ended.iter().for_each(|running| self.note_end(running));
+            // A note that is still there is of a VM that the operation could not let go on.
+            self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
+            self.unsettled |= self.world.catalogue.debts(&self.vm).await.is_ok_and(|debts| !debts.is_empty());
         }
-        // A note that is still there is of a VM that the operation could not let go on.
-        self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
-        self.unsettled |= self.world.catalogue.debts(&self.vm).await.is_ok_and(|debts| !debts.is_empty());
+        match self.waiting.take() {
+            Some((job, cx)) => self.begin_waiting(job, cx).await,
+            None if self.unsettled => {}
+            None => self.look_for_layers().await,
+        }
     }
 
     /// Brings the record in line with the process, while nothing is at work.
@@ -204,25 +243,7 @@ impl VmActor {
         if self.unsettled {
             return;
         }
-        match plans::collection_is_due(&self.idle_cx()).await {
-            Ok(true) => self.begin_collection().await,
-            Ok(false) => self.describe().await,
-            Err(failure) => {
-                tracing::error!(vm = %self.vm, %failure, "it is not known what is to be collected");
-                self.unsettled = true;
-            }
-        }
-    }
-
-    async fn begin_collection(&mut self) {
-        let job = self.own_job();
-        match self.enlist(&job, Changes::default().set_job(&job)).await {
-            Ok(()) => self.begin(job),
-            Err(failure) => {
-                tracing::error!(vm = %self.vm, %failure, "what is to be collected has to wait");
-                self.unsettled = true;
-            }
-        }
+        self.look_for_layers().await;
     }
 
     /// Work that the engine gives itself.
@@ -244,6 +265,13 @@ impl VmActor {
             }
             Message::Reconnect { asked, reply } => {
                 let _ = reply.send(self.reconnect(&asked).await);
+            }
+            Message::Merges { merges, reply } => {
+                let _ = reply.send(self.set_merges(merges).await);
+            }
+            Message::Idle { reply } => {
+                self.idle.push(reply);
+                self.tell_idle();
             }
             Message::Delete { reply } => {
                 let deleted = self.delete().await;
@@ -269,16 +297,29 @@ impl VmActor {
         }
         let vm = self.world.catalogue.vm(&self.vm).await?;
         let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
-        let running = self.running.as_ref().map(|running| running.reporter.now());
+        let busy = self.busy();
+        let running = busy.as_ref().map(|(operation, makes_way)| AtWork { operation, makes_way: *makes_way });
         let max_checkpoints = self.world.config.max_checkpoints;
-        Situation { vm: &vm, checkpoints: &checkpoints, running: running.as_ref(), max_checkpoints }.admit(&request)?;
+        let admitted = Situation { vm: &vm, checkpoints: &checkpoints, running, max_checkpoints }.admit(&request)?;
         self.refuse_missing(&vm, &checkpoints, &request).await?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         let changes = Changes::default().set_job(&job).new_request(&job);
         self.enlist(&job, changes).await?;
         let operation = job.operation.clone();
-        self.begin(job);
+        match admitted {
+            Admitted::Now => self.begin(job),
+            Admitted::AfterMakingWay => self.wait_for_way(job),
+        }
         Ok(operation)
+    }
+
+    /// What a request that comes now has to reckon with, and whether it makes way.
+    fn busy(&self) -> Option<(Operation, bool)> {
+        match (&self.waiting, &self.running) {
+            (Some((_, cx)), _) => Some((cx.reporter.now(), false)),
+            (None, Some(running)) => Some((running.reporter.now(), running.way.is_open() && !self.recovering)),
+            (None, None) => None,
+        }
     }
 
     /// Writes a new job down. A store that failed may have written it all the same, or do so later: nobody may be told
@@ -306,21 +347,37 @@ impl VmActor {
     /// Sets a job to work, in a task of its own, so that the actor can go on answering.
     fn begin(&mut self, job: Job) {
         let cx = self.enter(&job);
+        self.work(job, cx);
+    }
+
+    fn work(&mut self, job: Job, cx: Cx) {
         let hub = self.hub.clone();
         self.tasks.spawn(async move { see_through(job, cx, &hub, From::TheBeginning).await });
     }
 
     /// Makes a job what the VM is busy with.
     fn enter(&mut self, job: &Job) -> Cx {
+        let cx = self.announce(job);
+        self.running = Some(Running::of(&cx));
+        cx
+    }
+
+    /// Shows a job to those who watch.
+    fn announce(&self, job: &Job) -> Cx {
         let cx = self.cx(Reporter::new(job.operation.clone()));
         self.hub.enter(&cx.reporter);
-        self.running = Some(Running { reporter: cx.reporter.clone(), cancel: cx.cancel.clone() });
         cx
     }
 
     fn cancel(&self, operation: OperationId) {
         if let Some(running) = self.running.as_ref().filter(|running| running.reporter.now().id == operation) {
             running.cancel.cancel();
+            if running.way.is_open() {
+                running.way.ask();
+            }
+        }
+        if let Some((_, cx)) = self.waiting.as_ref().filter(|(job, _)| job.operation.id == operation) {
+            cx.cancel.cancel();
         }
     }
 
@@ -340,7 +397,8 @@ impl VmActor {
     }
 
     fn cx(&self, reporter: Reporter) -> Cx {
-        Cx { world: self.world.clone(), vm: self.vm.clone(), reporter, cancel: CancellationToken::new() }
+        let way = Way::of(reporter.now().kind);
+        Cx { world: self.world.clone(), vm: self.vm.clone(), reporter, cancel: CancellationToken::new(), way }
     }
 
     fn now(&self) -> jiff::Timestamp {

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 
 use super::{Bounded, Moving, named, within};
-use crate::ports::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space};
+use crate::ports::{
+    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
+};
 
 type Answer<T = ()> = Result<T, ImageError>;
 
@@ -60,9 +62,9 @@ impl Images for Bounded<dyn Images> {
         within(self.limits.act, late("the making of", overlay), call).await
     }
 
-    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Answer {
+    async fn merge_offline(&self, merge: &OfflineMerge, stop: &Stop, progress: &ProgressSink) -> Answer<Moved> {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = named("merge_offline", self.port.merge_offline(merge, &sink));
+        let call = named("merge_offline", self.port.merge_offline(merge, stop, &sink));
         Moving::within(seen, self.limits.stall, late("the merge of", &merge.child.path), call).await
     }
 

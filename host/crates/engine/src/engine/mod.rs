@@ -12,7 +12,7 @@ use std::{
 };
 
 use stillpoint_common::{
-    Critical, Event, EventKind, Failure, GuestDescription, Operation, PowerState, Reason, Vm, VmId,
+    Critical, Event, EventKind, Failure, GuestDescription, Merges, Operation, PowerState, Reason, Vm, VmId,
 };
 use tokio::{
     sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
@@ -182,6 +182,7 @@ impl Engine {
             generation_id: Uuid::new_v4(),
             accelerator: None,
             critical: new.critical,
+            merges: Merges::default(),
             made_by: None,
             created: now,
             updated: now,
@@ -247,6 +248,23 @@ impl Engine {
     pub async fn update_vm(&self, id: &VmId, change: VmChange) -> Result<VmView, Failure> {
         self.ask(id, |reply| Message::Change { change: Box::new(change), reply }).await??;
         self.vm(id).await
+    }
+
+    /// Suspends the merges of a VM, or resumes them. One at work makes way; one that had failed is tried again.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `VM_BUSY`.
+    pub async fn set_merges(&self, id: &VmId, merges: Merges) -> Result<VmView, Failure> {
+        self.ask(id, |reply| Message::Merges { merges, reply }).await??;
+        self.vm(id).await
+    }
+
+    /// Returns when nothing is at work on a VM, and no layer of it can be merged now.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`.
+    pub async fn idle(&self, id: &VmId) -> Result<(), Failure> {
+        self.ask(id, |reply| Message::Idle { reply }).await
     }
 
     /// Forgets a VM that is off and has no checkpoints. Its image files stay.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use stillpoint_common::{CheckpointId, CheckpointState, Event, EventKind, Reason};
 
-use super::collect::collect;
+use super::collect::{Collected, collect};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -70,6 +70,15 @@ impl Delete {
     }
 }
 
+/// What the caller should know of a collection that is not over.
+const fn said(collected: Collected) -> Option<&'static str> {
+    match collected {
+        Collected::All => None,
+        Collected::MadeWay => Some("merging made way for something more urgent; it goes on by itself afterwards"),
+        Collected::Suspended => Some("merges of this VM are suspended: its layers are merged when they are resumed"),
+    }
+}
+
 #[async_trait]
 impl Plan for Delete {
     type Step = DeleteStep;
@@ -86,7 +95,10 @@ impl Plan for Delete {
         match step {
             DeleteStep::MarkGone => self.mark_gone(cx).await,
             DeleteStep::CollectLayers => match collect(cx).await {
-                Ok(_) => Ok(Changes::default()),
+                Ok(collected) => {
+                    said(collected).into_iter().for_each(|later| cx.reporter.warn(later));
+                    Ok(Changes::default())
+                }
                 Err(error) => Err(error.blamed_on(Reason::MergeFailed).into()),
             },
         }

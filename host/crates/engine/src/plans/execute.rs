@@ -33,7 +33,10 @@ use crate::{
 /// Does what a job asks for. On failure it has been undone, or stands as far as it is committed.
 pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     let power = match (settle(cx).await, &journal.job().request) {
-        (Ok(power), _) => power,
+        (Ok(power), _) => {
+            finish_merges(cx).await;
+            power
+        }
         // Pulling the plug is for the VM that does not answer.
         (Err(_), Some(Request::Stop(_))) => PowerState::Paused,
         (Err(error), _) => return Err(error.into()),
@@ -103,7 +106,7 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
             (saga::recover(&mut PowerPlan::new(Power::Start(instance)), journal, cx).await, Outcome::Vm)
         }
         Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
-        Facts::None => recover_without_facts(&job, journal, cx).await,
+        Facts::None => recover_without_facts(&job, journal),
     };
     if finished? {
         return Ok(outcome);
@@ -112,11 +115,10 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
     Err(Failure::new(Reason::Interrupted, message))
 }
 
-async fn recover_without_facts(job: &Job, journal: &mut Journal, cx: &Cx) -> (Result<bool, StepError>, Outcome) {
+fn recover_without_facts(job: &Job, journal: &Journal) -> (Result<bool, StepError>, Outcome) {
     match (&job.request, job.operation.kind) {
-        (Some(Request::DeleteCheckpoint(id)), _) => {
-            (saga::recover(&mut Delete::new(Some(*id)), journal, cx).await, Outcome::Gone)
-        }
+        // Past its commit the checkpoint is gone, which is all that was promised; the VM's actor sees to its layers.
+        (Some(Request::DeleteCheckpoint(_)), _) => (Ok(journal.committed()), Outcome::Gone),
         (_, OperationKind::StopVm) => (Ok(journal.committed()), Outcome::Vm),
         (Some(_) | None, _) => (Ok(false), Outcome::Vm),
     }
@@ -245,8 +247,18 @@ fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Resu
     })
 }
 
-/// Collects what the operation left over. A failure is told and leaves the work for later; nothing is lost by it.
+/// What was merged in full before the service died, or before a merge made way, is so in the catalogue too. Nothing
+/// depends on it: a merge that is whole and not written down is merged once more.
+async fn finish_merges(cx: &Cx) {
+    if let Err(error) = collect::finish_whole(cx).await {
+        tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "could not tell whether a merge is whole");
+    }
+}
+
+/// Collects what the operation left over, unless something more urgent comes. A failure is told and leaves the work for
+/// later; nothing is lost by it.
 async fn tidy(cx: &Cx) {
+    cx.way.open();
     if let Err(error) = collect::collect(cx).await {
         let failure = Failure::from(error);
         cx.reporter.warn(format!("layers that nothing needs any more could not be merged yet: {failure}"));

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile};
 
-use super::ProgressSink;
+use super::{ProgressSink, Stop};
 
 /// Works on image files. Never probes a format, never follows a backing file it was not told of.
 #[async_trait]
@@ -45,8 +45,14 @@ pub trait Images: Send + Sync {
     ) -> Result<FileIdentity, ImageError>;
 
     /// Moves the data of a child down into its parent. No VM has either of them open. The child is left as it was;
-    /// whatever reads through it reads the same bytes before, during and after.
-    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError>;
+    /// whatever reads through it reads the same bytes before, during and after. Asked to stop, it stops at once; when it
+    /// returns, nobody has the files open any more.
+    async fn merge_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError>;
 
     /// Bytes that a parent grows by when this child is merged into it. Also while a VM has them open; then it is an
     /// estimate. Takes longer for large images.
@@ -136,6 +142,15 @@ pub struct OfflineMerge {
     pub parent: LayerFile,
     /// All layers below `parent`, from the one right below down to the user's image.
     pub below: Vec<LayerFile>,
+}
+
+/// How far the data of a layer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// All of it has moved.
+    Whole,
+    /// Some of it, or none: it was asked to stop. As good as not begun.
+    Stopped,
 }
 
 /// A copy of a chain into one file.

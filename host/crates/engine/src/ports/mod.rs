@@ -14,6 +14,7 @@ mod guest;
 mod hypervisor;
 mod images;
 mod memory;
+mod stop;
 mod store;
 
 pub use clock::{Clock, SystemClock};
@@ -24,6 +25,7 @@ pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
     LiveMerge, Observed, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
-pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, Seen, Space};
+pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
 pub use memory::{MemoryError, MemoryOutcome, MemoryStates, OpenedMemory};
+pub use stop::Stop;
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

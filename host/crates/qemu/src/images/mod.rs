@@ -24,7 +24,7 @@ use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 use stillpoint_engine::ports::{
-    FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space,
+    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
 };
 use tool::{Tool, failed};
 
@@ -159,13 +159,26 @@ impl Images for QemuImages {
         }
     }
 
-    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+    /// By `qemu-img commit`. Killed in the middle, it leaves a parent that holds some of the child's data, which the child
+    /// hides, and whose metadata is sound: an entry is written after what it points to is allocated, so that at most a
+    /// few clusters are allocated and not used. Beginning again writes the same data to the same places.
+    async fn merge_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError> {
         let total = self.stat(&merge.child.path, merge.child.format).await?.allocated;
         let mut layers: Vec<_> = merge.below.iter().rev().cloned().collect();
         layers.extend([merge.parent.clone(), merge.child.clone()]);
         let chain = chain(&layers)?;
-        self.tool(&merge.parent.path).long(total, progress, arguments(["commit", "-d", "-p", &chain])).await?;
-        sync(&merge.parent.path).await
+        let tool = self.tool(&merge.parent.path);
+        let moved = tool.until(stop, total, progress, arguments(["commit", "-d", "-p", &chain])).await?;
+        match moved {
+            Moved::Whole => sync(&merge.parent.path).await?,
+            Moved::Stopped => {}
+        }
+        Ok(moved)
     }
 
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use stillpoint_common::Progress;
-use stillpoint_engine::ports::{ImageError, ProgressSink};
+use stillpoint_engine::ports::{ImageError, Moved, ProgressSink, Stop};
 use tokio::{
     io::AsyncReadExt,
-    process::{ChildStdout, Command},
+    process::{ChildStderr, ChildStdout, Command},
 };
 
 use crate::attached::{tells_of_no_space, words};
@@ -42,18 +42,34 @@ impl Tool<'_> {
         progress: &ProgressSink,
         arguments: Vec<OsString>,
     ) -> Result<(), ImageError> {
+        self.until(&Stop::new(), total, progress, arguments).await.map(drop)
+    }
+
+    /// The same, until it is asked to stop: then it is killed, and has ended when this returns.
+    pub(super) async fn until(
+        &self,
+        stop: &Stop,
+        total: u64,
+        progress: &ProgressSink,
+        arguments: Vec<OsString>,
+    ) -> Result<Moved, ImageError> {
         let what = self.name(&arguments);
-        let mut child = self.command(arguments).spawn().map_err(|error| failed(&what, error.to_string()))?;
-        let stdout = child.stdout.take();
-        let follow = async {
-            if let Some(stdout) = stdout {
-                report(stdout, total, progress).await;
+        let gone = |error: std::io::Error| failed(&what, error.to_string());
+        let mut child = self.command(arguments).spawn().map_err(gone)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let told = async { tokio::join!(report(stdout, total, progress), read(stderr)).1 };
+        let (stderr, status) = tokio::select! {
+            biased;
+            ended = async { tokio::join!(told, child.wait()) } => ended,
+            () = stop.asked() => {
+                child.kill().await.map_err(gone)?;
+                return Ok(Moved::Stopped);
             }
         };
-        let ((), output) = tokio::join!(follow, child.wait_with_output());
-        self.check(&what, &output.map_err(|error| failed(&what, error.to_string()))?)?;
+        let (stdout, status) = (Vec::new(), status.map_err(gone)?);
+        self.check(&what, &Output { status, stdout, stderr })?;
         progress(Progress { done: total, total });
-        Ok(())
+        Ok(Moved::Whole)
     }
 
     fn name(&self, arguments: &[OsString]) -> String {
@@ -110,7 +126,8 @@ pub(super) fn failed(what: &str, message: String) -> ImageError {
 }
 
 /// Reads `    (12.34/100%)\r` until the end.
-async fn report(mut stdout: ChildStdout, total: u64, progress: &ProgressSink) {
+async fn report(stdout: Option<ChildStdout>, total: u64, progress: &ProgressSink) {
+    let Some(mut stdout) = stdout else { return };
     let mut bytes = [0; 256];
     while let Ok(count) = stdout.read(&mut bytes).await {
         if count == 0 {
@@ -120,6 +137,16 @@ async fn report(mut stdout: ChildStdout, total: u64, progress: &ProgressSink) {
             progress(Progress { done, total });
         }
     }
+}
+
+/// What it complains of.
+async fn read(stderr: Option<ChildStderr>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut stderr) = stderr {
+        // What cannot be read is not quoted.
+        let _ = stderr.read_to_end(&mut bytes).await;
+    }
+    bytes
 }
 
 /// The last percentage in the text, as a share of the total.

@@ -8,10 +8,14 @@ use std::{
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
 use stillpoint_engine::ports::{
-    FileUser, Flatten, ImageError, ImageFacts, Images, OfflineMerge, ProgressSink, Seen, Space,
+    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
 };
 
-use crate::{Call, merging::Merged, process::Process};
+use crate::{
+    Call,
+    merging::Merged,
+    process::{Point, Process},
+};
 
 pub(super) struct SimImages {
     process: Process,
@@ -22,16 +26,27 @@ impl SimImages {
         Self { process }
     }
 
-    async fn move_down(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+    async fn moved(
+        &self,
+        point: &Point<'_>,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError> {
         self.process.act(|state| state.begin_merge_offline(merge))?;
         let mut done = 0;
         while let Merged::Part(moved) = self.process.act(|state| state.merge_some_offline(merge))? {
             done += moved;
             progress(Progress { done, total: 0 });
             tokio::task::yield_now().await;
+            tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(Moved::Stopped),
+                () = self.process.pass(point.latency) => {}
+            }
             self.process.living().await;
         }
-        Ok(())
+        Ok(Moved::Whole)
     }
 }
 
@@ -50,9 +65,14 @@ impl Images for SimImages {
         self.process.call(Call::CreateOverlay, |state| state.create_overlay(overlay, backing, virtual_size)).await
     }
 
-    async fn merge_offline(&self, merge: &OfflineMerge, progress: &ProgressSink) -> Result<(), ImageError> {
+    async fn merge_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError> {
         let point = self.process.enter(Call::MergeOffline).await?;
-        let result = self.move_down(merge, progress).await;
+        let result = self.moved(&point, merge, stop, progress).await;
         point.leave(result).await
     }
 

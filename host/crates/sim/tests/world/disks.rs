@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::lab::{Lab, SIZE, layer, quiet};
 use stillpoint_common::FileIdentity;
-use stillpoint_engine::ports::{Flatten, HypervisorError, ImageError, OfflineMerge, RunState, StartMode, Trouble};
+use stillpoint_engine::ports::{
+    Flatten, HypervisorError, ImageError, OfflineMerge, RunState, StartMode, Stop, Trouble,
+};
 use stillpoint_sim::{Call, NotWritten};
 
 #[tokio::test]
@@ -160,14 +162,14 @@ async fn files_in_use_are_neither_merged_nor_repointed_offline() {
     let head = lab.cut(vm, "/vm/head.qcow2", &lab.bases[0]).await;
     lab.write(1, 1);
     let merge = OfflineMerge { child: head.clone(), parent: lab.bases[0].clone(), below: vec![] };
-    let refused = lab.ports.images.merge_offline(&merge, &quiet()).await;
+    let refused = lab.ports.images.merge_offline(&merge, &Stop::new(), &quiet()).await;
     assert!(matches!(refused, Err(ImageError::InUse { .. })), "{refused:?}");
     let refused = lab.ports.images.repoint(&head, &lab.bases[0]).await;
     assert!(matches!(refused, Err(ImageError::InUse { .. })), "{refused:?}");
 
     lab.ports.hypervisor.retire(vm).await.unwrap();
     for _ in 0..2 {
-        lab.ports.images.merge_offline(&merge, &quiet()).await.unwrap();
+        lab.ports.images.merge_offline(&merge, &Stop::new(), &quiet()).await.unwrap();
     }
     assert_eq!((lab.reads("/vm/system.qcow2", 1), lab.reads("/vm/head.qcow2", 1)), (1, 1));
     lab.world.assert_sound();

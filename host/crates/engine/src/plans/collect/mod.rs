@@ -1,0 +1,141 @@
+//! Collecting layers that nothing needs, one at a time, until nothing is left to do.
+//!
+//! Each act leaves what everybody reads as it was, and may be begun again at any point: the data of a child is in both
+//! layers until the catalogue says that the parent has taken its place; the child's file goes last.
+//!
+//! The one delicate moment is the end of a merge into the parent of Now. Had the guest written to the parent before the
+//! catalogue knows of it, a crash would leave two heads. So the VM stands still from just before the parent takes over
+//! until the catalogue has it written down; a note of this hold is durable first, and recovery lets the VM go on.
+
+mod merge;
+mod whole;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use stillpoint_common::{CheckpointState, Layer, LayerId, Vm};
+
+use self::merge::merge;
+pub(super) use self::{
+    merge::replaced,
+    whole::{Merge, finish_whole},
+};
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    describe,
+    error::StepError,
+    forest::{Collect, Forest},
+    ports::{DescriptionError, Moved},
+};
+
+/// How far a collection came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Collected {
+    /// Nothing is left to do.
+    All,
+    /// It stopped for something more urgent; what it was at is as good as not begun.
+    MadeWay,
+    /// Merges of this VM are suspended, and there is one to do.
+    Suspended,
+}
+
+/// Does everything there is to do, until it is asked to make way.
+pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
+    remove_leftovers(cx).await?;
+    // A memory that cannot be removed does not keep layers from being merged.
+    let forgotten = forget_deleted(cx).await;
+    let collected = loop {
+        match next(cx).await? {
+            None => break Collected::All,
+            Some(Collect::Remove(layer)) => remove(cx, layer, Changes::default()).await?,
+            Some(Collect::Merge { .. }) if cx.way.stop().is_asked() => break Collected::MadeWay,
+            Some(Collect::Merge { .. }) if cx.catalogue().vm(&cx.vm).await?.merges.is_suspended() => {
+                break Collected::Suspended;
+            }
+            Some(Collect::Merge { parent, child }) => match merge(cx, &Merge { parent, child }).await? {
+                Moved::Whole => {}
+                Moved::Stopped => break Collected::MadeWay,
+            },
+        }
+    };
+    forgotten.map(|()| collected)
+}
+
+/// Whether there is something that may be done now.
+pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
+    let checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
+    let deleted = checkpoints.iter().any(|checkpoint| checkpoint.state == CheckpointState::Deleting);
+    if deleted || !cx.catalogue().leftovers(&cx.vm).await?.is_empty() {
+        return Ok(true);
+    }
+    Ok(match next(cx).await? {
+        None => false,
+        Some(Collect::Remove(_)) => true,
+        Some(Collect::Merge { .. }) => !cx.catalogue().vm(&cx.vm).await?.merges.is_suspended(),
+    })
+}
+
+async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    let (forest, needed) = (cx.catalogue().forest(&cx.vm).await?, needed(cx, &vm).await?);
+    match forest.collect(&needed, &BTreeSet::new()) {
+        Some(Collect::Merge { .. }) => Ok(forest.collect(&needed, &missing(cx, &forest).await?)),
+        other @ (Some(Collect::Remove(_)) | None) => Ok(other),
+    }
+}
+
+/// Layers whose files are not there.
+async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepError> {
+    let paths: Vec<PathBuf> = forest.iter().map(|layer| layer.file.path.clone()).collect();
+    let missing = cx.ports().images.missing(&paths).await?;
+    Ok(forest.iter().filter(|layer| missing.contains(&layer.file.path)).map(|layer| layer.file.id).collect())
+}
+
+/// The layers that Now or a checkpoint refers to.
+async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
+    let mut needed: BTreeSet<LayerId> = vm.heads.values().copied().collect();
+    for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+        match checkpoint.state {
+            CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
+            CheckpointState::Deleting => {}
+        }
+    }
+    Ok(needed)
+}
+
+/// Removes checkpoints that were deleted, and their memory.
+async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+        if checkpoint.state == CheckpointState::Deleting {
+            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id).await?;
+            cx.catalogue().commit(Changes::default().delete_checkpoint(&cx.vm, checkpoint.id)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The catalogue lets go of the layer first, and notes that its file is left over: a record without a file would be a
+/// loss.
+async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError> {
+    cx.catalogue().commit(changes.retire_layer(&cx.vm, &layer)).await?;
+    remove_leftovers(cx).await
+}
+
+/// Removes the files of layers that were let go, once the descriptions say so too. Where there is no space to write
+/// them, making space comes first.
+pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
+    let leftovers = cx.catalogue().leftovers(&cx.vm).await?;
+    if !leftovers.is_empty() {
+        match describe::settle(&cx.world, &cx.vm).await {
+            Ok(settled) => cx.catalogue().commit(settled).await?,
+            Err(StepError::Description(DescriptionError::NoSpace { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for layer in leftovers {
+        cx.ports().images.remove(&layer.file.path, layer.identity).await?;
+        cx.catalogue().commit(Changes::default().forget_leftover(&cx.vm, &layer)).await?;
+    }
+    Ok(())
+}
