@@ -9,6 +9,9 @@
 //! [`stream`] is QEMU's format, [`state`] ours. Without the feature `port` there is nothing but them: enough for a tool
 //! that reads files.
 
+// What writes states has no caller without the port.
+#![cfg_attr(not(feature = "port"), allow(dead_code, unused_imports))]
+
 #[cfg(feature = "port")]
 mod capture;
 #[cfg(feature = "port")]

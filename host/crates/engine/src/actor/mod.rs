@@ -84,6 +84,8 @@ pub(crate) struct VmActor {
     recovering: bool,
     /// The record may differ from the process, or the VM may be paused by us: to be looked at again.
     unsettled: bool,
+    /// Its description files are not as the catalogue is: to be written again. Nobody waits for that.
+    undescribed: bool,
     tasks: JoinSet<()>,
     critical: Watch,
     schedule: Schedule,
@@ -123,6 +125,7 @@ impl VmActor {
             waiting: None,
             recovering: false,
             unsettled: false,
+            undescribed: false,
             tasks: JoinSet::new(),
             critical: Watch::default(),
             schedule: Schedule::default(),
@@ -169,7 +172,7 @@ impl VmActor {
             Some(_) = self.tasks.join_next() => self.task_ended().await,
             () = until(next_look) => self.look().await,
             () = until(next_collection) => self.collect().await,
-            () = sleep(LOOK_AGAIN), if self.unsettled && self.running.is_none() => self.recovered().await,
+            () = sleep(LOOK_AGAIN), if self.looks_again() => self.recovered().await,
         }
         After::GoOn
     }
@@ -182,7 +185,6 @@ impl VmActor {
             ended.iter().for_each(|running| self.note_end(running));
             // A note that is still there is of a VM that the operation could not let go on.
             self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
-            self.unsettled |= self.world.catalogue.debts(&self.vm).await.is_ok_and(|debts| !debts.is_empty());
         }
         match self.waiting.take() {
             Some((job, cx)) => self.begin_waiting(job, cx).await,
@@ -205,7 +207,11 @@ impl VmActor {
 
     /// What is owed to the description files is written, or tried again with the next look.
     async fn describe(&mut self) {
-        self.unsettled |= !describe::settled(&self.world, &self.vm).await;
+        self.undescribed = !describe::settled(&self.world, &self.vm).await;
+    }
+
+    fn looks_again(&self) -> bool {
+        (self.unsettled || self.undescribed) && self.running.is_none()
     }
 
     /// Who has been told that an operation ended must not hear that the VM is still busy with it: its task is over in a
