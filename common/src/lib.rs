@@ -16,6 +16,7 @@ mod operation;
 mod policy;
 mod quiesce;
 mod reason;
+mod settings;
 mod vm;
 mod writer;
 
@@ -30,7 +31,7 @@ pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
-pub use names::{CheckpointName, DiskName, NameError, Notes, VmId};
+pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};
 pub use quiesce::{
@@ -38,6 +39,7 @@ pub use quiesce::{
     WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
+pub use settings::{SettingsChange, VmSettings};
 pub use vm::{Accelerator, Merges, PowerState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,

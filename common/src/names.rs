@@ -24,6 +24,12 @@ pub enum NameError {
         /// The name as it came.
         found: String,
     },
+    /// A character that may not stand in a label.
+    #[error("must be letters, digits and any of '-_./='; {found:?} is not")]
+    Label {
+        /// The label as it came.
+        found: String,
+    },
     /// A line break or another control character.
     #[error("must not contain control characters")]
     Control,
@@ -57,6 +63,22 @@ fn title(text: &str) -> Result<String, NameError> {
         return Err(NameError::Control);
     }
     Ok(text.to_owned())
+}
+
+fn label(text: &str) -> Result<String, NameError> {
+    const LIMIT: usize = 63;
+    if text.trim().is_empty() {
+        return Err(NameError::Blank);
+    }
+    let length = text.chars().count();
+    if length > LIMIT {
+        return Err(NameError::TooLong { length, limit: LIMIT });
+    }
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '=');
+    match text.chars().find(|c| !fits(*c)) {
+        Some(_) => Err(NameError::Label { found: text.to_owned() }),
+        None => Ok(text.to_owned()),
+    }
 }
 
 /// Text of several lines, or none.
@@ -123,6 +145,11 @@ name!(VmId, |text| slug(text, 63), "The name of a VM, unique on its host: `web1`
 name!(DiskName, |text| slug(text, 20), "The name of a disk, unique in its VM: `system`.");
 name!(CheckpointName, title, "What people call a checkpoint. Not blank, at most 100 characters; need not be unique.");
 name!(
+    Label,
+    label,
+    "A word to choose VMs by: `web`, `site=north`. Letters, digits and `-_./=`, at most 63 characters."
+);
+name!(
     #[derive(Default)]
     Notes,
     prose,
@@ -140,6 +167,12 @@ mod tests {
         assert_eq!(" \t".parse::<CheckpointName>(), Err(NameError::Blank));
         assert_eq!("x".repeat(101).parse::<CheckpointName>(), Err(NameError::TooLong { length: 101, limit: 100 }));
         assert_eq!("a\nb".parse::<CheckpointName>(), Err(NameError::Control));
+    }
+
+    #[test]
+    fn a_label_is_one_word() {
+        assert!(["web", "site=north", "a.b/c-d_e", "42"].iter().all(|label| label.parse::<Label>().is_ok()));
+        assert!(["", "two words", "a,b", "*"].iter().all(|label| label.parse::<Label>().is_err()));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, InstanceId, LayerId, VmDefinition, VmId};
+use crate::{
+    CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, InstanceId, LayerId, VmDefinition, VmId, VmSettings,
+};
 
 /// A virtual machine as the catalogue knows it. Its active state is called *Now*.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Vm {
     /// The request id it was defined with, if any: the same request again is the same VM.
     #[serde(default)]
     pub made_by: Option<String>,
+    /// What its administrator has set.
+    #[serde(default)]
+    pub settings: VmSettings,
     /// When it was defined.
     pub created: Timestamp,
     /// When its record last changed.

@@ -11,7 +11,7 @@ use stillpoint_cli::{
     client::{Client, ClientError, VmToCreate},
     view::{Disk, KernelBoot, Operation, Spec, Vm},
 };
-use stillpoint_common::{AcceleratorChoice, CheckpointPolicy, CriticalSettings, DiskFormat, VmId};
+use stillpoint_common::{AcceleratorChoice, CheckpointPolicy, CriticalSettings, DiskFormat, VmId, VmSettings};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -195,6 +195,7 @@ impl Service {
             checkpoint_policy: Some(CheckpointPolicy::Production),
             checkpoint_location: None,
             critical: CriticalSettings::default(),
+            settings: VmSettings::default(),
         };
         let made: Vm = self.client().await?.create_vm(&vm).await?;
         debug_assert!(made.name.contains(name));

@@ -8,7 +8,7 @@ use std::{
 
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, Failure, MemoryState, Operation,
-    OperationState, Outcome, VmId,
+    OperationState, Outcome, VmId, VmSettings,
 };
 use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, PortLimits, Request, StopMode};
 use stillpoint_sim::{Content, World, definition};
@@ -60,6 +60,7 @@ impl SimHost {
             checkpoint_policy: CheckpointPolicy::Production,
             checkpoint_location: None,
             critical: CriticalSettings::default(),
+            settings: VmSettings::default(),
         };
         host.engine.create_vm(new, None).await.expect("the VM is fine");
         host

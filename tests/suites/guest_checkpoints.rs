@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stillpoint_cli::{client::VmToCreate, view::PassThroughDisk};
-use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, FallbackReason, Kind};
+use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, FallbackReason, Kind, VmSettings};
 use stillpoint_tests::{
     ext4::Ext4State,
     guest_image::GuestSet,
@@ -104,6 +104,7 @@ async fn a_pass_through_disk_is_used_by_the_guest_and_named_as_left_out() -> Tes
         checkpoint_policy: None,
         checkpoint_location: None,
         critical: CriticalSettings::default(),
+        settings: VmSettings::default(),
     };
     client.create_vm(&vm).await?;
     client.wait(&client.start_vm(&id).await?.id).await?;

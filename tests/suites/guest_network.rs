@@ -6,7 +6,7 @@ use stillpoint_cli::{
     client::VmToCreate,
     view::{Nic, TapNetwork},
 };
-use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId, VmSettings};
 use stillpoint_tests::{
     guest_image::GuestSet,
     service::{Service, guest_spec},
@@ -44,6 +44,7 @@ async fn a_card_on_a_tap_reaches_the_guest_and_stays_with_it_over_an_apply() -> 
         checkpoint_policy: None,
         checkpoint_location: None,
         critical: CriticalSettings::default(),
+        settings: VmSettings::default(),
     };
     client.create_vm(&new).await?;
     client.wait(&client.start_vm(&vm).await?.id).await?;

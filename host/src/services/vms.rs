@@ -45,6 +45,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
             checkpoint_policy: asked.checkpoint_policy,
             checkpoint_location: asked.checkpoint_location,
             critical: asked.critical,
+            settings: asked.settings,
         };
         let request_id = asked.request_id.map(|id| id.to_string());
         let view = self.engine.create_vm(new, request_id).await.map_err(refuse)?;
@@ -76,6 +77,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
             checkpoint_location: asked.checkpoint_location,
             critical: asked.critical,
             definition: asked.definition,
+            settings: asked.settings,
         };
         let view = self.engine.update_vm(&asked.id, change).await.map_err(refuse)?;
         Ok(Response::new(respond::vm(&view)))

@@ -1,7 +1,7 @@
 //! The only place where wire becomes domain and back.
 //!
 //! - [`names`]: resource names, `vms/{vm}/checkpoints/{checkpoint}`.
-//! - [`spec`], [`policy`], [`time`]: the parts that messages share, both ways.
+//! - [`spec`], [`settings`], [`policy`], [`time`]: the parts that messages share, both ways.
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
 //! - [`vm`], [`checkpoint`], [`guest`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
@@ -24,6 +24,7 @@ pub mod operation;
 pub mod page;
 pub mod policy;
 pub mod request;
+pub mod settings;
 pub mod spec;
 pub mod status_line;
 pub mod time;

@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, Vm};
 
-use super::{critical, names, spec, status_line::status_line, time};
+use super::{critical, names, settings, spec, status_line::status_line, time};
 use crate::v1 as pb;
 
 /// The VM as it travels: its record, whether it runs, for each disk the file that takes its writes with the number of
@@ -27,6 +27,7 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         create_time: Some(time::timestamp(vm.created)),
         update_time: Some(time::timestamp(vm.updated)),
         merges_suspended: vm.merges.is_suspended(),
+        settings: Some(settings::message(&vm.settings)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stillpoint_common::{CheckpointPolicy, Operation, OperationState, VmId};
+use stillpoint_common::{CheckpointPolicy, Operation, OperationState, VmId, VmSettings};
 use stillpoint_engine::{
     Engine, EngineConfig, NewCheckpoint, NewVm, Ports, Request,
     ports::{Put, Store, Txn},
@@ -43,6 +43,7 @@ impl Crowd {
                 checkpoint_policy: CheckpointPolicy::Production,
                 checkpoint_location: None,
                 critical: stillpoint_common::CriticalSettings::default(),
+                settings: VmSettings::default(),
             };
             engine.create_vm(new, None).await?;
         }

@@ -6,7 +6,7 @@ use stillpoint_cli::{
     client::{Client, VmToCreate},
     view::{Checkpoint, Disk},
 };
-use stillpoint_common::{CheckpointPolicy, CriticalSettings, DiskFormat, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, DiskFormat, VmId, VmSettings};
 use tokio::time::Instant;
 
 use super::{
@@ -122,6 +122,7 @@ async fn define(client: &Client, set: &GuestSet, memory_mib: u64, files: &Files)
         checkpoint_policy: policy,
         checkpoint_location: location,
         critical: CriticalSettings::default(),
+        settings: VmSettings::default(),
     };
     client.create_vm(&vm).await?;
     Ok(id)

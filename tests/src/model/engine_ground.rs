@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::{CheckpointId, CheckpointPolicy, CriticalSettings, DiskFormat, Failure, Outcome, Reason, VmId};
+use stillpoint_common::{
+    CheckpointId, CheckpointPolicy, CriticalSettings, DiskFormat, Failure, Outcome, Reason, VmId, VmSettings,
+};
 use stillpoint_engine::{Engine, EngineConfig, NewCheckpoint, NewVm, Ports, Request, StopMode, ports::SystemClock};
 use stillpoint_memory::FileMemoryStates;
 use stillpoint_qemu::{QemuConfig, QemuImages};
@@ -95,6 +97,7 @@ impl EngineGround<RealImages> {
             checkpoint_policy: CheckpointPolicy::Production,
             critical: CriticalSettings::default(),
             checkpoint_location: None,
+            settings: VmSettings::default(),
         };
         host.engine.create_vm(new, None).await.map_err(io::Error::other)?;
         Ok(Self { host, bytes: RealImages(folder), exports: 0 })

@@ -422,3 +422,34 @@ fn notes_and_the_time_to_keep_can_be_changed_later() {
     let shown = run(&fake, &["checkpoint", "show", "web", UPGRADE]);
     assert!(stdout(&shown).contains("uid:1000"), "{}", stdout(&shown));
 }
+
+#[test]
+fn many_vms_are_set_at_once_and_each_says_what_became_of_it() {
+    let fake = Fake::start();
+    let flags = ["--automatic-checkpoints", "off", "--checkpoint-location", "/cp/{vm}", "--add-label", "site=south"];
+    let set = |which: &[&str]| run(&fake, &[&["vm", "set"][..], which, &flags].concat());
+    let output = set(&["w?b", "d*"]);
+    assert_eq!(output.status.code(), Some(1), "one of them failed");
+    assert!(stdout(&output).contains("db   failed: VM db has checkpoints"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("labels: [site=north] -> [site=north site=south]"), "{}", stdout(&output));
+    let asked = fake.asked();
+    assert!(asked[0].starts_with("set db None Some(\"/cp/db\")"), "{asked:?}");
+    assert!(asked[1].starts_with("set web None Some(\"/cp/web\")"), "{asked:?}");
+    assert_eq!(set(&["--with-label", "site=north", "web"]).status.code(), Some(0));
+    assert_eq!(set(&["--with-label", "site=east"]).status.code(), Some(2), "there is none");
+    assert_eq!(set(&[]).status.code(), Some(2), "all of them must be said");
+    assert_eq!(run(&fake, &["vm", "set", "*"]).status.code(), Some(2), "nothing to set");
+    assert_eq!(fake.asked().len(), 3);
+}
+
+#[test]
+fn the_settings_of_a_vm_are_one_page() {
+    let fake = Fake::start();
+    let page = says(&fake, &["vm", "settings", "web"]);
+    for line in ["checkpoints:", "a standard one, with the reason", "(can be changed when the VM has no checkpoints)"] {
+        assert!(page.contains(line), "{page}");
+    }
+    let document = json(&fake, &["vm", "settings", "web"]);
+    assert_eq!(document["settings"]["labels"][0], "site=north");
+    assert_eq!(document["checkpoint_policy"], "PRODUCTION");
+}

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat, DiskName,
-    Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, Vm, VmDefinition, VmId,
+    Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, SettingsChange, Vm, VmDefinition,
+    VmId, VmSettings,
 };
 
 /// A VM to define.
@@ -21,6 +22,8 @@ pub struct NewVm {
     pub checkpoint_location: Option<PathBuf>,
     /// What is done when it stands still because a disk could not be written.
     pub critical: CriticalSettings,
+    /// What is set beside.
+    pub settings: VmSettings,
 }
 
 /// Changes to a VM; `None` leaves a part as it is.
@@ -34,6 +37,8 @@ pub struct VmChange {
     pub critical: Option<CriticalSettings>,
     /// New definition.
     pub definition: Option<VmDefinition>,
+    /// New settings.
+    pub settings: SettingsChange,
 }
 
 /// A checkpoint to make.
@@ -61,8 +66,13 @@ pub struct CheckpointChange {
 
 impl CheckpointChange {
     /// The same checkpoint, with what is changed.
+    ///
+    /// An automatic one that gets a name or a time to be kept is its user's from then on: it is no longer deleted at
+    /// the stop of the VM.
     #[must_use]
     pub fn applied(self, mut checkpoint: Checkpoint) -> Checkpoint {
+        let adopted = self.name.is_some() || self.keep_until.flatten().is_some();
+        checkpoint.remarks.automatic &= !adopted;
         checkpoint.name = self.name.unwrap_or(checkpoint.name);
         checkpoint.remarks.notes = self.notes.unwrap_or(checkpoint.remarks.notes);
         checkpoint.remarks.keep_until = self.keep_until.unwrap_or(checkpoint.remarks.keep_until);

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use stillpoint_common::{CheckpointPolicy, CriticalSettings, Failure, VmDefinition, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, Failure, SettingsChange, VmDefinition, VmId, VmSettings};
 use uuid::Uuid;
 
 use super::{absolute, mask, request_id};
 use crate::{
-    convert::{critical, known, names, page::Page, policy::policy, spec},
+    convert::{critical, known, names, page::Page, policy::policy, settings, spec},
     v1 as pb,
 };
 
@@ -24,6 +24,8 @@ pub struct CreateVm {
     pub checkpoint_location: Option<PathBuf>,
     /// What is done when it stands still because a disk could not be written.
     pub critical: CriticalSettings,
+    /// What is set beside.
+    pub settings: VmSettings,
     /// Names the request, if the caller wants it done once.
     pub request_id: Option<Uuid>,
 }
@@ -41,6 +43,7 @@ pub fn create_vm(request: &pb::CreateVmRequest) -> Result<CreateVm, Failure> {
         checkpoint_policy: policy(vm.checkpoint_policy, "vm.checkpoint_policy")?.unwrap_or_default(),
         checkpoint_location: location.map(|text| absolute(text, "vm.checkpoint_location")).transpose()?,
         critical: critical::parse_settings(vm.critical_settings.as_ref(), "vm.critical_settings")?,
+        settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
         request_id: request_id(&request.request_id)?,
     })
 }
@@ -58,6 +61,8 @@ pub struct UpdateVm {
     pub critical: Option<CriticalSettings>,
     /// New definition.
     pub definition: Option<VmDefinition>,
+    /// New settings.
+    pub settings: SettingsChange,
 }
 
 /// Reads an `UpdateVmRequest`.
@@ -72,9 +77,13 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
         checkpoint_location: None,
         critical: None,
         definition: None,
+        settings: SettingsChange::default(),
     };
-    let paths = ["checkpoint_policy", "checkpoint_location", "critical_settings", "spec"];
-    for path in mask(request.update_mask.as_ref(), &paths)? {
+    let allowed =
+        [&["checkpoint_policy", "checkpoint_location", "critical_settings", "spec"], settings::PATHS].concat();
+    let paths = mask(request.update_mask.as_ref(), &allowed)?;
+    update.settings = settings::change(vm.settings.as_ref(), &paths, "vm.settings")?;
+    for path in paths {
         match path.as_str() {
             "checkpoint_policy" => {
                 update.checkpoint_policy =
@@ -87,6 +96,7 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
                 let settings = vm.critical_settings.as_ref();
                 update.critical = Some(critical::parse_settings(settings, "vm.critical_settings")?);
             }
+            named if settings::PATHS.contains(&named) => {}
             _ => update.definition = Some(spec::definition(vm.spec.as_ref(), "vm.spec")?),
         }
     }

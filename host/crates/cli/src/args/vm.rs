@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use stillpoint_common::{AcceleratorChoice, VmId};
+use stillpoint_common::{AcceleratorChoice, Label, VmId};
 
-use super::{Consent, CriticalFlags, PolicyArg, Waiting, parse};
+use super::{Consent, CriticalFlags, PolicyArg, SetVms, VmChoice, Waiting, parse};
 use crate::view::{Disk, Nic, PassThroughDisk};
 
 /// What can be done with VMs.
@@ -14,7 +14,11 @@ pub enum VmCommand {
     /// Define a VM, from flags or from a JSON file. It is off afterwards.
     Create(Box<CreateVm>),
     /// List the VMs.
-    List,
+    List {
+        /// Which of them.
+        #[command(flatten)]
+        which: VmChoice,
+    },
     /// Show one VM.
     Show {
         /// Which VM.
@@ -62,6 +66,12 @@ pub enum VmCommand {
     },
     /// Change a VM: its policy and what is done for want of space at any time, the rest while it is off.
     Update(Box<UpdateVm>),
+    /// Show what is set for a VM's checkpoints: policy, fallback, location, automatic ones, labels.
+    Settings {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
     /// List the image files of a VM: what lies on what, how large it is, who reads through it.
     Layers {
         /// Which VM.
@@ -79,6 +89,8 @@ pub enum VmCommand {
     },
     /// Say where image files are now that were moved. The VM must be off.
     Reconnect(Reconnect),
+    /// Set the same for many VMs. Each is set by itself: what fails for one does not hold up the others.
+    Set(Box<SetVms>),
     /// Forget a VM that is off and has no checkpoints. Its image files stay.
     Delete {
         /// Which VM.
@@ -142,6 +154,12 @@ pub struct CreateVm {
     /// For want of space.
     #[command(flatten)]
     pub critical: CriticalFlags,
+    /// Make a checkpoint at each start if it has none, and delete it at the clean stop.
+    #[arg(long)]
+    pub automatic_checkpoints: bool,
+    /// A word to choose VMs by; may be given several times.
+    #[arg(long, value_name = "LABEL")]
+    pub label: Vec<Label>,
 }
 
 /// Hardware of a new VM.

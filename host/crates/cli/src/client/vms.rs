@@ -1,8 +1,8 @@
 //! VMs.
 
-use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId};
+use stillpoint_common::{CheckpointPolicy, CriticalSettings, SettingsChange, VmId, VmSettings};
 use stillpoint_proto::{
-    convert::{critical, names},
+    convert::{critical, names, settings},
     v1::{self as pb, virtual_machines_client::VirtualMachinesClient},
 };
 use tonic::transport::Channel;
@@ -23,6 +23,8 @@ pub struct VmToCreate {
     pub checkpoint_location: Option<String>,
     /// What is done when it stands still because a disk could not be written.
     pub critical: CriticalSettings,
+    /// What is set beside.
+    pub settings: VmSettings,
 }
 
 /// Changes to a VM; `None` leaves a part as it is.
@@ -36,6 +38,8 @@ pub struct VmChange {
     pub critical: Option<CriticalSettings>,
     /// New spec.
     pub spec: Option<Spec>,
+    /// New settings.
+    pub settings: SettingsChange,
 }
 
 impl Client {
@@ -49,6 +53,7 @@ impl Client {
             checkpoint_policy: policy_value(vm.checkpoint_policy),
             checkpoint_location: vm.checkpoint_location.clone().unwrap_or_default(),
             critical_settings: Some(critical::settings(&vm.critical)),
+            settings: Some(settings::message(&vm.settings)),
             ..pb::Vm::default()
         };
         let request = pb::CreateVmRequest { vm_id: vm.id.to_string(), vm: Some(message), request_id: request_id() };
@@ -104,12 +109,14 @@ impl Client {
             ("spec", change.spec.is_some()),
         ];
         let paths = named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned());
+        let paths = paths.chain(settings::paths(&change.settings));
         let message = pb::Vm {
             name: names::vm(vm),
             spec: change.spec.as_ref().map(pb::VmSpec::from),
             checkpoint_policy: policy_value(change.checkpoint_policy),
             checkpoint_location: change.checkpoint_location.clone().unwrap_or_default(),
             critical_settings: change.critical.as_ref().map(critical::settings),
+            settings: Some(settings::message(&change.settings.clone().applied(VmSettings::default()))),
             ..pb::Vm::default()
         };
         let mask = prost_types::FieldMask { paths: paths.collect() };

@@ -8,6 +8,7 @@ mod integrity;
 mod memory;
 mod operation;
 mod select;
+mod settings;
 mod show;
 mod vm;
 mod vm_file;

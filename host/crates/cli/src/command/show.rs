@@ -28,6 +28,8 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("checkpoint location", vm.checkpoint_location.clone()),
         ("without space", without_space(vm)),
         ("stands still", vm.critical.as_ref().map(standstill).unwrap_or_default()),
+        ("automatic", if vm.settings.automatic_checkpoints { "at each start".to_owned() } else { String::new() }),
+        ("labels", vm.settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
         ("after checkpoint", vm.parent_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
         ("operation", vm.operation.map(|id| id.to_string()).unwrap_or_default()),
         ("merges", if vm.merges_suspended { "suspended".to_owned() } else { String::new() }),

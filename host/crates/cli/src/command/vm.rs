@@ -1,8 +1,8 @@
 //! `stillpoint vm …`
 
-use stillpoint_common::VmId;
+use stillpoint_common::{SettingsChange, VmId};
 
-use super::{Context, confirm, integrity, show, vm_file, work};
+use super::{Context, confirm, integrity, settings, show, vm_file, work};
 use crate::{
     CliError,
     args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             let vm = client.create_vm(&vm_file::to_create(create)?).await?;
             Answer::new(format!("{} is defined, and off", vm.id), &vm)
         }
-        VmCommand::List => list(&client.list_vms().await?),
+        VmCommand::List { which } => list(&settings::choose(context, which).await?),
         VmCommand::Show { vm } => {
             let vm = client.vm(vm).await?;
             Answer::new(show::vm(&vm), &vm)
@@ -43,6 +43,8 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             let vm = client.resume_merges(vm).await?;
             Answer::new(format!("layers of {} are merged as soon as nothing needs them", vm.id), &vm)
         }
+        VmCommand::Settings { vm } => settings::page(&client.vm(vm).await?),
+        VmCommand::Set(set) => settings::set(context, set).await,
         VmCommand::Delete { vm, consent } => {
             confirm::ask(*consent, &format!("Forget VM {vm}? Its image files stay."))?;
             client.delete_vm(vm).await?;
@@ -63,7 +65,7 @@ pub(super) fn state(vm: &VmId, done: &Operation) -> String {
 
 fn list(vms: &[Vm]) -> Result<Answer, CliError> {
     if vms.is_empty() {
-        return Answer::new("There are no VMs.", &vms);
+        return Answer::new("There are no such VMs.", &vms);
     }
     let row = |vm: &Vm| {
         [
@@ -94,7 +96,8 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
         false => None,
     };
     let checkpoint_policy = update.policy.map(Into::into);
-    let change = VmChange { checkpoint_policy, checkpoint_location: location, critical, spec };
+    let settings = SettingsChange::default();
+    let change = VmChange { checkpoint_policy, checkpoint_location: location, critical, spec, settings };
     if change == VmChange::default() {
         let advice = "Add --policy, --cpus, --memory, --accelerator, --checkpoint-location, --critical-action, \
                       --critical-timeout or --from.";

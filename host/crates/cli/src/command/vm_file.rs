@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, de::IgnoredAny};
-use stillpoint_common::{CheckpointPolicy, VmId};
+use stillpoint_common::{CheckpointPolicy, VmId, VmSettings};
 
 use crate::{
     CliError,
@@ -31,6 +31,7 @@ pub(crate) struct VmFile {
     critical_settings: Option<CriticalSettings>,
     #[serde(rename = "critical")]
     _critical: Option<IgnoredAny>,
+    settings: Option<serde_json::Value>,
     #[serde(rename = "uid")]
     _uid: Option<IgnoredAny>,
     #[serde(rename = "state")]
@@ -82,8 +83,11 @@ pub(crate) fn to_create(create: &CreateVm) -> Result<VmToCreate, CliError> {
             checkpoint_policy: None,
             checkpoint_location: None,
             critical: Default::default(),
+            settings: VmSettings::default(),
         },
     };
+    vm.settings.automatic_checkpoints |= create.automatic_checkpoints;
+    vm.settings.labels.extend(create.label.iter().cloned());
     if let Some(policy) = create.policy {
         vm.checkpoint_policy = Some(policy.into());
     }
@@ -97,9 +101,24 @@ pub(crate) fn to_create(create: &CreateVm) -> Result<VmToCreate, CliError> {
 fn from_file(create: &CreateVm, file: VmFile) -> Result<VmToCreate, CliError> {
     let named = || file.name.as_deref().and_then(|name| parse::vm(name).ok());
     let id = create.vm.clone().or(file.id).or_else(named).ok_or_else(no_name)?;
-    let VmFile { spec, checkpoint_policy, checkpoint_location, critical_settings, .. } = file;
+    let VmFile { spec, checkpoint_policy, checkpoint_location, critical_settings, settings, .. } = file;
     let critical = critical_settings.map(Into::into).unwrap_or_default();
-    Ok(VmToCreate { id, spec, checkpoint_policy, checkpoint_location, critical })
+    let settings = settings.map(read_settings).transpose()?.unwrap_or_default();
+    Ok(VmToCreate { id, spec, checkpoint_policy, checkpoint_location, critical, settings })
+}
+
+/// Settings of a file; those that are not there have their default, and a key that is not known is refused.
+fn read_settings(value: serde_json::Value) -> Result<VmSettings, CliError> {
+    let known = serde_json::to_value(VmSettings::default()).unwrap_or_default();
+    let keys = value.as_object().into_iter().flat_map(|settings| settings.keys());
+    if let Some(key) = keys.into_iter().find(|key| known.get(key.as_str()).is_none()) {
+        return Err(CliError::usage(
+            format!("settings: unknown key {key:?}"),
+            "`stillpoint vm show VM --json` has all.",
+        ));
+    }
+    let wrong = |error| CliError::usage(format!("settings: {error}"), "`stillpoint vm show VM --json` prints them.");
+    serde_json::from_value(value).map_err(wrong)
 }
 
 fn spec(create: &CreateVm, hardware: &HardwareFlags) -> Result<Spec, CliError> {

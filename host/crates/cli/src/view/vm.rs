@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stillpoint_common::{CheckpointId, CheckpointPolicy, Failure, OperationId, PowerState, VmId};
+use stillpoint_common::{CheckpointId, CheckpointPolicy, Failure, OperationId, PowerState, VmId, VmSettings};
 use stillpoint_proto::{
-    convert::{names, policy},
+    convert::{names, policy, settings},
     v1 as pb,
 };
 
@@ -49,6 +49,8 @@ pub struct Vm {
     pub update_time: Option<Timestamp>,
     /// Its layers are not merged until somebody resumes that.
     pub merges_suspended: bool,
+    /// What is set for it beside.
+    pub settings: VmSettings,
 }
 
 /// What a disk is writing to.
@@ -81,6 +83,7 @@ impl TryFrom<pb::Vm> for Vm {
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),
             merges_suspended: vm.merges_suspended,
+            settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,

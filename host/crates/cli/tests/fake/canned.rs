@@ -7,8 +7,8 @@ use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome,
     FileSystemResult, GuestDescription, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
-    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, WriterError,
-    WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
+    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, VmSettings,
+    WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -63,6 +63,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         critical: CriticalSettings::default(),
         merges: Default::default(),
         made_by: None,
+        settings: VmSettings { labels: ["site=north".parse().unwrap()].into(), ..VmSettings::default() },
         created: ago(100),
         updated: ago(1),
     };

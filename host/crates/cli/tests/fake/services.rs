@@ -3,13 +3,13 @@
 use std::pin::Pin;
 
 use prost_types::Any;
-use stillpoint_common::{Failure, OperationKind, OperationState, Outcome, Reason};
+use stillpoint_common::{Failure, OperationKind, OperationState, Outcome, Reason, SettingsChange, VmSettings};
 use stillpoint_proto::{
     convert::{
         failure, guest,
         names::{self, parse_operation, parse_vm},
         operation::{any, export, operation},
-        request,
+        request, settings as convert_settings,
     },
     longrunning::{self, operations_server::Operations},
     v1::{
@@ -130,6 +130,17 @@ impl VirtualMachines for Service {
     }
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
+        if change.settings != SettingsChange::default() || change.checkpoint_location.is_some() {
+            let (location, settings) = (change.checkpoint_location, change.settings);
+            self.asked.note(format!("set {} {:?} {location:?} {settings:?}", change.id, change.checkpoint_policy));
+            if change.id.as_str() == "db" {
+                let failure = Failure::new(Reason::VmHasCheckpoints, "VM db has checkpoints");
+                return Err(refused(failure));
+            }
+            let record = VmSettings { automatic_checkpoints: true, ..VmSettings::default() };
+            let settings = Some(convert_settings::message(&settings.applied(record)));
+            return Ok(Response::new(pb::Vm { settings, ..canned::vm(change.id.as_str(), canned::definition()) }));
+        }
         let cpus = change.definition.map(|definition| definition.cpus);
         self.asked.note(match change.critical {
             Some(critical) => format!("update {} {:?} {:?}", change.id, critical.action, critical.power_off_after),

@@ -39,6 +39,7 @@ impl VmActor {
         if let Some(definition) = change.definition {
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
+        vm.settings = change.settings.applied(vm.settings);
         vm.updated = self.now();
         let event = self.event(EventKind::VmChanged, "its record was changed");
         self.write(changes.set_vm(&vm).event(&event)).await

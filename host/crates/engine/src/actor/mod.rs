@@ -393,7 +393,8 @@ impl VmActor {
         let is_ours = vm.map_or(true, |vm| vm.instance == Some(instance));
         if is_ours && self.running.is_none() {
             self.settle().await;
-            self.describe().await;
+            // A guest that has switched itself off has let go of its automatic checkpoint.
+            self.look_for_layers().await;
         }
     }
 

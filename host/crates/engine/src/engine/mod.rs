@@ -184,6 +184,7 @@ impl Engine {
             critical: new.critical,
             merges: Merges::default(),
             made_by: None,
+            settings: new.settings,
             created: now,
             updated: now,
             definition: new.definition,

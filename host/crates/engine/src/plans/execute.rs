@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     apply::Apply,
-    collect,
+    automatic, collect,
     create::{self, Create},
     critical,
     delete::Delete,
@@ -49,7 +49,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
     critical::admit(cx, &vm, power, &request).await?;
     match request {
         Request::Start if power == PowerState::Off => {
-            run(PowerPlan::new(Power::Start(InstanceId::generate())), journal, cx).await?;
+            automatic::start(&vm, journal, cx).await?;
             Ok(Outcome::Vm)
         }
         Request::Start => Ok(Outcome::Vm),
@@ -96,7 +96,14 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
     let (finished, outcome) = match job.facts.clone() {
         Facts::Create(facts) => {
             let outcome = Outcome::Checkpoint(facts.checkpoint.id);
-            (saga::recover(&mut Create::new(*facts), journal, cx).await, outcome)
+            let told = automatic::made(cx, &facts.checkpoint);
+            let finished = saga::recover(&mut Create::new(*facts), journal, cx).await;
+            let of_a_start = job.request == Some(Request::Start);
+            if of_a_start && matches!(finished, Ok(true)) {
+                journal.add(told);
+            }
+            // The automatic checkpoint was made; the start was not begun.
+            (finished.map(|finished| finished && !of_a_start), outcome)
         }
         Facts::Apply(facts) => {
             let checkpoint = cx.catalogue().checkpoint(&cx.vm, facts.checkpoint).await?;
@@ -134,7 +141,7 @@ async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Resul
     Ok(false)
 }
 
-async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
+pub(super) async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
     Ok(saga::run(&mut plan, journal, cx).await?)
 }
 
@@ -199,7 +206,12 @@ async fn create(
     Ok(second.map(|()| standard.id)?)
 }
 
-async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, cx: &Cx) -> Result<(), StepError> {
+pub(super) async fn attempt(
+    draft: &Checkpoint,
+    power: PowerState,
+    journal: &mut Journal,
+    cx: &Cx,
+) -> Result<(), StepError> {
     if power == PowerState::Paused && draft.kind == Kind::Production {
         let why = "the VM is paused, so that its guest cannot be asked to be quiet".to_owned();
         return Err(QuiesceError::Paused { why }.into());
@@ -217,7 +229,7 @@ async fn attempt(draft: &Checkpoint, power: PowerState, journal: &mut Journal, c
 }
 
 /// A checkpoint of the VM as it is, before anything is done about it.
-fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Result<Checkpoint, Failure> {
+pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timestamp) -> Result<Checkpoint, Failure> {
     let policy = new.policy.unwrap_or(vm.checkpoint_policy);
     let name = match new.name {
         Some(name) => name,

@@ -1,6 +1,7 @@
 //! The plans: what each operation does, step by step.
 
 mod apply;
+mod automatic;
 mod collect;
 mod create;
 mod critical;

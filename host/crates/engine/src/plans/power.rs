@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use stillpoint_common::{Accelerator, Failure, InstanceId, Reason};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::disks::{launch_chains, verify_layers};
+use super::{
+    automatic::at_clean_stop,
+    disks::{launch_chains, verify_layers},
+};
 use crate::{
     StopMode,
     catalogue::Changes,
@@ -154,7 +157,13 @@ impl PowerPlan {
         vm.instance = instance;
         vm.accelerator = self.accelerator.clone().or(vm.accelerator);
         vm.updated = cx.ports().clock.now();
-        Ok(Changes::default().set_vm(&vm))
+        let changes = match self.power {
+            Power::Stop(_, StopMode::Graceful) => at_clean_stop(cx, &mut vm).await?,
+            Power::Stop(_, StopMode::TurnOff) | Power::Start(_) | Power::Pause(_) | Power::Resume(_) => {
+                Changes::default()
+            }
+        };
+        Ok(changes.set_vm(&vm))
     }
 }
 

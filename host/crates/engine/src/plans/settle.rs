@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Event, EventKind, InstanceId, PowerState};
 
-use super::collect::replaced;
+use super::{automatic::at_clean_stop, collect::replaced};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -30,7 +30,15 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
             clear(cx, instance).await?;
             vm.instance = None;
             vm.updated = cx.ports().clock.now();
-            cx.catalogue().commit(Changes::default().set_vm(&vm).event(&ended(cx, &observed.run))).await?;
+            let changes = match observed.run {
+                RunState::ShutDown => at_clean_stop(cx, &mut vm).await?,
+                RunState::Gone
+                | RunState::AwaitingMemory
+                | RunState::Paused
+                | RunState::Running
+                | RunState::Critical(_) => Changes::default(),
+            };
+            cx.catalogue().commit(changes.set_vm(&vm).event(&ended(cx, &observed.run))).await?;
             Ok(PowerState::Off)
         }
     }

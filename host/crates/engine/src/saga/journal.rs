@@ -52,6 +52,12 @@ impl Journal {
         self.pending = Changes::default();
     }
 
+    /// The same job goes on with another plan. What the first one has committed stays.
+    pub(crate) fn next_plan(&mut self) {
+        self.next_attempt();
+        self.job.committed = false;
+    }
+
     /// Makes durable that these steps may have begun, and all that was done before. A burst that only commits needs no
     /// mark: its one transaction happens or does not.
     pub(crate) async fn begin<S: Step>(&mut self, burst: &[S], facts: Facts) -> Result<(), StepError> {

@@ -1,0 +1,37 @@
+//! What an administrator can set for a VM, beside what it is made of.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Label;
+
+/// Settings of a VM. The default is what a new VM has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VmSettings {
+    /// A checkpoint is made at each start if the VM has none, and deleted at the clean stop.
+    pub automatic_checkpoints: bool,
+    /// Words to choose VMs by.
+    pub labels: BTreeSet<Label>,
+}
+
+/// Changes of a VM's settings; `None` leaves one as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    /// New choice of automatic checkpoints.
+    pub automatic_checkpoints: Option<bool>,
+    /// New labels, in place of the present ones.
+    pub labels: Option<BTreeSet<Label>>,
+}
+
+impl SettingsChange {
+    /// The settings with what is changed.
+    #[must_use]
+    pub fn applied(self, settings: VmSettings) -> VmSettings {
+        VmSettings {
+            automatic_checkpoints: self.automatic_checkpoints.unwrap_or(settings.automatic_checkpoints),
+            labels: self.labels.unwrap_or(settings.labels),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `stillpoint vm set …`: settings of many VMs at once.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use stillpoint_common::{Label, Pattern};
+
+use super::PolicyArg;
+
+/// Which VMs: those that one of the patterns stands for and that have every label; all if nothing is given.
+#[derive(Debug, Clone, Default, Args)]
+pub struct VmChoice {
+    /// Names of VMs; `*` and `?` stand for any characters.
+    #[arg(value_name = "PATTERN", value_parser = |text: &str| Ok::<_, String>(Pattern::new(text)))]
+    pub patterns: Vec<Pattern>,
+    /// Only VMs that have this label; may be given several times.
+    #[arg(long = "with-label", value_name = "LABEL")]
+    pub labels: Vec<Label>,
+}
+
+/// `stillpoint vm set`
+#[derive(Debug, Args)]
+pub struct SetVms {
+    /// Which VMs.
+    #[command(flatten)]
+    pub which: VmChoice,
+    /// What a checkpoint of them shall be.
+    #[arg(long)]
+    pub checkpoint_policy: Option<PolicyArg>,
+    /// Folder for configuration and memory of their checkpoints, while they have none; {vm} is replaced by the name.
+    #[arg(long, value_name = "FOLDER")]
+    pub checkpoint_location: Option<PathBuf>,
+    /// Whether a checkpoint is made at each start if there is none, and deleted at the clean stop.
+    #[arg(long)]
+    pub automatic_checkpoints: Option<Switch>,
+    /// Add a label; may be given several times.
+    #[arg(long, value_name = "LABEL")]
+    pub add_label: Vec<Label>,
+    /// Take a label away; may be given several times.
+    #[arg(long, value_name = "LABEL")]
+    pub remove_label: Vec<Label>,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}

@@ -1,0 +1,140 @@
+//! Settings: the page of one VM, and the same change for many.
+
+use serde::Serialize;
+use stillpoint_common::{CheckpointPolicy, SettingsChange, VmId, VmSettings};
+
+use super::Context;
+use crate::{
+    CliError,
+    args::{SetVms, VmChoice, parse},
+    client::VmChange,
+    output::{
+        Answer,
+        table::{details, table},
+        text,
+    },
+    view::Vm,
+};
+
+/// The VMs that are meant, by name.
+pub(super) async fn choose(context: &Context, which: &VmChoice) -> Result<Vec<Vm>, CliError> {
+    let mut vms = context.client.list_vms().await?;
+    let named = |vm: &Vm| which.patterns.is_empty() || which.patterns.iter().any(|it| it.matches(vm.id.as_str()));
+    vms.retain(|vm| named(vm) && which.labels.iter().all(|label| vm.settings.labels.contains(label)));
+    Ok(vms)
+}
+
+/// What is set for a VM's checkpoints, on one page.
+pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
+    let policy = vm.checkpoint_policy.unwrap_or_default();
+    let (enabled, kind, fallback) = match policy {
+        CheckpointPolicy::Disabled => ("no", "", ""),
+        CheckpointPolicy::Standard => ("yes", "standard", ""),
+        CheckpointPolicy::Production => ("yes", "production", "a standard one, with the reason"),
+        CheckpointPolicy::ProductionOnly => ("yes", "production", "none: it fails"),
+    };
+    let location = match vm.parent_checkpoint {
+        None => vm.checkpoint_location.clone(),
+        Some(_) => format!("{} (can be changed when the VM has no checkpoints)", vm.checkpoint_location),
+    };
+    let page = details([
+        ("vm", vm.id.to_string()),
+        ("checkpoints", enabled.to_owned()),
+        ("kind", kind.to_owned()),
+        ("if that is not possible", fallback.to_owned()),
+        ("location", location),
+        ("layers", "beside their images".to_owned()),
+        ("automatic at start", yes(vm.settings.automatic_checkpoints)),
+        ("labels", labels(&vm.settings)),
+    ]);
+    let document = serde_json::json!({
+        "vm": vm.id,
+        "checkpoint_policy": vm.checkpoint_policy,
+        "checkpoint_location": vm.checkpoint_location,
+        "settings": vm.settings,
+    });
+    Answer::new(page, &document)
+}
+
+fn yes(on: bool) -> String {
+    if on { "yes".to_owned() } else { "no".to_owned() }
+}
+
+fn labels(settings: &VmSettings) -> String {
+    settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// What became of one VM.
+#[derive(Debug, Serialize)]
+struct Set {
+    vm: VmId,
+    /// `checkpoint_policy: PRODUCTION -> STANDARD`
+    changed: Vec<String>,
+    error: Option<String>,
+}
+
+/// Sets the same for many VMs. If it fails for one of them, the answer says so and the exit code is 1.
+pub(super) async fn set(context: &Context, set: &SetVms) -> Result<Answer, CliError> {
+    if set.which.patterns.is_empty() && set.which.labels.is_empty() {
+        let advice = "Name them, by name, pattern (quote it: 'web*', or '*' for all) or --with-label.";
+        return Err(CliError::usage("it is not said which VMs are meant", advice));
+    }
+    let chosen = choose(context, &set.which).await?;
+    if chosen.is_empty() {
+        return Err(CliError::usage("there is no such VM", "List the VMs with `stillpoint vm list`."));
+    }
+    let mut done = Vec::with_capacity(chosen.len());
+    for before in chosen {
+        let change = change(set, &before)?;
+        if change == VmChange::default() {
+            let advice = "Add --checkpoint-policy, --checkpoint-location, --automatic-checkpoints or --add-label.";
+            return Err(CliError::usage("nothing to set", advice));
+        }
+        done.push(match context.client.update_vm(&before.id, &change).await {
+            Ok(after) => Set { vm: before.id.clone(), changed: differences(&before, &after), error: None },
+            Err(error) => Set { vm: before.id, changed: vec![], error: Some(error.to_string()) },
+        });
+    }
+    let said = |set: &Set| match (&set.error, set.changed.is_empty()) {
+        (Some(error), _) => format!("failed: {error}"),
+        (None, true) => "was so already".to_owned(),
+        (None, false) => set.changed.join("; "),
+    };
+    let text = table(["vm", "changed"], done.iter().map(|set| [set.vm.to_string(), said(set)]));
+    let failed = done.iter().any(|set| set.error.is_some());
+    Ok(Answer::new(text, &done)?.ends_with(u8::from(failed)))
+}
+
+fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
+    let location =
+        set.checkpoint_location.as_ref().map(|folder| folder.to_string_lossy().replace("{vm}", vm.id.as_str()));
+    let location = location.map(|folder| parse::absolute(folder.as_ref())).transpose();
+    let labels = || {
+        let mut labels = vm.settings.labels.clone();
+        labels.extend(set.add_label.iter().cloned());
+        labels.retain(|label| !set.remove_label.contains(label));
+        labels
+    };
+    let relabelled = !set.add_label.is_empty() || !set.remove_label.is_empty();
+    Ok(VmChange {
+        checkpoint_policy: set.checkpoint_policy.map(Into::into),
+        checkpoint_location: location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?,
+        critical: None,
+        spec: None,
+        settings: SettingsChange {
+            automatic_checkpoints: set.automatic_checkpoints.map(crate::args::Switch::is_on),
+            labels: relabelled.then(labels),
+        },
+    })
+}
+
+fn differences(before: &Vm, after: &Vm) -> Vec<String> {
+    let pairs = [
+        ("policy", text::word(before.checkpoint_policy), text::word(after.checkpoint_policy)),
+        ("location", before.checkpoint_location.clone(), after.checkpoint_location.clone()),
+        ("automatic", yes(before.settings.automatic_checkpoints), yes(after.settings.automatic_checkpoints)),
+        ("labels", format!("[{}]", labels(&before.settings)), format!("[{}]", labels(&after.settings))),
+    ];
+    let differ = pairs.into_iter().filter(|(_, before, after)| before != after);
+    differ.map(|(what, before, after)| format!("{what}: {before} -> {after}")).collect()
+}

@@ -1,0 +1,70 @@
+//! What is set for a VM.
+
+use std::collections::BTreeSet;
+
+use stillpoint_common::{Failure, Label, SettingsChange, VmSettings};
+
+use super::inside;
+use crate::v1 as pb;
+
+/// The most labels of a VM.
+const MAX_LABELS: usize = 64;
+
+/// Paths of an update mask that name settings.
+pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels"];
+
+/// The settings as they travel.
+#[must_use]
+pub fn message(settings: &VmSettings) -> pb::VmSettings {
+    pb::VmSettings {
+        automatic_checkpoints: settings.automatic_checkpoints,
+        labels: settings.labels.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Reads settings; none means the default.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn settings(message: Option<&pb::VmSettings>, field: &str) -> Result<VmSettings, Failure> {
+    let default = pb::VmSettings::default();
+    let message = message.unwrap_or(&default);
+    Ok(VmSettings {
+        automatic_checkpoints: message.automatic_checkpoints,
+        labels: labels(&message.labels, &inside(field, "labels"))?,
+    })
+}
+
+/// Reads those of the settings that the paths of a mask name.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn change(message: Option<&pb::VmSettings>, paths: &[String], field: &str) -> Result<SettingsChange, Failure> {
+    let named = |path: &str| {
+        let whole = format!("settings.{path}");
+        paths.iter().any(|named| named == "settings" || *named == whole)
+    };
+    let settings = settings(message, field)?;
+    Ok(SettingsChange {
+        automatic_checkpoints: named("automatic_checkpoints").then_some(settings.automatic_checkpoints),
+        labels: named("labels").then_some(settings.labels),
+    })
+}
+
+/// The paths of a mask that names what is changed.
+#[must_use]
+pub fn paths(change: &SettingsChange) -> Vec<String> {
+    let SettingsChange { automatic_checkpoints, labels } = change;
+    let named =
+        [("settings.automatic_checkpoints", automatic_checkpoints.is_some()), ("settings.labels", labels.is_some())];
+    named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect()
+}
+
+fn labels(texts: &[String], field: &str) -> Result<BTreeSet<Label>, Failure> {
+    if texts.len() > MAX_LABELS {
+        return Err(Failure::field(field, format!("at most {MAX_LABELS} labels, not {}", texts.len())));
+    }
+    let label =
+        |(i, text): (usize, &String)| text.parse().map_err(|problem| Failure::field(format!("{field}[{i}]"), problem));
+    texts.iter().enumerate().map(label).collect()
+}
