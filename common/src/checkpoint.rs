@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Kind,
-    LayerId, Notes, PhaseRecord, VmDefinition, VmId, WriterOutcome,
+    CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Hazard,
+    Kind, LayerId, Notes, PhaseRecord, VmDefinition, VmId, WriterOutcome,
 };
 
 /// An unchanging point in the life of a VM.
@@ -71,6 +71,8 @@ pub struct Remarks {
     pub automatic: bool,
     /// User id, on the host, of who asked for it; `None` if the service did, or nobody knows.
     pub creator: Option<u32>,
+    /// Why it is dangerous to apply it, as far as the guest showed when it was made.
+    pub hazards: Vec<Hazard>,
 }
 
 impl Remarks {

@@ -16,6 +16,7 @@ mod operation;
 mod policy;
 mod quiesce;
 mod reason;
+mod service;
 mod settings;
 mod vm;
 mod writer;
@@ -39,6 +40,7 @@ pub use quiesce::{
     WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
+pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{SettingsChange, VmSettings};
 pub use vm::{Accelerator, Merges, PowerState, Vm};
 pub use writer::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupType, SessionId, WriterFacts, WriterPolicy};
+use crate::{BackupType, ObservedService, SessionId, WriterFacts, WriterPolicy};
 
 /// What the agent says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct GuestDescription {
     pub file_systems: Vec<FileSystemOutcome>,
     /// Registered writers.
     pub writers: Vec<WriterOutcome>,
+    /// Services that the agent has seen among the guest's processes.
+    #[serde(default)]
+    pub services: Vec<ObservedService>,
 }
 
 /// What the host asks for when it opens a session.

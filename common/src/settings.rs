@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Label;
+use crate::{HazardPolicy, Label};
 
 /// Settings of a VM. The default is what a new VM has.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,6 +14,8 @@ pub struct VmSettings {
     pub automatic_checkpoints: bool,
     /// Words to choose VMs by.
     pub labels: BTreeSet<Label>,
+    /// What to do about checkpoints of a guest that is a member of a cluster or a domain controller.
+    pub hazards: HazardPolicy,
 }
 
 /// Changes of a VM's settings; `None` leaves one as it is.
@@ -23,6 +25,8 @@ pub struct SettingsChange {
     pub automatic_checkpoints: Option<bool>,
     /// New labels, in place of the present ones.
     pub labels: Option<BTreeSet<Label>>,
+    /// New choice about hazards.
+    pub hazards: Option<HazardPolicy>,
 }
 
 impl SettingsChange {
@@ -32,6 +36,7 @@ impl SettingsChange {
         VmSettings {
             automatic_checkpoints: self.automatic_checkpoints.unwrap_or(settings.automatic_checkpoints),
             labels: self.labels.unwrap_or(settings.labels),
+            hazards: self.hazards.unwrap_or(settings.hazards),
         }
     }
 }

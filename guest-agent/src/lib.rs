@@ -20,6 +20,7 @@ pub mod grpc;
 pub mod guardian;
 pub mod logging;
 pub mod power;
+pub mod roles;
 pub mod session;
 pub mod system;
 pub mod writers;

@@ -197,3 +197,33 @@ fn fail_points_are_in_no_build_that_users_get() {
         assert_eq!(lines[at - 1].trim(), "#[cfg(feature = \"fail-points\")]", "line {at}");
     }
 }
+
+/// `host/docs/checklist.md` promises tests: each name in it is the name of one.
+#[test]
+fn the_checklist_names_only_tests_that_exist() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let document = std::fs::read_to_string(format!("{root}/host/docs/checklist.md")).expect("the document is there");
+    let is_test = |word: &&str| {
+        word.len() > 18 && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let named: BTreeSet<&str> = document.split('`').skip(1).step_by(2).filter(is_test).collect();
+    let folders = ["tests", "host", "proto/src", "proto/tests", "common/src", "guest-agent/src", "guest-agent/tests"];
+    let sources: String = folders.iter().map(|folder| rust_below(format!("{root}/{folder}").as_ref())).collect();
+    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    let by_macro: Vec<_> = missing.into_iter().filter(|name| !sources.contains(&format!("    {name} "))).collect();
+    assert!(named.len() > 50 && by_macro.is_empty(), "no such tests: {by_macro:?}");
+}
+
+/// The text of every Rust file below a folder.
+fn rust_below(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            text += &rust_below(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &std::fs::read_to_string(&path).unwrap_or_default();
+        }
+    }
+    text
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{FileSystemOutcome, FileSystemResult, Thawed, WriterOutcome, WriterRequest, WriterResult};
+use stillpoint_common::{
+    FileSystemOutcome, FileSystemResult, ObservedService, ServiceRole, Thawed, WriterOutcome, WriterRequest,
+    WriterResult,
+};
 use stillpoint_proto::{convert::writer, guest::v1 as pb};
 
 use crate::{
@@ -69,6 +72,22 @@ fn file_system(outcome: &FileSystemOutcome) -> pb::FileSystem {
         detail: cut(&outcome.detail),
         took: Some(duration(outcome.took)),
     }
+}
+
+/// Services told to the host; the table of roles is shorter than any bound.
+pub(super) fn services(observed: &[ObservedService]) -> Vec<pb::ObservedService> {
+    let role = |role: ServiceRole| match role {
+        ServiceRole::Database => pb::ServiceRole::Database,
+        ServiceRole::MailServer => pb::ServiceRole::MailServer,
+        ServiceRole::ClusterMember => pb::ServiceRole::ClusterMember,
+        ServiceRole::DomainController => pb::ServiceRole::DomainController,
+    };
+    let service = |service: &ObservedService| pb::ObservedService {
+        name: cut(&service.name),
+        role: role(service.role).into(),
+        evidence: cut(&service.evidence),
+    };
+    observed.iter().map(service).collect()
 }
 
 fn cut(text: &str) -> String {

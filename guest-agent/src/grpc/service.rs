@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{convert, quiesce};
 use crate::{
-    OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, clock::Clocks, coordinator::Coordinator, freezer::kernel, power,
+    OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, clock::Clocks, coordinator::Coordinator, freezer::kernel, power, roles,
     system::SystemNames,
 };
 
@@ -46,6 +46,7 @@ impl GuestAgent for Service {
             boot_id: names.boot_id,
             file_systems: convert::file_systems(&self.coordinator.plan().outcomes()),
             writers: convert::writers(&self.coordinator.writers.list()),
+            services: convert::services(&roles::observed()),
         }))
     }
 

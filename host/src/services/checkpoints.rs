@@ -81,4 +81,9 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         let work = Work::Export { checkpoint: asked.checkpoint, folder: asked.folder, format: asked.format };
         respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
+    async fn advise_checkpoint(&self, asked: Request<pb::AdviseCheckpointRequest>) -> Answer<pb::CheckpointAdvice> {
+        let vm = names::parse_vm(&asked.get_ref().name, "name").map_err(refuse)?;
+        let advice = self.engine.advise(&vm).await.map_err(refuse)?;
+        Ok(Response::new(respond::advice(&advice)))
+    }
 }

@@ -2,7 +2,7 @@
 
 use prost_types::Any;
 use stillpoint_common::{CheckpointId, Operation, OperationState, Outcome, VmId};
-use stillpoint_engine::{Engine, Request, VmView};
+use stillpoint_engine::{Advice, AdviceCode, Engine, Request, VmView};
 use stillpoint_proto::{convert, longrunning, v1 as pb};
 use tonic::{Response, Status};
 use uuid::Uuid;
@@ -14,6 +14,26 @@ pub(super) fn vm(view: &VmView) -> pb::Vm {
     let mut vm = convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref());
     view.critical.iter().for_each(|critical| convert::vm::set_critical(&mut vm, critical));
     vm
+}
+
+/// An advice as clients are told of it.
+pub(super) fn advice(advice: &Advice) -> pb::CheckpointAdvice {
+    let code = |code| match code {
+        AdviceCode::VmOff => "VM_OFF",
+        AdviceCode::GuestSilent => "GUEST_SILENT",
+        AdviceCode::WritersPresent => "WRITERS_PRESENT",
+        AdviceCode::NoWriter => "NO_WRITER",
+        AdviceCode::FileSystemsHeld => "FILE_SYSTEMS_HELD",
+        AdviceCode::NothingToFreeze => "NOTHING_TO_FREEZE",
+    };
+    let reasons = advice.reasons.iter();
+    let reasons = reasons.map(|it| pb::AdviceReason { code: code(it.code).to_owned(), text: it.text.clone() });
+    pb::CheckpointAdvice {
+        policy: pb::CheckpointPolicy::from(advice.policy).into(),
+        reasons: reasons.collect(),
+        hazards: advice.hazards.iter().map(convert::advice::hazard).collect(),
+        services: advice.services.iter().map(convert::advice::service).collect(),
+    }
 }
 
 /// Begins an operation on a VM and answers how it stands.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use stillpoint_common::{Checkpoint, CheckpointState, DiskName};
 
-use super::{guest, names, operation, spec, time};
+use super::{advice, guest, names, operation, spec, time};
 use crate::v1 as pb;
 
 /// The checkpoint as it travels, with the file of each of its disks.
@@ -39,6 +39,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         notes: checkpoint.remarks.notes.to_string(),
         keep_until: checkpoint.remarks.keep_until.map(time::timestamp),
         automatic: checkpoint.remarks.automatic,
+        hazards: checkpoint.remarks.hazards.iter().map(advice::hazard).collect(),
         creator: checkpoint.remarks.creator.map(|uid| format!("uid:{uid}")).unwrap_or_default(),
     }
 }

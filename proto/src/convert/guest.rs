@@ -2,7 +2,7 @@
 
 use stillpoint_common::{FileSystemOutcome, GuestDescription, VmId, WriterOutcome};
 
-use super::{names, time, writer as writers};
+use super::{advice, names, time, writer as writers};
 use crate::v1 as pb;
 
 /// The description of a guest as it travels.
@@ -15,6 +15,7 @@ pub fn guest(vm: &VmId, description: &GuestDescription) -> pb::Guest {
         kernel: description.kernel.clone(),
         file_systems: description.file_systems.iter().map(file_system).collect(),
         writers: description.writers.iter().map(writer).collect(),
+        services: description.services.iter().map(advice::service).collect(),
     }
 }
 

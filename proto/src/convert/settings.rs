@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use stillpoint_common::{Failure, Label, SettingsChange, VmSettings};
 
-use super::inside;
+use super::{advice, inside};
 use crate::v1 as pb;
 
 /// The most labels of a VM.
 const MAX_LABELS: usize = 64;
 
 /// Paths of an update mask that name settings.
-pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels"];
+pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels", "settings.hazards"];
 
 /// The settings as they travel.
 #[must_use]
@@ -19,6 +19,7 @@ pub fn message(settings: &VmSettings) -> pb::VmSettings {
     pb::VmSettings {
         automatic_checkpoints: settings.automatic_checkpoints,
         labels: settings.labels.iter().map(ToString::to_string).collect(),
+        hazards: pb::HazardPolicy::from(settings.hazards).into(),
     }
 }
 
@@ -32,6 +33,7 @@ pub fn settings(message: Option<&pb::VmSettings>, field: &str) -> Result<VmSetti
     Ok(VmSettings {
         automatic_checkpoints: message.automatic_checkpoints,
         labels: labels(&message.labels, &inside(field, "labels"))?,
+        hazards: advice::policy(message.hazards, &inside(field, "hazards"))?,
     })
 }
 
@@ -48,15 +50,19 @@ pub fn change(message: Option<&pb::VmSettings>, paths: &[String], field: &str) -
     Ok(SettingsChange {
         automatic_checkpoints: named("automatic_checkpoints").then_some(settings.automatic_checkpoints),
         labels: named("labels").then_some(settings.labels),
+        hazards: named("hazards").then_some(settings.hazards),
     })
 }
 
 /// The paths of a mask that names what is changed.
 #[must_use]
 pub fn paths(change: &SettingsChange) -> Vec<String> {
-    let SettingsChange { automatic_checkpoints, labels } = change;
-    let named =
-        [("settings.automatic_checkpoints", automatic_checkpoints.is_some()), ("settings.labels", labels.is_some())];
+    let SettingsChange { automatic_checkpoints, labels, hazards } = change;
+    let named = [
+        ("settings.automatic_checkpoints", automatic_checkpoints.is_some()),
+        ("settings.labels", labels.is_some()),
+        ("settings.hazards", hazards.is_some()),
+    ];
     named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect()
 }
 

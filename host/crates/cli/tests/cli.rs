@@ -453,3 +453,22 @@ fn the_settings_of_a_vm_are_one_page() {
     assert_eq!(document["settings"]["labels"][0], "site=north");
     assert_eq!(document["checkpoint_policy"], "PRODUCTION");
 }
+
+#[test]
+fn hazards_are_told_before_an_apply_and_yes_alone_does_not_agree_to_them() {
+    let fake = Fake::start();
+    let apply = |more: &[&str]| {
+        let output =
+            run(&fake, &[&["checkpoint", "apply", "web", TWIN_A, "--discard-now", "--yes"][..], more].concat());
+        (output.status.code(), stderr(&output).to_owned())
+    };
+    let (code, said) = apply(&[]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("etcd ran in the guest") && said.contains("--accept-hazards"), "{said}");
+    assert_eq!(fake.asked(), [""; 0]);
+    assert_eq!(apply(&["--accept-hazards"]).0, Some(0));
+    assert_eq!(fake.asked(), [format!("apply web {TWIN_A}")]);
+    let advice = says(&fake, &["checkpoint", "advise", "web"]);
+    assert!(advice.starts_with("STANDARD\n  database postgresql has no writer"), "{advice}");
+    assert_eq!(json(&fake, &["checkpoint", "advise", "web"])["hazards"][0]["role"], "CLUSTER_MEMBER");
+}

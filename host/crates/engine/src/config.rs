@@ -13,6 +13,8 @@ pub struct EngineConfig {
     pub lease: Duration,
     /// How long writers in a guest may be held (60 s), and what becomes of a checkpoint when one cannot be.
     pub writers: WriterRequest,
+    /// How long the guest may take to say what runs in it when a checkpoint is made (2 s).
+    pub observe_guest: Duration,
     /// How long a guest may take to switch itself off (90 s).
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
@@ -84,6 +86,7 @@ impl EngineConfig {
             checkpoints_folder: checkpoints_folder.into(),
             lease: Duration::from_secs(10),
             writers: WriterRequest::default(),
+            observe_guest: Duration::from_secs(2),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
             memory_told: Duration::from_secs(10),

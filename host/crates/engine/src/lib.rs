@@ -2,6 +2,7 @@
 
 mod actor;
 mod admission;
+mod advice;
 mod bounded;
 mod catalogue;
 mod check;
@@ -26,6 +27,7 @@ mod space;
 mod truth;
 mod way;
 
+pub use advice::{Advice, AdviceCode, AdviceReason};
 pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;

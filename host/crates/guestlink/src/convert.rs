@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, Thawed, WriterOutcome, WriterResult,
+    FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, ObservedService, Prepared, ServiceRole, Thawed,
+    WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::QuiesceError;
 use stillpoint_proto::{convert::writer::read_facts, guest::v1 as pb, writer::v1 as wpb};
@@ -30,7 +31,20 @@ pub(crate) fn description(answer: pb::HelloResponse) -> Result<GuestDescription,
         kernel: clean(&answer.kernel),
         file_systems: file_systems(&answer.file_systems)?,
         writers: writers(&answer.writers)?,
+        services: answer.services.iter().take(MAX_LIST).filter_map(service).collect(),
     })
+}
+
+/// A service of a role that this host does not know is left out: it could not say what follows from it.
+fn service(said: &pb::ObservedService) -> Option<ObservedService> {
+    let role = match said.role() {
+        pb::ServiceRole::Unspecified => return None,
+        pb::ServiceRole::Database => ServiceRole::Database,
+        pb::ServiceRole::MailServer => ServiceRole::MailServer,
+        pb::ServiceRole::ClusterMember => ServiceRole::ClusterMember,
+        pb::ServiceRole::DomainController => ServiceRole::DomainController,
+    };
+    Some(ObservedService { name: clean(&said.name), role, evidence: clean(&said.evidence) })
 }
 
 pub(crate) fn prepared(answer: &pb::Prepared) -> Result<Prepared, QuiesceError> {

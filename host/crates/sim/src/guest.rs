@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use stillpoint_common::ObservedService;
+
 /// What the guest of a VM does when it is asked. Kept per VM: a new instance of it behaves the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestScript {
@@ -15,6 +17,8 @@ pub struct GuestScript {
     pub power: PowerScript,
     /// Registered writers.
     pub writers: Vec<ScriptedWriter>,
+    /// Services that run in it.
+    pub services: Vec<ObservedService>,
     /// Mount points of file systems that a freeze holds.
     pub file_systems: Vec<String>,
     /// The agent lets go at once when the service dies. By default it keeps to its lease, which is harder on the
@@ -31,6 +35,7 @@ impl Default for GuestScript {
             thaw: ThawScript::Answers,
             power: PowerScript::Obeys,
             writers: vec![],
+            services: vec![],
             file_systems: vec!["/".to_owned()],
             thaws_when_host_is_lost: false,
         }

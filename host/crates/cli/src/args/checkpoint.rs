@@ -87,6 +87,12 @@ pub enum CheckpointCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Say which kind of checkpoint fits the VM as it is now, and what speaks against one.
+    Advise {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
     /// List the checkpoints of a VM, oldest first.
     List {
         /// Which VM.
@@ -116,6 +122,9 @@ pub enum CheckpointCommand {
         /// Agree that what happened in the VM since its last checkpoint is lost. Must be given.
         #[arg(long)]
         discard_now: bool,
+        /// Agree to the hazards that the checkpoint has. Needed beside --yes.
+        #[arg(long)]
+        accept_hazards: bool,
         /// Whether to ask.
         #[command(flatten)]
         consent: Consent,

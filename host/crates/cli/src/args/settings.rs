@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_common::{Label, Pattern};
+use stillpoint_common::{HazardPolicy, Label, Pattern};
 
 use super::PolicyArg;
 
@@ -33,12 +33,33 @@ pub struct SetVms {
     /// Whether a checkpoint is made at each start if there is none, and deleted at the clean stop.
     #[arg(long)]
     pub automatic_checkpoints: Option<Switch>,
+    /// What to do about checkpoints of members of clusters and domain controllers.
+    #[arg(long)]
+    pub hazards: Option<HazardArg>,
     /// Add a label; may be given several times.
     #[arg(long, value_name = "LABEL")]
     pub add_label: Vec<Label>,
     /// Take a label away; may be given several times.
     #[arg(long, value_name = "LABEL")]
     pub remove_label: Vec<Label>,
+}
+
+/// What to do about hazards, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HazardArg {
+    /// Tell them.
+    Warn,
+    /// Refuse to make and to apply checkpoints that have one.
+    Refuse,
+}
+
+impl From<HazardArg> for HazardPolicy {
+    fn from(policy: HazardArg) -> Self {
+        match policy {
+            HazardArg::Warn => Self::Warn,
+            HazardArg::Refuse => Self::Refuse,
+        }
+    }
 }
 
 /// On or off.

@@ -9,7 +9,7 @@ use stillpoint_proto::{
 use tonic::transport::Channel;
 
 use super::{Client, ClientError, request_id, resolve, vms::policy_value};
-use crate::view::{Checkpoint, Operation};
+use crate::view::{Advice, Checkpoint, Operation};
 
 /// A checkpoint to make; the default says nothing about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,6 +195,15 @@ impl Client {
         };
         let answer = self.checkpoints().export_checkpoint(request).await;
         Ok(self.answered(answer)?.try_into()?)
+    }
+
+    /// Which kind of checkpoint fits the VM as it is now, and what speaks against one.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn advise_checkpoint(&self, vm: &VmId) -> Result<Advice, ClientError> {
+        let answer = self.checkpoints().advise_checkpoint(pb::AdviseCheckpointRequest { name: names::vm(vm) }).await;
+        Ok(self.answered(answer)?.into())
     }
 
     fn checkpoints(&self) -> CheckpointsClient<Channel> {

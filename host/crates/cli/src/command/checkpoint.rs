@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{PowerState, VmId};
 
-use super::{Context, confirm, select, show, vm::state, work};
+use super::{Context, confirm, hazards, select, show, vm::state, work};
 use crate::{
     CliError,
     args::{CheckpointCommand, CheckpointRef, Consent, RemarkFlags, Waiting, parse},
@@ -32,6 +32,7 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
         | CheckpointCommand::Show { .. }
         | CheckpointCommand::Rename { .. }
         | CheckpointCommand::Set { .. }
+        | CheckpointCommand::Advise { .. }
         | CheckpointCommand::Export { .. } => Ok(()),
     }
 }
@@ -49,13 +50,20 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             let begun = client.create_checkpoint_with(vm, &new).await?;
             work::finish(context, begun, *waiting, created).await
         }
+        CheckpointCommand::Advise { vm } => {
+            let advice = client.advise_checkpoint(vm).await?;
+            Answer::new(hazards::advice(&advice), &advice)
+        }
         CheckpointCommand::List { vm, filter } => list(vm, &select::checkpoints(context, vm, filter).await?),
         CheckpointCommand::Tree { vm } => draw(&client.vm(vm).await?, &client.list_checkpoints(vm).await?),
         CheckpointCommand::Show { which } => {
             let checkpoint = find(context, which).await?;
             Answer::new(show::checkpoint(&checkpoint), &checkpoint)
         }
-        CheckpointCommand::Apply { which, consent, waiting, .. } => apply(context, which, *consent, *waiting).await,
+        CheckpointCommand::Apply { which, consent, accept_hazards, waiting, .. } => {
+            hazards::ask(&find(context, which).await?, *consent, *accept_hazards)?;
+            apply(context, which, *consent, *waiting).await
+        }
         CheckpointCommand::Revert { vm, consent, waiting, .. } => revert(context, vm, *consent, *waiting).await,
         CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
         CheckpointCommand::Set { which, remarks, keep_for_ever } => set(context, which, remarks, *keep_for_ever).await,

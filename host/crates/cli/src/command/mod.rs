@@ -4,6 +4,7 @@ mod checkpoint;
 mod confirm;
 mod events;
 mod guest;
+mod hazards;
 mod integrity;
 mod memory;
 mod operation;

@@ -45,6 +45,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("location", location),
         ("layers", "beside their images".to_owned()),
         ("automatic at start", yes(vm.settings.automatic_checkpoints)),
+        ("hazards", text::word(Some(vm.settings.hazards))),
         ("labels", labels(&vm.settings)),
     ]);
     let document = serde_json::json!({
@@ -124,6 +125,7 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
         settings: SettingsChange {
             automatic_checkpoints: set.automatic_checkpoints.map(crate::args::Switch::is_on),
             labels: relabelled.then(labels),
+            hazards: set.hazards.map(Into::into),
         },
     })
 }
@@ -133,6 +135,7 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
         ("policy", text::word(before.checkpoint_policy), text::word(after.checkpoint_policy)),
         ("location", before.checkpoint_location.clone(), after.checkpoint_location.clone()),
         ("automatic", yes(before.settings.automatic_checkpoints), yes(after.settings.automatic_checkpoints)),
+        ("hazards", text::word(Some(before.settings.hazards)), text::word(Some(after.settings.hazards))),
         ("labels", format!("[{}]", labels(&before.settings)), format!("[{}]", labels(&after.settings))),
     ];
     let differ = pairs.into_iter().filter(|(_, before, after)| before != after);

@@ -91,6 +91,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
     let left_out = checkpoint.left_out.iter().map(|disk| [disk.disk.clone(), disk.why.clone()]);
     let disks = section("Disks", ["disk", "layer"], disks);
     let left_out = section("Disks left out", ["disk", "why"], left_out);
+    let left_out = format!("{left_out}{}", super::hazards::hazards(&checkpoint.hazards));
     format!("{head}{disks}{left_out}{}", parts(&checkpoint.file_systems, &checkpoint.writers))
 }
 
@@ -130,7 +131,10 @@ pub(super) fn guest(guest: &Guest) -> String {
         ("kernel", guest.kernel.clone()),
         ("writers", if guest.writers.is_empty() { "none".to_owned() } else { String::new() }),
     ]);
-    format!("{head}{}", parts(&guest.file_systems, &guest.writers))
+    let services = guest.services.iter();
+    let services = services.map(|it| [it.service.clone(), text::word(it.role), it.evidence.clone()]);
+    let services = section("Services", ["service", "role", "by"], services);
+    format!("{head}{}{services}", parts(&guest.file_systems, &guest.writers))
 }
 
 /// As `vssadmin list writers` has it.

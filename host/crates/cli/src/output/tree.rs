@@ -110,7 +110,8 @@ pub(crate) fn remark(checkpoint: &Checkpoint) -> String {
     let now = Timestamp::now();
     let expired = checkpoint.keep_until.filter(|until| *until <= now).map(|_| "expired".to_owned());
     let automatic = checkpoint.automatic.then(|| "automatic".to_owned());
-    let remarks: Vec<_> = [fallback(checkpoint), automatic, expired].into_iter().flatten().collect();
+    let hazards = (!checkpoint.hazards.is_empty()).then(|| "hazards".to_owned());
+    let remarks: Vec<_> = [fallback(checkpoint), automatic, expired, hazards].into_iter().flatten().collect();
     remarks.join("; ")
 }
 

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{FileSystem, Phase, Spec, Writer, read_checkpoint_id, read_time};
+use super::{FileSystem, Hazard, Phase, Spec, Writer, read_checkpoint_id, read_time};
 
 /// An unchanging point in the life of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,6 +65,8 @@ pub struct Checkpoint {
     pub automatic: bool,
     /// Who asked for it, `uid:1000`; empty if the service did.
     pub creator: String,
+    /// Why it is dangerous to apply it.
+    pub hazards: Vec<Hazard>,
 }
 
 /// The layer that holds a disk of a checkpoint.
@@ -120,6 +122,7 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             notes: checkpoint.notes,
             automatic: checkpoint.automatic,
             creator: checkpoint.creator,
+            hazards: checkpoint.hazards.into_iter().map(Hazard::from).collect(),
         })
     }
 }

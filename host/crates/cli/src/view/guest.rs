@@ -9,7 +9,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::read_took;
+use super::{ObservedService, read_took};
 
 /// The system in a VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +26,8 @@ pub struct Guest {
     pub file_systems: Vec<FileSystem>,
     /// Its registered writers.
     pub writers: Vec<Writer>,
+    /// Services that the agent has seen among its processes.
+    pub services: Vec<ObservedService>,
 }
 
 /// A file system of a guest.
@@ -104,6 +106,7 @@ impl From<pb::Guest> for Guest {
             kernel: guest.kernel,
             file_systems: guest.file_systems.into_iter().map(FileSystem::from).collect(),
             writers: guest.writers.into_iter().map(Writer::from).collect(),
+            services: guest.services.into_iter().map(ObservedService::from).collect(),
         }
     }
 }

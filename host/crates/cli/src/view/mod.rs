@@ -4,6 +4,7 @@
 //! stable: a key is never renamed or given another meaning; new ones may come. Times are RFC 3339 in UTC, durations are
 //! milliseconds (`took_ms`), sizes are bytes. What is not there is `null`, not left out.
 
+mod advice;
 mod checkpoint;
 mod critical;
 mod event;
@@ -13,6 +14,7 @@ mod operation;
 mod spec;
 mod vm;
 
+pub use advice::{Advice, AdviceReason, Hazard, ObservedService};
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
 pub use event::Event;

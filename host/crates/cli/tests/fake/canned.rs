@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome,
-    FileSystemResult, GuestDescription, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
-    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, Vm, VmDefinition, VmSettings,
-    WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
+    FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
+    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, ServiceRole, Vm, VmDefinition,
+    VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -96,6 +96,7 @@ pub(crate) fn checkpoints() -> Vec<pb::Checkpoint> {
     let upgrade =
         fallback(Checkpoint { parent: Some(id(CLEAN)), ..production(UPGRADE, "before the upgrade", None, 2) });
     let twins = [TWIN_A, TWIN_B].map(|twin| production(twin, "twin", Some(id(CLEAN)), 1));
+    let twins = twins.map(|twin| Checkpoint { remarks: Remarks { hazards: vec![hazard()], ..twin.remarks }, ..twin });
     [clean, upgrade].into_iter().chain(twins).map(|checkpoint| message(&checkpoint)).collect()
 }
 
@@ -178,6 +179,7 @@ pub(crate) fn guest() -> GuestDescription {
             facts: facts(),
             ..WriterOutcome::new("postgresql", WriterResult::Refused)
         }],
+        services: vec![],
     }
 }
 
@@ -190,6 +192,21 @@ fn facts() -> WriterFacts {
         last_error: Some(WriterError::Retryable),
         metadata: [("lsn".to_owned(), "0/16B3748".to_owned())].into(),
         ..WriterFacts::default()
+    }
+}
+
+fn hazard() -> Hazard {
+    let consequence = "it forgets what it voted for".to_owned();
+    Hazard { service: "etcd".into(), role: ServiceRole::ClusterMember, consequence }
+}
+
+pub(crate) fn advice() -> pb::CheckpointAdvice {
+    let (code, text) = ("NO_WRITER".to_owned(), "database postgresql has no writer".to_owned());
+    pb::CheckpointAdvice {
+        policy: pb::CheckpointPolicy::Standard.into(),
+        reasons: vec![pb::AdviceReason { code, text }],
+        hazards: vec![convert::advice::hazard(&hazard())],
+        services: vec![],
     }
 }
 

@@ -223,6 +223,10 @@ impl Checkpoints for Service {
         self.asked.note(format!("export {} {:?}", export.folder.display(), export.format));
         Ok(Response::new(begun(OperationKind::ExportCheckpoint)))
     }
+    async fn advise_checkpoint(&self, request: Request<pb::AdviseCheckpointRequest>) -> Answer<pb::CheckpointAdvice> {
+        vm(&request.get_ref().name)?;
+        Ok(Response::new(canned::advice()))
+    }
 }
 
 #[tonic::async_trait]

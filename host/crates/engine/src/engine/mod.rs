@@ -21,8 +21,9 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
+    Advice, EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
     actor::{Message, VmActor},
+    advice,
     bounded::bounded,
     catalogue::{Catalogue, Changes},
     context::World,
@@ -305,6 +306,19 @@ impl Engine {
         let off = || Failure::new(Reason::VmNotRunning, format!("VM {vm} is off"));
         let instance = record.instance.ok_or_else(off)?;
         Ok(self.world.ports.guest.describe(instance).await.map_err(StepError::from)?)
+    }
+
+    /// Which kind of checkpoint fits the VM as it is now, and what speaks against one.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`. A guest that does not answer is part of the advice.
+    pub async fn advise(&self, vm: &VmId) -> Result<Advice, Failure> {
+        Ok(match self.guest(vm).await {
+            Ok(guest) => advice::for_a_guest(&guest),
+            Err(failure) if failure.reason == Reason::VmNotRunning => advice::for_a_vm_that_is_off(),
+            Err(failure) if failure.reason == Reason::VmNotFound => return Err(failure),
+            Err(failure) => advice::for_a_silent_guest(&failure.message),
+        })
     }
 
     /// The files of all layers of a VM, needed or not.

@@ -16,6 +16,7 @@ use super::{
     devices::follow_devices,
     disks::plan_overlays,
     export::Export,
+    hazards,
     power::{Power, PowerPlan},
     room,
     settle::settle,
@@ -162,6 +163,7 @@ async fn on_instance(
 
 async fn apply(vm: &Vm, id: CheckpointId, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
     let checkpoint = cx.catalogue().checkpoint(&cx.vm, id).await?;
+    hazards::repeat(&checkpoint, vm, cx)?;
     let forest = cx.catalogue().forest(&cx.vm).await?;
     let facts = ApplyFacts {
         checkpoint: id,
@@ -186,6 +188,7 @@ async fn create(
 ) -> Result<CheckpointId, Failure> {
     let policy = new.policy.unwrap_or(vm.checkpoint_policy);
     let draft = draft(&vm, power, new, cx.ports().clock.now())?;
+    let draft = hazards::note(draft, &vm, cx).await?;
     cx.reporter.set_checkpoint(draft.id);
     let first = attempt(&draft, power, journal, cx).await;
     let Err(error) = first else { return Ok(draft.id) };

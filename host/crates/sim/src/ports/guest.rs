@@ -62,6 +62,7 @@ impl GuestQuiesce for SimGuest {
                 kernel: "6.12.0-sim".to_owned(),
                 file_systems: file_systems(&script, FileSystemResult::Selected),
                 writers: writers(&script, WriterResult::Stable),
+                services: script.services.clone(),
             }))
         };
         self.ask(Call::Describe, describe, nothing).await
