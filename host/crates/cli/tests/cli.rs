@@ -56,8 +56,8 @@ web
 └─ clean install          019a0000-0  PRODUCTION  FILE_SYSTEM  3 days ago
    ├─ before the upgrade  019b1111-0  STANDARD    MEMORY       2 h ago     412 MiB memory  instead of PRODUCTION: AGENT_UNREACHABLE
    │  └─ Now (Running)
-   ├─ twin                019c2222-0  PRODUCTION  FILE_SYSTEM  1 h ago
-   └─ twin                019c2222-3  PRODUCTION  FILE_SYSTEM  1 h ago
+   ├─ twin                019c2222-0  PRODUCTION  FILE_SYSTEM  1 h ago                     hazards
+   └─ twin                019c2222-3  PRODUCTION  FILE_SYSTEM  1 h ago                     hazards
 ";
     assert_eq!(drawn, expected, "{drawn}");
 }
@@ -471,4 +471,37 @@ fn hazards_are_told_before_an_apply_and_yes_alone_does_not_agree_to_them() {
     let advice = says(&fake, &["checkpoint", "advise", "web"]);
     assert!(advice.starts_with("STANDARD\n  database postgresql has no writer"), "{advice}");
     assert_eq!(json(&fake, &["checkpoint", "advise", "web"])["hazards"][0]["role"], "CLUSTER_MEMBER");
+}
+
+#[test]
+fn a_check_speaks_as_a_plugin_does() {
+    let fake = Fake::start();
+    let check = |more: &[&str]| {
+        let output = run(&fake, &[&["check"][..], more].concat());
+        (output.status.code().unwrap(), stdout(&output).to_owned())
+    };
+    let (code, said) = check(&["db"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.starts_with("STILLPOINT OK - 0 checkpoints on 1 VM | 'db_age'=0s;259200;1209600;0 'db_count'=0;30;45;0")
+    );
+    let (code, said) = check(&["web", "--no-files"]);
+    assert_eq!(code, 1, "75 hours are more than three days: {said}");
+    assert!(
+        said.starts_with("STILLPOINT WARNING - web: its oldest checkpoint is of 3 days ago | 'web_age'="),
+        "{said}"
+    );
+    assert_eq!(check(&["web", "--no-files", "--warn-age", "1w"]).0, 0);
+    assert_eq!(check(&["web", "--no-files", "--crit-age", "2d"]).0, 2);
+    assert_eq!(check(&["web", "--no-files", "--warn-age", "1w", "--crit-count", "4"]).0, 2);
+    let (code, said) = check(&["web", "--warn-age", "1w"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("CRITICAL - /vm/web-1.qcow2") && said.contains("'damage'=1;;1;0"), "{said}");
+    assert_eq!(json(&fake, &["check", "db"])["state"], "OK");
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("stillpoint"))
+        .args(["check", "--socket", "/nowhere/api.sock"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stdout(&output).starts_with("STILLPOINT UNKNOWN - "), "{}", stdout(&output));
 }

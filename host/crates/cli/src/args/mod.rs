@@ -1,5 +1,6 @@
 //! What a user types.
 
+mod check;
 mod checkpoint;
 mod memory;
 mod operation;
@@ -7,6 +8,7 @@ pub(crate) mod parse;
 mod settings;
 mod vm;
 
+pub use check::CheckArgs;
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
@@ -69,6 +71,11 @@ pub enum Command {
     /// Look at the host.
     #[command(subcommand)]
     Host(HostCommand),
+    /// Check the checkpoints of all VMs, as a plugin for Nagios and its kin: one line with performance data, more below.
+    ///
+    /// Exit codes: 0 ok; 1 warning (too old, too many, past their time, files left over); 2 critical (far too old or
+    /// too many, a file missing or damaged, a VM that stands still for want of space); 3 unknown.
+    Check(CheckArgs),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.

@@ -47,6 +47,12 @@ pub(crate) fn age(text: &str) -> Result<String, String> {
     known.map(|_| text.to_owned()).ok_or_else(|| format!("{text:?} is no age: write 90m, 12h, 7d or 2w"))
 }
 
+/// `12h`, `7d`, `2w`, as a span of time.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let known = stillpoint_proto::convert::request::filter::age(text);
+    known.ok_or_else(|| format!("{text:?} is no age: write 90m, 12h, 7d or 2w"))
+}
+
 /// A point in time, or so long from now.
 pub(crate) fn until(text: &str) -> Result<Timestamp, String> {
     let from_now = stillpoint_proto::convert::request::filter::age(text);

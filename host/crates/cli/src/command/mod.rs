@@ -1,5 +1,6 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
+mod check;
 mod checkpoint;
 mod confirm;
 mod events;
@@ -36,6 +37,9 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
     if let Command::Memory(command) = &cli.command {
         return memory::run(command);
     }
+    if let Command::Check(args) = &cli.command {
+        return check::run(cli, args).await;
+    }
     if let Command::Checkpoint(command) = &cli.command {
         checkpoint::check(command)?;
     }
@@ -49,6 +53,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Guest(command) => guest::guest(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
         Command::Memory(command) => memory::run(command),
+        Command::Check(args) => check::run(cli, args).await,
         Command::Completions { shell } => completions(*shell),
     }
 }
