@@ -92,3 +92,35 @@ async fn the_location_changes_only_without_checkpoints() {
     host.run(Request::DeleteCheckpoint(made.id)).await.unwrap();
     assert_eq!(location(&host, "/elsewhere").await.unwrap(), "/elsewhere");
 }
+
+/// The file that takes the writes of a disk.
+async fn head(host: &SimHost, disk: usize) -> std::path::PathBuf {
+    host.engine.vm(&host.vm()).await.expect("the VM is there").disks[disk].1.path.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_with_layers_that_was_resized_from_outside_is_refused_until_it_has_its_size_again() {
+    let host = SimHost::new().await;
+    let made = host.create(CheckpointPolicy::Production).await.unwrap();
+    let head = head(&host, 0).await;
+    assert!(host.world.resize_file(&head, 2 << 30));
+    for request in [Request::Start, called("over it")] {
+        let refused = host.run(request).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::DiskHasLayers);
+        assert!(refused.message.contains("from 1073741824 to 2147483648 bytes"), "{refused}");
+    }
+    assert_eq!(host.checkpoints().await.len(), 1);
+    host.world.resize_file(&head, 1 << 30);
+    host.run(Request::Start).await.unwrap();
+    host.run(Request::Apply(made.id)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_without_layers_may_be_resized_and_its_checkpoints_have_the_new_size() {
+    let host = SimHost::new().await;
+    assert!(host.world.resize_file(head(&host, 0).await, 2 << 30));
+    host.run(called("larger")).await.unwrap();
+    host.run(Request::Start).await.unwrap();
+    host.create(CheckpointPolicy::Production).await.unwrap();
+    host.world.assert_sound();
+}

@@ -172,6 +172,11 @@ impl World {
         self.with(|state| state.strangers.insert(path.as_ref().to_owned(), program.to_owned()));
     }
 
+    /// Gives an image another size, as somebody with `qemu-img resize` does. False if there is none.
+    pub fn resize_file(&self, path: impl AsRef<Path>, size: u64) -> bool {
+        self.with(|state| state.files.named_mut(path.as_ref()).map(|image| image.virtual_size = size).is_some())
+    }
+
     /// Marks an image as damaged.
     pub fn corrupt_file(&self, path: impl AsRef<Path>) -> bool {
         self.with(|state| state.files.named_mut(path.as_ref()).map(|image| image.corrupt = true).is_some())

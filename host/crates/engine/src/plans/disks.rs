@@ -122,6 +122,9 @@ pub(super) async fn verify_layer(ports: &Ports, layer: &Layer, below: &[&Layer])
         let message = "its header says that it is damaged; run `qemu-img check`".to_owned();
         return Err(ImageError::Unusable { path, message }.into());
     }
+    if !below.is_empty() && facts.virtual_size != layer.virtual_size {
+        return Err(resized(layer, facts.virtual_size).into());
+    }
     Ok(facts.virtual_size)
 }
 
@@ -136,6 +139,17 @@ pub(super) async fn verify_at_a_glance(ports: &Ports, forest: &Forest, layer: &L
         }
     }
     Ok(())
+}
+
+/// A disk of which checkpoints read parts keeps its size. One that stands alone may be resized while its VM is off.
+fn resized(layer: &Layer, size: u64) -> Failure {
+    let (path, known) = (layer.file.path.display(), layer.virtual_size);
+    let message = format!(
+        "{path} (disk {}) was resized from {known} to {size} bytes outside of Stillpoint, and has layers below it: bring it \
+         back with `qemu-img resize {path} {known}`",
+        layer.disk
+    );
+    Failure::new(Reason::DiskHasLayers, message)
 }
 
 fn contradiction(disk: &DiskName) -> Failure {
