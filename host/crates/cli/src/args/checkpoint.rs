@@ -140,6 +140,9 @@ pub enum CheckpointCommand {
         /// Agree that what happened in the VM since that checkpoint is lost. Must be given.
         #[arg(long)]
         discard_now: bool,
+        /// Agree to the hazards that the checkpoint has. Needed beside --yes.
+        #[arg(long)]
+        accept_hazards: bool,
         /// Whether to ask.
         #[command(flatten)]
         consent: Consent,

@@ -64,7 +64,13 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             hazards::ask(&find(context, which).await?, *consent, *accept_hazards)?;
             apply(context, which, *consent, *waiting).await
         }
-        CheckpointCommand::Revert { vm, consent, waiting, .. } => revert(context, vm, *consent, *waiting).await,
+        CheckpointCommand::Revert { vm, consent, accept_hazards, waiting, .. } => {
+            // Of a VM without checkpoints the service says so.
+            if let Some(parent) = client.vm(vm).await?.parent_checkpoint {
+                hazards::ask(&client.checkpoint(vm, parent).await?, *consent, *accept_hazards)?;
+            }
+            revert(context, vm, *consent, *waiting).await
+        }
         CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
         CheckpointCommand::Set { which, remarks, keep_for_ever } => set(context, which, remarks, *keep_for_ever).await,
         CheckpointCommand::Delete { which, consent, waiting } => delete(context, which, *consent, *waiting).await,
