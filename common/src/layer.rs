@@ -56,4 +56,7 @@ pub struct Layer {
     /// ourselves, and for layers of catalogues that did not keep it.
     #[serde(default)]
     pub frozen: Option<FileStamp>,
+    /// When we made the file. `None` for the user's own image, and for layers of catalogues that did not keep it.
+    #[serde(default)]
+    pub made: Option<Timestamp>,
 }

@@ -49,7 +49,10 @@ async fn advised(service: &Service, lab: &LabChannel) -> Tested {
     assert!(quiet.starts_with("PRODUCTION\n") && !quiet.contains("Hazards"), "{quiet}");
     run(lab, "postgres").await?;
     let database = says(service, 0, &["checkpoint", "advise", "web"]).await?;
-    assert!(database.starts_with("STANDARD\n") && database.contains("postgresql runs (process postgres)"), "{database}");
+    assert!(
+        database.starts_with("STANDARD\n") && database.contains("postgresql runs (process postgres)"),
+        "{database}"
+    );
     run(lab, "etcd").await?;
     let cluster = says(service, 0, &["checkpoint", "advise", "web"]).await?;
     assert!(cluster.contains("Hazards") && cluster.contains("what it voted for"), "{cluster}");
@@ -82,6 +85,25 @@ async fn checked(service: &Service) -> Tested {
     Ok(())
 }
 
+/// What the guest writes is the growth of its VM, and each checkpoint says how deep it lies.
+async fn grown(service: &Service, lab: &LabChannel) -> Tested {
+    let json = async |arguments: &[&str]| -> Tested<serde_json::Value> {
+        Ok(serde_json::from_str(&says(service, 0, &[arguments, &["--json"]].concat()).await?)?)
+    };
+    let before = json(&["vm", "show", "web"]).await?["growth"]["bytes"].as_u64().ok_or("no growth")?;
+    lab.sh("stillpoint-lab fill /data/more 8 1").await?;
+    let after = json(&["vm", "show", "web"]).await?["growth"]["bytes"].as_u64().ok_or("no growth")?;
+    assert!(after >= before + (8 << 20), "{before} and then {after}");
+    let depths: Vec<_> =
+        json(&["checkpoint", "list", "web"]).await?.as_array().into_iter().flatten().map(depth).collect();
+    assert_eq!(depths, [Some(1), Some(2)], "the automatic one is of the user's own image, the other one lies on it");
+    Ok(())
+}
+
+fn depth(checkpoint: &serde_json::Value) -> Option<u64> {
+    checkpoint["usage"]["depth"].as_u64()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_automatic_checkpoint_lasts_for_the_run_of_its_guest_and_advice_is_of_what_runs_in_it() -> Tested {
     let set = GuestSet::new()?;
@@ -92,11 +114,15 @@ async fn an_automatic_checkpoint_lasts_for_the_run_of_its_guest_and_advice_is_of
     client.wait(&client.start_vm(&vm).await?.id).await?;
     let lab = service.lab().await?;
     let made = client.list_checkpoints(&vm).await?;
-    assert!(made.len() == 1 && made[0].automatic && made[0].display_name.starts_with("Automatic Checkpoint"), "{made:?}");
+    assert!(
+        made.len() == 1 && made[0].automatic && made[0].display_name.starts_with("Automatic Checkpoint"),
+        "{made:?}"
+    );
 
     lab.sh("echo one > /data/one && sync").await?;
     advised(&service, &lab).await?;
     checked(&service).await?;
+    grown(&service, &lab).await?;
 
     // The guest switches itself off: the automatic checkpoint goes, the user's own stays.
     lab.sh("/sbin/poweroff < /dev/null > /dev/null 2>&1 &").await?;

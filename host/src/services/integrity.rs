@@ -5,7 +5,7 @@ use std::path::Path;
 use stillpoint_common::VmId;
 use stillpoint_engine::{LayerView, LeftFile, Rebuilt, Reconnect, Reconnected, TakenVm};
 use stillpoint_proto::{
-    convert::{finding, names, request},
+    convert::{finding, names, request, time},
     v1 as pb,
 };
 
@@ -54,6 +54,9 @@ fn layer(vm: &VmId, view: LayerView) -> pb::Layer {
         frozen: view.layer.frozen.is_some(),
         missing: view.missing,
         problems: view.wrong,
+        create_time: view.layer.made.map(time::timestamp),
+        file_system: view.room.as_ref().map(|room| text(&room.mounted_on)).unwrap_or_default(),
+        free_bytes: view.room.map(|room| room.free),
     }
 }
 

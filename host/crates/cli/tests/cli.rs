@@ -474,6 +474,19 @@ fn hazards_are_told_before_an_apply_and_yes_alone_does_not_agree_to_them() {
 }
 
 #[test]
+fn growth_and_depth_are_shown_where_one_looks_for_them() {
+    let fake = Fake::start();
+    let list = says(&fake, &["checkpoint", "list", "web"]);
+    assert!(list.lines().next().unwrap().contains("CHANGES  DEPTH"), "{list}");
+    let shown = says(&fake, &["checkpoint", "show", "web", CLEAN]);
+    assert!(shown.contains("1 layer, 0 B of its own"), "{shown}");
+    assert_eq!(json(&fake, &["checkpoint", "list", "web"])[0]["usage"]["depth"], 1);
+    let vm = says(&fake, &["vm", "show", "web"]);
+    assert!(vm.contains("4.1 MiB since the last checkpoint, 1 MiB an hour: full in 2 days"), "{vm}");
+    assert_eq!(json(&fake, &["vm", "show", "db"])["growth"], Value::Null);
+}
+
+#[test]
 fn a_check_speaks_as_a_plugin_does() {
     let fake = Fake::start();
     let check = |more: &[&str]| {
@@ -498,6 +511,13 @@ fn a_check_speaks_as_a_plugin_does() {
     assert_eq!(code, 2);
     assert!(said.contains("CRITICAL - /vm/web-1.qcow2") && said.contains("'damage'=1;;1;0"), "{said}");
     assert_eq!(json(&fake, &["check", "db"])["state"], "OK");
+    for figure in ["'web_growth_per_hour'=10", "'web_full_in'=17", "s;86400:;14400:;0"] {
+        assert!(said.contains(figure), "{said}");
+    }
+    let (code, said) = check(&["web", "--no-files", "--warn-age", "1w", "--warn-full", "50h"]);
+    assert_eq!(code, 1, "4 MiB in 4 hours, and 49 MiB are free: {said}");
+    assert!(said.contains("WARNING - web: if its disks grow on so, there is no space left in 2 days"), "{said}");
+    assert_eq!(check(&["web", "--no-files", "--warn-age", "1w", "--crit-full", "50h"]).0, 2);
     let output = Command::new(assert_cmd::cargo::cargo_bin!("stillpoint"))
         .args(["check", "--socket", "/nowhere/api.sock"])
         .output()

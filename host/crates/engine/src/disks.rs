@@ -42,7 +42,7 @@ async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> R
     }
     let file = LayerFile { id: LayerId::generate(), path: disk.path.clone(), format: disk.format };
     let (identity, virtual_size) = (facts.identity, facts.virtual_size);
-    Ok(Layer { file, disk: disk.name.clone(), backing: None, identity, virtual_size, frozen: None })
+    Ok(Layer { file, disk: disk.name.clone(), backing: None, identity, virtual_size, frozen: None, made: None })
 }
 
 /// Why the disk of another VM cannot be taken.

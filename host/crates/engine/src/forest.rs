@@ -120,6 +120,7 @@ mod tests {
             identity: FileIdentity { device: 1, inode: i as u64 },
             virtual_size: 1 << 30,
             frozen: None,
+            made: None,
         });
         (Forest::new(layers), ids)
     }

@@ -9,6 +9,8 @@ use stillpoint_common::{
     VmId, VmSettings,
 };
 
+use crate::ports::Space;
+
 /// A VM to define.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVm {
@@ -211,6 +213,8 @@ pub struct LayerView {
     pub checkpoints: Vec<CheckpointId>,
     /// Now reads through it.
     pub now: bool,
+    /// Room on the file system it is on, if that says so.
+    pub room: Option<Space>,
 }
 
 /// Files of layers that are elsewhere now.

@@ -24,6 +24,12 @@ pub struct CheckArgs {
     /// How many are critical; a VM can have 50.
     #[arg(long, value_name = "N", default_value_t = 45)]
     pub crit_count: usize,
+    /// A VM whose disks would fill their file system in less than this, if they grow on as they did, is a warning.
+    #[arg(long, value_name = "SPAN", value_parser = parse::span, default_value = "24h")]
+    pub warn_full: Duration,
+    /// In less than this it is critical.
+    #[arg(long, value_name = "SPAN", value_parser = parse::span, default_value = "4h")]
+    pub crit_full: Duration,
     /// Do not compare files with the catalogue, which takes a while on a host with many.
     #[arg(long)]
     pub no_files: bool,

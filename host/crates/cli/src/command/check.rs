@@ -6,7 +6,7 @@
 //!
 //! What is wrong is decided in [`judge`], of what the service said; nothing is ever deleted.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{cmp::Reverse, fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::{
     args::{CheckArgs, Cli},
     client::Client,
     output::{Answer, Output, text},
-    view::{Checkpoint, Finding, Layer, Vm},
+    view::{Checkpoint, Finding, Growth, Layer, Vm, growth},
 };
 
 /// What a plugin answers, with its exit code.
@@ -36,6 +36,7 @@ struct Seen {
     vm: Vm,
     checkpoints: Vec<Checkpoint>,
     layers: Vec<Layer>,
+    growth: Option<Growth>,
 }
 
 /// What is the matter, and the figures.
@@ -72,7 +73,8 @@ async fn look(cli: &Cli, args: &CheckArgs) -> Result<(Vec<Seen>, Vec<Finding>), 
     for vm in settings::choose(&context, &args.which).await? {
         let checkpoints = context.client.list_checkpoints(&vm.id).await?;
         let layers = context.client.layers(&vm.id).await?;
-        seen.push(Seen { vm, checkpoints, layers });
+        let growth = growth(&vm, &layers, Timestamp::now());
+        seen.push(Seen { vm, checkpoints, layers, growth });
     }
     let mut findings = Vec::new();
     if !args.no_files {
@@ -100,7 +102,7 @@ fn judge(seen: &[Seen], findings: &[Finding], args: &CheckArgs, now: Timestamp) 
         figures.push(format!("'damage'={};;1;0", wrong.count() - orphans));
     }
     let state = problems.iter().map(|problem| problem.state).max().unwrap_or(State::Ok);
-    problems.sort_by_key(|problem| std::cmp::Reverse(problem.state));
+    problems.sort_by_key(|problem| Reverse(problem.state));
     let checkpoints = seen.iter().map(|seen| seen.checkpoints.len()).sum();
     Verdict { state, problems, figures, vms: seen.len(), checkpoints }
 }
@@ -134,6 +136,14 @@ fn of_vm(seen: &Seen, args: &CheckArgs, now: Timestamp) -> Vec<Problem> {
         let what = format!("{id}: {:?} was to be kept until {}", expired.display_name, text::time(expired.keep_until));
         found.push(Problem { state: State::Warning, what });
     }
+    if let Some(full) = seen.growth.and_then(|growth| growth.full_in_seconds) {
+        // The less is left, the worse.
+        let state = level(Reverse(full), Reverse(args.warn_full.as_secs()), Reverse(args.crit_full.as_secs()));
+        if matches!(state, State::Warning | State::Critical) {
+            let what = format!("{id}: if its disks grow on so, there is no space left in {}", text::span(full));
+            found.push(Problem { state, what });
+        }
+    }
     if seen.vm.state == Some(PowerState::PausedCritical) {
         found.push(Problem { state: State::Critical, what: format!("{id}: {}", seen.vm.status_line) });
     }
@@ -160,13 +170,21 @@ fn figures(seen: &Seen, args: &CheckArgs, now: Timestamp) -> Vec<String> {
     let above = seen.layers.iter().filter(|layer| !layer.backing_layer.is_empty());
     let layers = above.map(|layer| layer.allocated_bytes).fold(0, u64::saturating_add);
     let depth = seen.vm.disks.iter().map(|disk| disk.depth).max().unwrap_or_default();
-    vec![
+    let mut figures = vec![
         format!("'{id}_age'={}s;{};{};0", age(seen, now).as_secs(), args.warn_age.as_secs(), args.crit_age.as_secs()),
         format!("'{id}_count'={};{};{};0", seen.checkpoints.len(), args.warn_count, args.crit_count),
         format!("'{id}_memory'={memory}B;;;0"),
         format!("'{id}_layers'={layers}B;;;0"),
         format!("'{id}_depth'={depth};;;0"),
-    ]
+    ];
+    let growth = seen.growth;
+    let rate = growth.and_then(|growth| growth.bytes_per_hour);
+    figures.extend(rate.map(|rate| format!("'{id}_growth_per_hour'={rate}B;;;0")));
+    let (warn, critical) = (args.warn_full.as_secs(), args.crit_full.as_secs());
+    let full = growth.and_then(|growth| growth.full_in_seconds);
+    // A range: what is below is the problem.
+    figures.extend(full.map(|full| format!("'{id}_full_in'={full}s;{warn}:;{critical}:;0")));
+    figures
 }
 
 fn answer(verdict: &Verdict) -> Result<Answer, CliError> {

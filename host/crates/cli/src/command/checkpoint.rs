@@ -9,7 +9,7 @@ use crate::{
     args::{CheckpointCommand, CheckpointRef, Consent, RemarkFlags, Waiting, parse},
     client::{CheckpointChange, CheckpointToCreate},
     output::{Answer, table, text, tree},
-    view::{Checkpoint, Operation, Vm},
+    view::{Checkpoint, Layer, Operation, Vm, usage},
 };
 
 /// Finds what was typed wrongly before the service is asked.
@@ -54,10 +54,14 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             let advice = client.advise_checkpoint(vm).await?;
             Answer::new(hazards::advice(&advice), &advice)
         }
-        CheckpointCommand::List { vm, filter } => list(vm, &select::checkpoints(context, vm, filter).await?),
+        CheckpointCommand::List { vm, filter } => {
+            let layers = client.layers(vm).await?;
+            let found = select::checkpoints(context, vm, filter).await?;
+            list(vm, &found.into_iter().map(|checkpoint| with_usage(checkpoint, &layers)).collect::<Vec<_>>())
+        }
         CheckpointCommand::Tree { vm } => draw(&client.vm(vm).await?, &client.list_checkpoints(vm).await?),
         CheckpointCommand::Show { which } => {
-            let checkpoint = find(context, which).await?;
+            let checkpoint = with_usage(find(context, which).await?, &client.layers(&which.vm).await?);
             Answer::new(show::checkpoint(&checkpoint), &checkpoint)
         }
         CheckpointCommand::Apply { which, consent, accept_hazards, waiting, .. } => {
@@ -143,6 +147,10 @@ async fn find(context: &Context, which: &CheckpointRef) -> Result<Checkpoint, Cl
     Ok(context.client.find_checkpoint(&which.vm, &which.checkpoint).await?)
 }
 
+fn with_usage(checkpoint: Checkpoint, layers: &[Layer]) -> Checkpoint {
+    Checkpoint { usage: usage(&checkpoint, layers), ..checkpoint }
+}
+
 fn called(checkpoint: &Checkpoint) -> String {
     format!("{:?} ({})", checkpoint.display_name, text::age(checkpoint.create_time, Timestamp::now()))
 }
@@ -181,10 +189,12 @@ fn list(vm: &VmId, checkpoints: &[Checkpoint]) -> Result<Answer, CliError> {
             text::word(checkpoint.consistency),
             text::age(checkpoint.create_time, now),
             if checkpoint.memory_bytes == 0 { "-".to_owned() } else { text::bytes(checkpoint.memory_bytes) },
+            checkpoint.usage.map_or_else(|| "-".to_owned(), |usage| text::bytes(usage.bytes)),
+            checkpoint.usage.map_or_else(|| "-".to_owned(), |usage| usage.depth.to_string()),
             tree::remark(checkpoint),
         ]
     };
-    let head = ["id", "name", "kind", "consistency", "made", "memory", ""];
+    let head = ["id", "name", "kind", "consistency", "made", "memory", "changes", "depth", ""];
     Answer::new(table::table(head, checkpoints.iter().map(row)), &checkpoints)
 }
 

@@ -10,7 +10,7 @@ use crate::{
         table::{details, section},
         text,
     },
-    view::{Checkpoint, Critical, FileSystem, Guest, Host, Operation, Spec, Vm, Writer},
+    view::{Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, Spec, Usage, Vm, Writer},
 };
 
 pub(super) fn vm(vm: &Vm) -> String {
@@ -27,6 +27,7 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("checkpoint policy", text::word(vm.checkpoint_policy)),
         ("checkpoint location", vm.checkpoint_location.clone()),
         ("without space", without_space(vm)),
+        ("growth", vm.growth.as_ref().map(growth).unwrap_or_default()),
         ("stands still", vm.critical.as_ref().map(standstill).unwrap_or_default()),
         ("automatic", if vm.settings.automatic_checkpoints { "at each start".to_owned() } else { String::new() }),
         ("labels", vm.settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
@@ -43,6 +44,27 @@ pub(super) fn vm(vm: &Vm) -> String {
     let passed = passed.map(|disk| [disk.name.clone(), disk.device.clone(), "not part of checkpoints".to_owned()]);
     let disks = section("Disks", ["disk", "writes to", "layers"], disks);
     format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
+}
+
+/// `4 GiB since the last checkpoint, 2 GiB an hour: full in 5 h`
+fn growth(growth: &Growth) -> String {
+    let full = growth.full_in_seconds.map(|seconds| format!(": full in {}", text::span(seconds)));
+    format!(
+        "{} since the last checkpoint{}{}",
+        text::bytes(growth.bytes),
+        rate(growth.bytes_per_hour),
+        full.unwrap_or_default()
+    )
+}
+
+/// `3 layers, 4 GiB of its own, 2 GiB an hour`
+fn usage(usage: &Usage) -> String {
+    let layers = text::count(usage.depth, "layer");
+    format!("{layers}, {} of its own{}", text::bytes(usage.bytes), rate(usage.bytes_per_hour))
+}
+
+fn rate(per_hour: Option<u64>) -> String {
+    per_hour.map(|bytes| format!(", {} an hour", text::bytes(bytes))).unwrap_or_default()
 }
 
 /// What is done when it stands still for want of space.
@@ -78,6 +100,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("policy", text::word(checkpoint.requested_policy)),
         ("fallback", fallback_text(checkpoint).unwrap_or_default()),
         ("memory", if checkpoint.memory_bytes == 0 { "none".into() } else { text::bytes(checkpoint.memory_bytes) }),
+        ("on disk", checkpoint.usage.as_ref().map(usage).unwrap_or_default()),
         ("vm was", if checkpoint.was_running { "running".into() } else { "not running".into() }),
         ("hardware", format!("{} CPUs, {}", checkpoint.spec.cpus, memory(&checkpoint.spec))),
         ("phases", phases::line(&checkpoint.phases)),

@@ -1,5 +1,6 @@
 //! `stillpoint vm …`
 
+use jiff::Timestamp;
 use stillpoint_common::{SettingsChange, VmId};
 
 use super::{Context, confirm, integrity, settings, show, vm_file, work};
@@ -8,7 +9,7 @@ use crate::{
     args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
     client::VmChange,
     output::{Answer, table, text},
-    view::{Operation, Vm},
+    view::{Operation, Vm, growth},
 };
 
 pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer, CliError> {
@@ -20,7 +21,8 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
         }
         VmCommand::List { which } => list(&settings::choose(context, which).await?),
         VmCommand::Show { vm } => {
-            let vm = client.vm(vm).await?;
+            let (vm, layers) = (client.vm(vm).await?, client.layers(vm).await?);
+            let vm = Vm { growth: growth(&vm, &layers, Timestamp::now()), ..vm };
             Answer::new(show::vm(&vm), &vm)
         }
         VmCommand::Start { vm, waiting } => finish(context, vm, client.start_vm(vm).await?, *waiting).await,

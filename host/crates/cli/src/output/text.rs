@@ -52,6 +52,16 @@ pub(crate) fn age(time: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
+/// A span of seconds, roughly: `40 s`, `3 min`, `2 h`, `5 days`
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        86_400.. => count(usize::try_from(seconds / 86_400).unwrap_or(usize::MAX), "day"),
+    }
+}
+
 /// A time to the second, in UTC.
 pub(crate) fn time(time: Option<Timestamp>) -> String {
     time.map(|time| format!("{time:.0}")).unwrap_or_default()

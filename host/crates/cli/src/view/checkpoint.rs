@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{FileSystem, Hazard, Phase, Spec, Writer, read_checkpoint_id, read_time};
+use super::{FileSystem, Hazard, Phase, Spec, Usage, Writer, read_checkpoint_id, read_time};
 
 /// An unchanging point in the life of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,6 +67,8 @@ pub struct Checkpoint {
     pub creator: String,
     /// Why it is dangerous to apply it.
     pub hazards: Vec<Hazard>,
+    /// What it takes on disk, where it was asked for (`list`, `show`) and is known.
+    pub usage: Option<Usage>,
 }
 
 /// The layer that holds a disk of a checkpoint.
@@ -123,6 +125,7 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             automatic: checkpoint.automatic,
             creator: checkpoint.creator,
             hazards: checkpoint.hazards.into_iter().map(Hazard::from).collect(),
+            usage: None,
         })
     }
 }

@@ -1,8 +1,11 @@
 //! What the service found out about files.
 
+use jiff::Timestamp;
 use serde::Serialize;
 use stillpoint_common::{CheckpointId, Failure, VmId};
 use stillpoint_proto::{convert::names, v1 as pb};
+
+use super::read_time;
 
 /// What a rebuild of the catalogue did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -110,6 +113,12 @@ pub struct Layer {
     pub missing: bool,
     /// What is wrong with the file.
     pub problems: Vec<String>,
+    /// When the service made it.
+    pub create_time: Option<Timestamp>,
+    /// Where its file system is mounted; empty: not known.
+    pub file_system: String,
+    /// What can still be written there.
+    pub free_bytes: Option<u64>,
 }
 
 impl TryFrom<pb::Finding> for Finding {
@@ -141,6 +150,9 @@ impl TryFrom<pb::Layer> for Layer {
             frozen: layer.frozen,
             missing: layer.missing,
             problems: layer.problems,
+            create_time: read_time(layer.create_time.as_ref()),
+            file_system: layer.file_system,
+            free_bytes: layer.free_bytes,
         })
     }
 }

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{Critical, CriticalSettings, Spec, read_checkpoint_id, read_time};
+use super::{Critical, CriticalSettings, Growth, Spec, read_checkpoint_id, read_time};
 
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -51,6 +51,8 @@ pub struct Vm {
     pub merges_suspended: bool,
     /// What is set for it beside.
     pub settings: VmSettings,
+    /// What it has written over its last checkpoint, where it was asked for (`show`).
+    pub growth: Option<Growth>,
 }
 
 /// What a disk is writing to.
@@ -83,6 +85,7 @@ impl TryFrom<pb::Vm> for Vm {
             create_time: read_time(vm.create_time.as_ref()),
             update_time: read_time(vm.update_time.as_ref()),
             merges_suspended: vm.merges_suspended,
+            growth: None,
             settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
             name: vm.name,
             uid: vm.uid,

@@ -48,7 +48,8 @@ pub(crate) fn definition() -> VmDefinition {
 
 pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
     let web = name == "web";
-    let layer = LayerFile { id: LayerId::generate(), path: "/vm/web.now.qcow2".into(), format: DiskFormat::Qcow2 };
+    let path = if web { "/vm/web-b.qcow2" } else { "/vm/db.qcow2" };
+    let layer = LayerFile { id: LayerId::generate(), path: path.into(), format: DiskFormat::Qcow2 };
     let record = Vm {
         id: name.parse().unwrap(),
         uid: Uuid::from_u128(7),
@@ -265,6 +266,10 @@ pub(crate) fn layers() -> Vec<pb::Layer> {
         frozen: false,
         missing: true,
         problems: vec!["does not exist".into()],
+        allocated_bytes: (4 << 20) + (64 << 10),
+        create_time: Some(convert::time::timestamp(ago(4))),
+        file_system: "/vm".into(),
+        free_bytes: Some(49 << 20),
         ..base.clone()
     };
     vec![base, head]

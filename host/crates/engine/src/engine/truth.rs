@@ -88,6 +88,7 @@ impl Engine {
             let below = forest.below(layer);
             let (checkpoints, now): (Vec<CheckpointId>, bool) = users_of(layer.file.id, &record, &checkpoints, &forest);
             views.push(LayerView {
+                room: self.world.ports.images.space(&layer.file.path).await.ok(),
                 wrong: wrongs(layer, &below, seen.as_ref()).iter().map(crate::truth::Wrong::text).collect(),
                 missing: matches!(seen, Err(crate::ports::ImageError::Missing { .. })),
                 backing: below.first().map(|backing| backing.file.clone()),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use jiff::Timestamp;
 use stillpoint_common::{DiskFormat, DiskName, Failure, FileIdentity, Layer, LayerFile, LayerId, Reason, Vm};
 
 use crate::{
@@ -42,14 +43,20 @@ pub(super) async fn create_overlays(
         verify_at_a_glance(cx.ports(), forest, backing).await?;
         let facts = verify_layer(cx.ports(), backing, &forest.below(backing)).await?;
         let identity = cx.ports().images.create_overlay(&planned.file.path, &backing.file, facts).await?;
-        made.push(layer_of(disk, planned, identity, facts));
+        made.push(layer_of(disk, planned, identity, facts, cx.ports().clock.now()));
     }
     Ok(made)
 }
 
-pub(super) fn layer_of(disk: &DiskName, planned: &PlannedOverlay, identity: FileIdentity, virtual_size: u64) -> Layer {
+pub(super) fn layer_of(
+    disk: &DiskName,
+    planned: &PlannedOverlay,
+    identity: FileIdentity,
+    virtual_size: u64,
+    made: Timestamp,
+) -> Layer {
     let (file, backing) = (planned.file.clone(), Some(planned.backing));
-    Layer { file, disk: disk.clone(), backing, identity, virtual_size, frozen: None }
+    Layer { file, disk: disk.clone(), backing, identity, virtual_size, frozen: None, made: Some(made) }
 }
 
 /// Removes the files of planned overlays that have not become layers of the VM.

@@ -104,6 +104,7 @@ mod tests {
             identity: FileIdentity { device: 1, inode },
             virtual_size: 1 << 30,
             frozen: Some(stamp(10)),
+            made: None,
         }
     }
 

@@ -38,7 +38,7 @@ mod tests {
         let stamp = |bytes| FileStamp { bytes, modified: jiff::Timestamp::UNIX_EPOCH };
         let file = LayerFile { id: LayerId::generate(), path: "/a".into(), format: DiskFormat::Raw };
         let (disk, identity) = ("system".parse().unwrap(), FileIdentity { device: 1, inode: 1 });
-        let layer = Layer { file, disk, backing: None, identity, virtual_size: 1, frozen: Some(stamp(1)) };
+        let layer = Layer { file, disk, backing: None, identity, virtual_size: 1, frozen: Some(stamp(1)), made: None };
         let elsewhere = FileIdentity { device: 2, inode: 1 };
         let seen = |identity, stamp| Seen { identity, stamp, allocated: 0, backing: None };
         assert_eq!(proof(&layer, &seen(identity, stamp(1))), Proof::SameFile);

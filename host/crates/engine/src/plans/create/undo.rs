@@ -71,7 +71,8 @@ impl Create {
             match cx.ports().images.stat(&overlay.file.path, overlay.file.format).await {
                 Ok(facts) => {
                     vm.heads.insert(disk.clone(), overlay.file.id);
-                    let layer = layer_of(disk, overlay, facts.identity, facts.virtual_size);
+                    let layer =
+                        layer_of(disk, overlay, facts.identity, facts.virtual_size, self.facts.checkpoint.created);
                     changes = changes.set_layer(&cx.vm, &layer);
                 }
                 Err(ImageError::Missing { .. }) => {}
