@@ -14,22 +14,25 @@ type Audited<T> = Result<T, Box<dyn std::error::Error>>;
 /// How long a VM may be at work on what a fault has left.
 const QUIET_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until nothing is at work on the VM.
+/// Waits until nothing is at work on the VM: neither its recovery, nor what was asked for, nor a merge.
 ///
 /// # Errors
 /// If the service cannot be asked, or something is at work for too long.
 pub async fn quiet(client: &Client, vm: &VmId) -> Audited<()> {
     let idle = async {
         loop {
-            // a change that changes nothing is taken only when the VM's own recovery is over and nothing is at work
+            // A change that changes nothing is taken only when the VM's own recovery is over. It makes merges stop for a
+            // moment, so that it comes when none is at work.
             let same = VmChange { checkpoint_policy: client.vm(vm).await?.checkpoint_policy, ..VmChange::default() };
-            match client.update_vm(vm, &same).await {
-                Ok(_) => return Ok(()),
-                Err(busy) if busy.reason() == Some("VM_BUSY") => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+            if client.list_operations(Some(vm), true, 1).await?.is_empty() {
+                match client.update_vm(vm, &same).await {
+                    Ok(_) if client.list_operations(Some(vm), true, 1).await?.is_empty() => return Ok(()),
+                    Ok(_) => {}
+                    Err(busy) if busy.reason() == Some("VM_BUSY") => {}
+                    Err(other) => return Err::<(), ClientError>(other),
                 }
-                Err(other) => return Err::<(), ClientError>(other),
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     Ok(tokio::time::timeout(QUIET_LIMIT, idle).await.map_err(|_| format!("VM {vm} is not quiet"))??)

@@ -26,4 +26,5 @@ pub mod qmp;
 pub mod service;
 pub mod sim_host;
 pub mod small_fs;
+pub mod steps;
 pub mod trial;

@@ -131,7 +131,7 @@ impl AtWork {
         self.service.start_again().await?;
         quiet(&self.client, &self.vm).await?;
         let ended = self.client.watch(operation, |_| ()).await?;
-        println!("{what}: {}", ended.refusal().map_or("done", |refusal| &refusal.reason));
+        println!("{what}: {}", ended.refusal().map_or("done", |refusal| &refusal.message));
         assert_eq!(self.client.vm(&self.vm).await?.state, Some(PowerState::Running), "{what}");
         assert_layers_sound(&self.client, &self.vm, self.set.path(), &what).await?;
         assert_memory_sound(&self.client, &self.vm, &what).await?;

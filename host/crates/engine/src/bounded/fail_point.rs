@@ -1,12 +1,18 @@
-//! For tests only: the process ends itself at a call of a port, as if it were killed there.
+//! For tests only: at a call of a port the process ends itself, as if it were killed there, or waits.
 //!
-//! The file that `STILLPOINT_FAIL_POINT` names holds one line, `CALL NTH before` or `CALL NTH after`. It is read at each
-//! call, so that a test chooses the next point while the service runs; calls are counted since the line was read first.
+//! The file that `STILLPOINT_FAIL_POINT` names holds one line, `CALL NTH before` or `CALL NTH after`, with ` wait` behind
+//! it to wait. It is read at each call, so that a test chooses the next point while the service runs; calls are counted
+//! since the line was read first. Who waits says so with a file of the same name and the ending `.reached`, and goes on
+//! when the line has changed.
 
 use std::{
+    ffi::OsStr,
     fs,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::sleep;
 
 /// When a call is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,25 +21,54 @@ pub(super) enum Moment {
     After,
 }
 
+/// What happens at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strike {
+    Die,
+    Wait,
+}
+
 /// The line that was read last, and how many calls it has counted. Held for a comparison, never across an await.
 static COUNTED: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
 
-/// Ends the process if this is the point.
-pub(super) fn reach(call: &str, moment: Moment) {
+/// Ends the process or waits, if this is the point.
+pub(super) async fn reach(call: &str, moment: Moment) {
     let Some(file) = std::env::var_os("STILLPOINT_FAIL_POINT") else { return };
-    let line = fs::read_to_string(file).unwrap_or_default();
-    let [named, nth, when] = line.split_whitespace().collect::<Vec<_>>()[..] else { return };
-    let struck = matches!((when, moment), ("before", Moment::Before) | ("after", Moment::After));
-    if named != call || !struck {
-        return;
+    let line = fs::read_to_string(&file).unwrap_or_default();
+    match struck(&line, call, moment) {
+        // No destructor runs and nothing is flushed: to all others it is as if we had been killed.
+        Some(Strike::Die) => std::process::abort(),
+        Some(Strike::Wait) => wait(&file, &line).await,
+        None => {}
+    }
+}
+
+fn struck(line: &str, call: &str, moment: Moment) -> Option<Strike> {
+    let (named, nth, when, strike) = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [named, nth, when] => (named, nth, when, Strike::Die),
+        [named, nth, when, "wait"] => (named, nth, when, Strike::Wait),
+        _ => return None,
+    };
+    let is_now = matches!((when, moment), ("before", Moment::Before) | ("after", Moment::After));
+    if named != call || !is_now {
+        return None;
     }
     let mut counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
     if counted.0 != line {
-        *counted = (line.clone(), 0);
+        *counted = (line.to_owned(), 0);
     }
     counted.1 += 1;
-    if nth.parse() == Ok(counted.1) {
-        // No destructor runs and nothing is flushed: to all others it is as if we had been killed.
-        std::process::abort();
+    (nth.parse() == Ok(counted.1)).then_some(strike)
+}
+
+async fn wait(file: &OsStr, line: &str) {
+    let mut reached = file.to_owned();
+    reached.push(".reached");
+    if fs::write(&reached, line).is_err() {
+        return; // nobody would know
     }
+    while fs::read_to_string(file).is_ok_and(|now| now == line) {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let _ = fs::remove_file(&reached);
 }

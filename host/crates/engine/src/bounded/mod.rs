@@ -65,13 +65,14 @@ async fn within<T, E>(
     }
 }
 
-/// The call of this name, as it is. With the feature `fail-points` tests may end the process before it or after it.
+/// The call of this name, as it is. With the feature `fail-points` tests may end the process before it or after it, or
+/// have it wait there.
 async fn named<T>(_name: &str, call: impl Future<Output = T>) -> T {
     #[cfg(feature = "fail-points")]
-    fail_point::reach(_name, fail_point::Moment::Before);
+    fail_point::reach(_name, fail_point::Moment::Before).await;
     let answer = call.await;
     #[cfg(feature = "fail-points")]
-    fail_point::reach(_name, fail_point::Moment::After);
+    fail_point::reach(_name, fail_point::Moment::After).await;
     answer
 }
 
