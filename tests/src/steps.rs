@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::{CheckpointId, CheckpointPolicy, OperationId, PowerState, VmId};
 use stillpoint_cli::client::Client;
+use stillpoint_common::{CheckpointId, CheckpointPolicy, OperationId, PowerState, VmId};
 use tokio::process::Command;
 
 use crate::{
