@@ -91,6 +91,7 @@ reasons! {
     CheckpointsDisabled, "CHECKPOINTS_DISABLED", FailedPrecondition, "Set the VM's checkpoint policy: `stillpoint vm update VM --policy production`.";
     CheckpointLimit, "CHECKPOINT_LIMIT", ResourceExhausted, "A VM has at most 50 checkpoints: delete some.";
     HazardRefused, "HAZARD_REFUSED", FailedPrecondition, "Take the guest out of its cluster first, or allow it: `stillpoint vm set VM --hazards warn`.";
+    UnsupportedDisk, "UNSUPPORTED_DISK", FailedPrecondition, "Detach the disk, or let checkpoints be made without it: `stillpoint vm set VM --unsupported-disks leave-out`.";
     NoCheckpoint, "NO_CHECKPOINT", FailedPrecondition, "The VM has no checkpoint to go back to.";
     QuiesceFailed, "QUIESCE_FAILED", FailedPrecondition, "Mend what the guest reported, or allow a standard checkpoint: `--policy production`.";
     LaunchFailed, "LAUNCH_FAILED", FailedPrecondition, "QEMU did not start; its own words are in the message. Correct the definition.";

@@ -16,6 +16,19 @@ pub struct VmSettings {
     pub labels: BTreeSet<Label>,
     /// What to do about checkpoints of a guest that is a member of a cluster or a domain controller.
     pub hazards: HazardPolicy,
+    /// What to do about disks that no checkpoint can hold.
+    pub unsupported_disks: UnsupportedDisks,
+}
+
+/// What to do about disks that no checkpoint can hold: devices that are passed through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UnsupportedDisks {
+    /// Checkpoints are made without them, and name them.
+    #[default]
+    LeaveOut,
+    /// No checkpoint is made while the VM has one that its guest can write to.
+    Refuse,
 }
 
 /// Changes of a VM's settings; `None` leaves one as it is.
@@ -27,6 +40,8 @@ pub struct SettingsChange {
     pub labels: Option<BTreeSet<Label>>,
     /// New choice about hazards.
     pub hazards: Option<HazardPolicy>,
+    /// New choice about disks that no checkpoint can hold.
+    pub unsupported_disks: Option<UnsupportedDisks>,
 }
 
 impl SettingsChange {
@@ -37,6 +52,7 @@ impl SettingsChange {
             automatic_checkpoints: self.automatic_checkpoints.unwrap_or(settings.automatic_checkpoints),
             labels: self.labels.unwrap_or(settings.labels),
             hazards: self.hazards.unwrap_or(settings.hazards),
+            unsupported_disks: self.unsupported_disks.unwrap_or(settings.unsupported_disks),
         }
     }
 }

@@ -118,5 +118,10 @@ async fn a_pass_through_disk_is_used_by_the_guest_and_named_as_left_out() -> Tes
     let made = made.checkpoint_response().ok_or("no checkpoint")?.clone();
     assert_eq!(made.left_out.iter().map(|left| left.disk.as_str()).collect::<Vec<_>>(), ["raw"]);
     assert!(made.left_out[0].why.contains(&device.0));
+    let set = ["vm", "set", "web", "--unsupported-disks", "refuse"];
+    let (_, said, code) = service.stillpoint(&set).await?;
+    assert_eq!(code, 0, "{said}");
+    let (_, said, code) = service.stillpoint(&["checkpoint", "create", "web"]).await?;
+    assert!(code == 1 && said.contains("UNSUPPORTED_DISK") && said.contains("its disk raw"), "{said}");
     Ok(())
 }

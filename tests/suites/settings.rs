@@ -1,8 +1,12 @@
 //! What can be said and set about checkpoints and VMs, on the simulator.
 
 use jiff::ToSpan as _;
-use stillpoint_common::{CheckpointPolicy, Failure, Reason, Remarks};
-use stillpoint_engine::{CheckpointChange, NewCheckpoint, Request, VmChange};
+use stillpoint_common::{
+    CheckpointPolicy, CriticalSettings, Failure, PassThroughDisk, Reason, Remarks, SettingsChange, UnsupportedDisks,
+    VmDefinition, VmSettings,
+};
+use stillpoint_engine::{CheckpointChange, NewCheckpoint, NewVm, Request, VmChange};
+use stillpoint_sim::definition;
 use stillpoint_tests::sim_host::SimHost;
 
 fn called(name: &str) -> Request {
@@ -123,4 +127,85 @@ async fn a_disk_without_layers_may_be_resized_and_its_checkpoints_have_the_new_s
     host.run(Request::Start).await.unwrap();
     host.create(CheckpointPolicy::Production).await.unwrap();
     host.world.assert_sound();
+}
+
+/// A device of the host called so, that the guest can write to or not.
+fn device(name: &str, read_only: bool) -> PassThroughDisk {
+    PassThroughDisk { name: name.parse().expect("a disk name"), device: format!("/dev/{name}").into(), read_only }
+}
+
+/// Gives the VM, which is off, these devices, and sets what is to be done about them.
+async fn pass_through(host: &SimHost, devices: &[PassThroughDisk], choice: UnsupportedDisks) {
+    let known = host.engine.vm(&host.vm()).await.expect("the VM is there").vm.definition;
+    let definition = Some(VmDefinition { pass_through: devices.to_vec(), ..known });
+    let settings = SettingsChange { unsupported_disks: Some(choice), ..SettingsChange::default() };
+    let change = VmChange { definition, settings, ..VmChange::default() };
+    host.engine.update_vm(&host.vm(), change).await.expect("it can be set");
+}
+
+/// The warnings of a checkpoint that is made, and what it leaves out.
+async fn made(host: &SimHost) -> (Vec<String>, Vec<String>) {
+    let accepted = host.engine.submit(&host.vm(), called("one"), None).await.expect("it is admitted");
+    host.end_of(&accepted).await.expect("it is made");
+    let warnings = host.engine.operation(accepted.id).await.expect("it is remembered").warnings;
+    let left_out = host.checkpoints().await.remove(0).checkpoint.left_out;
+    (warnings, left_out.into_iter().map(|left| format!("{}: {}", left.disk, left.why)).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_no_checkpoint_can_hold_is_left_out_and_named() {
+    let host = SimHost::new().await;
+    pass_through(&host, &[device("tape", false), device("cd", true)], UnsupportedDisks::LeaveOut).await;
+    let (warnings, left_out) = made(&host).await;
+    assert_eq!(warnings.len(), 1, "nothing is lost with what cannot be written: {warnings:?}");
+    assert!(warnings[0].contains("disk tape is not part of the checkpoint: /dev/tape is passed through"), "{warnings:?}");
+    assert_eq!(left_out[0], "tape: /dev/tape is passed through from the host: it has no layers");
+    assert_eq!(left_out[1], "cd: /dev/cd is passed through from the host, and the guest cannot write to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_can_be_set_to_have_no_checkpoint_without_one_of_its_disks() {
+    let host = SimHost::new().await;
+    pass_through(&host, &[device("cd", true), device("tape", false)], UnsupportedDisks::Refuse).await;
+    let files = host.world.files();
+    for policy in [CheckpointPolicy::Production, CheckpointPolicy::Standard] {
+        let refused = host.create(policy).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::UnsupportedDisk);
+        assert!(refused.message.contains("disk tape: /dev/tape"), "{refused}");
+    }
+    assert_eq!((host.checkpoints().await.len(), host.world.files()), (0, files), "nothing was begun");
+    pass_through(&host, &[device("cd", true)], UnsupportedDisks::Refuse).await;
+    assert_eq!(made(&host).await.0, [""; 0], "what cannot be written is no reason to refuse");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_refuses_such_disks_starts_without_an_automatic_checkpoint_and_says_so() {
+    let host = SimHost::new().await;
+    pass_through(&host, &[device("tape", false)], UnsupportedDisks::Refuse).await;
+    let settings = SettingsChange { automatic_checkpoints: Some(true), ..SettingsChange::default() };
+    host.engine.update_vm(&host.vm(), VmChange { settings, ..VmChange::default() }).await.unwrap();
+    let accepted = host.engine.submit(&host.vm(), Request::Start, None).await.unwrap();
+    host.end_of(&accepted).await.unwrap();
+    let warnings = host.engine.operation(accepted.id).await.unwrap().warnings;
+    assert!(warnings.iter().any(|it| it.contains("no automatic checkpoint") && it.contains("tape")), "{warnings:?}");
+    assert_eq!(host.checkpoints().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_several_vms_have_is_said_to_be_shared() {
+    let host = SimHost::new().await;
+    pass_through(&host, &[device("quorum", false)], UnsupportedDisks::LeaveOut).await;
+    host.world.add_image("/vm/db.qcow2", 1 << 30);
+    let disks = definition(&[("system", "/vm/db.qcow2")]);
+    let new = NewVm {
+        id: "db".parse().unwrap(),
+        definition: VmDefinition { pass_through: vec![device("quorum", false)], ..disks },
+        checkpoint_policy: CheckpointPolicy::Production,
+        checkpoint_location: None,
+        critical: CriticalSettings::default(),
+        settings: VmSettings::default(),
+    };
+    host.engine.create_vm(new, None).await.unwrap();
+    let (_, left_out) = made(&host).await;
+    assert_eq!(left_out, ["quorum: /dev/quorum is passed through from the host and shared with VM db: it has no layers"]);
 }

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_common::{Failure, Label, SettingsChange, VmSettings};
+use stillpoint_common::{Failure, Label, SettingsChange, UnsupportedDisks, VmSettings};
 
-use super::{advice, inside};
+use super::{advice, inside, known};
 use crate::v1 as pb;
 
 /// The most labels of a VM.
 const MAX_LABELS: usize = 64;
 
 /// Paths of an update mask that name settings.
-pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels", "settings.hazards"];
+pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels", "settings.hazards", "settings.unsupported_disks"];
 
 /// The settings as they travel.
 #[must_use]
@@ -20,6 +20,7 @@ pub fn message(settings: &VmSettings) -> pb::VmSettings {
         automatic_checkpoints: settings.automatic_checkpoints,
         labels: settings.labels.iter().map(ToString::to_string).collect(),
         hazards: pb::HazardPolicy::from(settings.hazards).into(),
+        unsupported_disks: pb::UnsupportedDisks::from(settings.unsupported_disks).into(),
     }
 }
 
@@ -34,6 +35,7 @@ pub fn settings(message: Option<&pb::VmSettings>, field: &str) -> Result<VmSetti
         automatic_checkpoints: message.automatic_checkpoints,
         labels: labels(&message.labels, &inside(field, "labels"))?,
         hazards: advice::policy(message.hazards, &inside(field, "hazards"))?,
+        unsupported_disks: unsupported_disks(message.unsupported_disks, &inside(field, "unsupported_disks"))?,
     })
 }
 
@@ -51,19 +53,37 @@ pub fn change(message: Option<&pb::VmSettings>, paths: &[String], field: &str) -
         automatic_checkpoints: named("automatic_checkpoints").then_some(settings.automatic_checkpoints),
         labels: named("labels").then_some(settings.labels),
         hazards: named("hazards").then_some(settings.hazards),
+        unsupported_disks: named("unsupported_disks").then_some(settings.unsupported_disks),
     })
 }
 
 /// The paths of a mask that names what is changed.
 #[must_use]
 pub fn paths(change: &SettingsChange) -> Vec<String> {
-    let SettingsChange { automatic_checkpoints, labels, hazards } = change;
+    let SettingsChange { automatic_checkpoints, labels, hazards, unsupported_disks } = change;
     let named = [
         ("settings.automatic_checkpoints", automatic_checkpoints.is_some()),
         ("settings.labels", labels.is_some()),
         ("settings.hazards", hazards.is_some()),
+        ("settings.unsupported_disks", unsupported_disks.is_some()),
     ];
     named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect()
+}
+
+fn unsupported_disks(value: i32, field: &str) -> Result<UnsupportedDisks, Failure> {
+    Ok(match known(value, field)? {
+        pb::UnsupportedDisks::Unspecified | pb::UnsupportedDisks::LeaveOut => UnsupportedDisks::LeaveOut,
+        pb::UnsupportedDisks::Refuse => UnsupportedDisks::Refuse,
+    })
+}
+
+impl From<UnsupportedDisks> for pb::UnsupportedDisks {
+    fn from(choice: UnsupportedDisks) -> Self {
+        match choice {
+            UnsupportedDisks::LeaveOut => Self::LeaveOut,
+            UnsupportedDisks::Refuse => Self::Refuse,
+        }
+    }
 }
 
 fn labels(texts: &[String], field: &str) -> Result<BTreeSet<Label>, Failure> {

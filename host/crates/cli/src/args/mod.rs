@@ -12,7 +12,7 @@ pub use check::CheckArgs;
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
-pub use settings::{HazardArg, SetVms, Switch, VmChoice};
+pub use settings::{HazardArg, SetVms, Switch, UnsupportedArg, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};

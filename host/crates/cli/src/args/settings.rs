@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_common::{HazardPolicy, Label, Pattern};
+use stillpoint_common::{HazardPolicy, Label, Pattern, UnsupportedDisks};
 
 use super::PolicyArg;
 
@@ -36,6 +36,9 @@ pub struct SetVms {
     /// What to do about checkpoints of members of clusters and domain controllers.
     #[arg(long)]
     pub hazards: Option<HazardArg>,
+    /// What to do about disks that no checkpoint can hold.
+    #[arg(long, value_name = "WHAT")]
+    pub unsupported_disks: Option<UnsupportedArg>,
     /// Add a label; may be given several times.
     #[arg(long, value_name = "LABEL")]
     pub add_label: Vec<Label>,
@@ -58,6 +61,24 @@ impl From<HazardArg> for HazardPolicy {
         match policy {
             HazardArg::Warn => Self::Warn,
             HazardArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+/// What to do about disks that no checkpoint can hold, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnsupportedArg {
+    /// Make checkpoints without them, and name them.
+    LeaveOut,
+    /// Make none.
+    Refuse,
+}
+
+impl From<UnsupportedArg> for UnsupportedDisks {
+    fn from(choice: UnsupportedArg) -> Self {
+        match choice {
+            UnsupportedArg::LeaveOut => Self::LeaveOut,
+            UnsupportedArg::Refuse => Self::Refuse,
         }
     }
 }

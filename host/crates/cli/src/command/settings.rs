@@ -46,6 +46,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("layers", "beside their images".to_owned()),
         ("automatic at start", yes(vm.settings.automatic_checkpoints)),
         ("hazards", text::word(Some(vm.settings.hazards))),
+        ("disks it cannot hold", text::word(Some(vm.settings.unsupported_disks))),
         ("labels", labels(&vm.settings)),
     ]);
     let document = serde_json::json!({
@@ -88,7 +89,7 @@ pub(super) async fn set(context: &Context, set: &SetVms) -> Result<Answer, CliEr
     for before in chosen {
         let change = change(set, &before)?;
         if change == VmChange::default() {
-            let advice = "Add --checkpoint-policy, --checkpoint-location, --automatic-checkpoints or --add-label.";
+            let advice = "Say what: `stillpoint vm set --help` lists it.";
             return Err(CliError::usage("nothing to set", advice));
         }
         done.push(match context.client.update_vm(&before.id, &change).await {
@@ -126,6 +127,7 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
             automatic_checkpoints: set.automatic_checkpoints.map(crate::args::Switch::is_on),
             labels: relabelled.then(labels),
             hazards: set.hazards.map(Into::into),
+            unsupported_disks: set.unsupported_disks.map(Into::into),
         },
     })
 }
@@ -136,6 +138,11 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
         ("location", before.checkpoint_location.clone(), after.checkpoint_location.clone()),
         ("automatic", yes(before.settings.automatic_checkpoints), yes(after.settings.automatic_checkpoints)),
         ("hazards", text::word(Some(before.settings.hazards)), text::word(Some(after.settings.hazards))),
+        (
+            "unsupported disks",
+            text::word(Some(before.settings.unsupported_disks)),
+            text::word(Some(after.settings.unsupported_disks)),
+        ),
         ("labels", format!("[{}]", labels(&before.settings)), format!("[{}]", labels(&after.settings))),
     ];
     let differ = pairs.into_iter().filter(|(_, before, after)| before != after);

@@ -21,6 +21,7 @@ use stillpoint_common::{
 use super::{
     execute::{attempt, draft, run},
     power::{Power, PowerPlan},
+    unsupported,
 };
 use crate::{NewCheckpoint, catalogue::Changes, context::Cx, error::StepError, saga::Journal};
 
@@ -42,6 +43,13 @@ async fn make(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<bool, Failure> 
     let remarks = Remarks { automatic: true, ..Remarks::default() };
     let new = NewCheckpoint { remarks, ..NewCheckpoint::default() };
     let draft = draft(vm, PowerState::Off, new, cx.ports().clock.now())?;
+    let draft = match unsupported::note(draft, vm, cx).await {
+        Ok(draft) => draft,
+        Err(failure) => {
+            cx.reporter.warn(format!("no automatic checkpoint was made: {failure}"));
+            return Ok(false);
+        }
+    };
     let made = attempt(&draft, PowerState::Off, journal, cx).await;
     journal.next_plan();
     match made {

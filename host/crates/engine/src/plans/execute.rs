@@ -20,6 +20,7 @@ use super::{
     power::{Power, PowerPlan},
     room,
     settle::settle,
+    unsupported,
 };
 use crate::{
     NewCheckpoint, Request,
@@ -188,6 +189,7 @@ async fn create(
 ) -> Result<CheckpointId, Failure> {
     let policy = new.policy.unwrap_or(vm.checkpoint_policy);
     let draft = draft(&vm, power, new, cx.ports().clock.now())?;
+    let draft = unsupported::note(draft, &vm, cx).await?;
     let draft = hazards::note(draft, &vm, cx).await?;
     cx.reporter.set_checkpoint(draft.id);
     let first = attempt(&draft, power, journal, cx).await;
@@ -256,7 +258,7 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
         file_systems: Vec::new(),
         writers: Vec::new(),
         phases: Vec::new(),
-        left_out: create::left_out(&vm.definition),
+        left_out: Vec::new(),
         state: CheckpointState::Ready,
         remarks: new.remarks,
     })

@@ -14,6 +14,7 @@ mod hazards;
 mod power;
 mod room;
 mod settle;
+mod unsupported;
 
 pub(crate) use self::{
     critical::{describe as describe_critical, find as find_critical},

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, LeftOut, PassThroughDisk,
-    Reason, VmDefinition, VmId, WriterOutcome, WriterResult,
+    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, Reason, VmId,
+    WriterOutcome, WriterResult,
 };
 
 use crate::{error::StepError, ports::HypervisorError};
@@ -66,13 +66,4 @@ pub(crate) fn default_name(vm: &VmId, automatic: bool, now: Timestamp) -> Result
     // The longest name of a VM would not leave room for the time behind the prefix.
     let name = if name.chars().count() > 100 { name.replacen("Checkpoint - ", "", 1) } else { name };
     name.parse().map_err(|problem| Failure::field("display_name", problem))
-}
-
-/// Says which of a VM's disks a checkpoint leaves out.
-pub(crate) fn left_out(definition: &VmDefinition) -> Vec<LeftOut> {
-    let left_out = |disk: &PassThroughDisk| LeftOut {
-        disk: disk.name.clone(),
-        why: format!("{} is passed through from the host: it has no layers", disk.device.display()),
-    };
-    definition.pass_through.iter().map(left_out).collect()
 }

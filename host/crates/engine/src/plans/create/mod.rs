@@ -10,7 +10,7 @@ use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed, Vm};
 use tokio::time::Instant;
 
 use self::decide::capture_failed;
-pub(super) use self::decide::{default_name, kind_of, left_out, quiesce_reason};
+pub(super) use self::decide::{default_name, kind_of, quiesce_reason};
 use super::disks::{as_overlays, create_overlays, remove_overlays};
 use crate::{
     catalogue::Changes,
