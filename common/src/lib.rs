@@ -41,7 +41,7 @@ pub use quiesce::{
 };
 pub use reason::{Category, Failure, Reason};
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
-pub use settings::{SettingsChange, UnsupportedDisks, VmSettings};
+pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
 pub use vm::{Accelerator, Merges, PowerState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,

@@ -65,6 +65,8 @@ pub enum FallbackReason {
     NothingToFreeze,
     /// The VM is paused, so that the guest cannot be asked.
     VmNotRunning,
+    /// The VM is set so that its guest is not asked.
+    QuiesceSwitchedOff,
 }
 
 impl std::fmt::Display for FallbackReason {
@@ -79,6 +81,7 @@ impl std::fmt::Display for FallbackReason {
             Self::HoldLapsed => "HOLD_LAPSED",
             Self::NothingToFreeze => "NOTHING_TO_FREEZE",
             Self::VmNotRunning => "VM_NOT_RUNNING",
+            Self::QuiesceSwitchedOff => "QUIESCE_SWITCHED_OFF",
         })
     }
 }

@@ -18,6 +18,25 @@ pub struct VmSettings {
     pub hazards: HazardPolicy,
     /// What to do about disks that no checkpoint can hold.
     pub unsupported_disks: UnsupportedDisks,
+    /// Services of the guest's agent that the host makes no use of.
+    pub services_off: BTreeSet<GuestService>,
+}
+
+/// A service that an agent does for the host, which an administrator can switch off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum GuestService {
+    /// Making applications and file systems quiet: without it there are no production checkpoints of a running VM.
+    Quiesce,
+    /// Shutting the guest down: without it a graceful stop presses the power button.
+    Shutdown,
+    /// Setting the guest's clock after an apply: without it the clock goes on from the time of the checkpoint.
+    TimeSync,
+}
+
+impl GuestService {
+    /// Each of them.
+    pub const ALL: &'static [Self] = &[Self::Quiesce, Self::Shutdown, Self::TimeSync];
 }
 
 /// What to do about disks that no checkpoint can hold: devices that are passed through.
@@ -42,6 +61,8 @@ pub struct SettingsChange {
     pub hazards: Option<HazardPolicy>,
     /// New choice about disks that no checkpoint can hold.
     pub unsupported_disks: Option<UnsupportedDisks>,
+    /// New services that are not used, in place of the present ones.
+    pub services_off: Option<BTreeSet<GuestService>>,
 }
 
 impl SettingsChange {
@@ -53,6 +74,7 @@ impl SettingsChange {
             labels: self.labels.unwrap_or(settings.labels),
             hazards: self.hazards.unwrap_or(settings.hazards),
             unsupported_disks: self.unsupported_disks.unwrap_or(settings.unsupported_disks),
+            services_off: self.services_off.unwrap_or(settings.services_off),
         }
     }
 }

@@ -132,11 +132,16 @@ async fn an_automatic_checkpoint_lasts_for_the_run_of_its_guest_and_advice_is_of
     client.wait(&client.delete_checkpoint(&vm, left[0].id).await?.id).await?;
     settles(&client, &vm, 0, 1).await?;
 
-    // What the run wrote stays, and a stop that was asked for ends the next one too.
+    // What the run wrote stays, and a stop that was asked for ends the next one too, here through the power button.
     client.wait(&client.start_vm(&vm).await?.id).await?;
     let lab = service.lab().await?;
     assert_eq!(lab.sh("cat /data/one").await?.trim(), "one");
     assert!(client.list_checkpoints(&vm).await?.iter().all(|made| made.automatic));
+    let listed = says(&service, 0, &["guest", "services", "web"]).await?;
+    assert!(listed.contains("QUIESCE    OK") && listed.contains("SHUTDOWN   OK"), "{listed}");
+    says(&service, 0, &["vm", "set", "web", "--service-off", "quiesce", "--service-off", "shutdown"]).await?;
+    let refused = says(&service, 1, &["checkpoint", "create", "web", "--policy", "production-only"]).await?;
+    assert!(refused.contains("QUIESCE of the guest is switched off"), "{refused}");
     client.wait(&client.stop_vm(&vm, false).await?.id).await?;
     settles(&client, &vm, 0, 1).await
 }

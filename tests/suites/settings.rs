@@ -2,11 +2,11 @@
 
 use jiff::ToSpan as _;
 use stillpoint_common::{
-    CheckpointPolicy, CriticalSettings, Failure, PassThroughDisk, Reason, Remarks, SettingsChange, UnsupportedDisks,
-    VmDefinition, VmSettings,
+    CheckpointPolicy, CriticalSettings, Failure, FallbackReason, GuestService, Kind, PassThroughDisk, Reason, Remarks,
+    SettingsChange, UnsupportedDisks, VmDefinition, VmSettings,
 };
-use stillpoint_engine::{CheckpointChange, NewCheckpoint, NewVm, Request, VmChange};
-use stillpoint_sim::definition;
+use stillpoint_engine::{CheckpointChange, NewCheckpoint, NewVm, Request, StopMode, VmChange};
+use stillpoint_sim::{Call, FaultPlan, definition};
 use stillpoint_tests::sim_host::SimHost;
 
 fn called(name: &str) -> Request {
@@ -158,7 +158,10 @@ async fn a_disk_that_no_checkpoint_can_hold_is_left_out_and_named() {
     pass_through(&host, &[device("tape", false), device("cd", true)], UnsupportedDisks::LeaveOut).await;
     let (warnings, left_out) = made(&host).await;
     assert_eq!(warnings.len(), 1, "nothing is lost with what cannot be written: {warnings:?}");
-    assert!(warnings[0].contains("disk tape is not part of the checkpoint: /dev/tape is passed through"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("disk tape is not part of the checkpoint: /dev/tape is passed through"),
+        "{warnings:?}"
+    );
     assert_eq!(left_out[0], "tape: /dev/tape is passed through from the host: it has no layers");
     assert_eq!(left_out[1], "cd: /dev/cd is passed through from the host, and the guest cannot write to it");
 }
@@ -207,5 +210,53 @@ async fn a_device_that_several_vms_have_is_said_to_be_shared() {
     };
     host.engine.create_vm(new, None).await.unwrap();
     let (_, left_out) = made(&host).await;
-    assert_eq!(left_out, ["quorum: /dev/quorum is passed through from the host and shared with VM db: it has no layers"]);
+    assert_eq!(
+        left_out,
+        ["quorum: /dev/quorum is passed through from the host and shared with VM db: it has no layers"]
+    );
+}
+
+/// Makes no use of a service of the guest any more.
+async fn switch_off(host: &SimHost, service: GuestService) {
+    let settings = SettingsChange { services_off: Some([service].into()), ..SettingsChange::default() };
+    host.engine.update_vm(&host.vm(), VmChange { settings, ..VmChange::default() }).await.expect("it can be set");
+    // Calls are counted from here on.
+    host.world.set_faults(FaultPlan::none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_is_not_to_be_made_quiet_is_not_asked_and_the_checkpoint_says_so() {
+    let host = SimHost::running().await;
+    switch_off(&host, GuestService::Quiesce).await;
+    let made = host.create(CheckpointPolicy::Production).await.unwrap();
+    assert_eq!((made.kind, made.fallback), (Kind::Standard, Some(FallbackReason::QuiesceSwitchedOff)));
+    let refused = host.create(CheckpointPolicy::ProductionOnly).await.unwrap_err();
+    assert!(refused.reason == Reason::QuiesceFailed && refused.message.contains("switched off"), "{refused}");
+    let calls = host.world.calls();
+    assert!(!calls.iter().any(|call| matches!(call, Call::Prepare | Call::Freeze)), "{calls:?}");
+    host.run(Request::Stop(StopMode::Graceful)).await.unwrap();
+    let off = host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
+    assert_eq!(off.kind, Kind::Production, "a VM that is off has nothing to be asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_whose_agent_is_not_to_shut_it_down_is_stopped_by_its_power_button() {
+    let host = SimHost::running().await;
+    switch_off(&host, GuestService::Shutdown).await;
+    host.run(Request::Stop(StopMode::Graceful)).await.unwrap();
+    let calls = host.world.calls();
+    assert!(calls.contains(&Call::PressPowerButton) && !calls.contains(&Call::Power), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_not_to_be_set_stays_behind_after_an_apply_and_this_is_said() {
+    let host = SimHost::running().await;
+    switch_off(&host, GuestService::TimeSync).await;
+    let made = host.create(CheckpointPolicy::Standard).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    let accepted = host.engine.submit(&host.vm(), Request::Apply(made.id), None).await.unwrap();
+    host.end_of(&accepted).await.unwrap();
+    let warnings = host.engine.operation(accepted.id).await.unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("TIME_SYNC is switched off")), "{warnings:?}");
+    assert!(host.world.clock_behind(&host.vm()).unwrap() >= std::time::Duration::from_secs(60));
 }

@@ -66,6 +66,7 @@ impl From<Option<FallbackReason>> for pb::FallbackReason {
             Some(FallbackReason::HoldLapsed) => Self::HoldLapsed,
             Some(FallbackReason::NothingToFreeze) => Self::NothingToFreeze,
             Some(FallbackReason::VmNotRunning) => Self::VmNotRunning,
+            Some(FallbackReason::QuiesceSwitchedOff) => Self::QuiesceSwitchedOff,
         }
     }
 }
@@ -141,6 +142,7 @@ pub fn read_fallback(value: i32) -> Option<FallbackReason> {
         pb::FallbackReason::HoldLapsed => Some(FallbackReason::HoldLapsed),
         pb::FallbackReason::NothingToFreeze => Some(FallbackReason::NothingToFreeze),
         pb::FallbackReason::VmNotRunning => Some(FallbackReason::VmNotRunning),
+        pb::FallbackReason::QuiesceSwitchedOff => Some(FallbackReason::QuiesceSwitchedOff),
     }
 }
 

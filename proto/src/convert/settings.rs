@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_common::{Failure, Label, SettingsChange, UnsupportedDisks, VmSettings};
+use stillpoint_common::{Failure, GuestService, Label, SettingsChange, UnsupportedDisks, VmSettings};
 
 use super::{advice, inside, known};
 use crate::v1 as pb;
@@ -11,7 +11,14 @@ use crate::v1 as pb;
 const MAX_LABELS: usize = 64;
 
 /// Paths of an update mask that name settings.
-pub const PATHS: &[&str] = &["settings", "settings.automatic_checkpoints", "settings.labels", "settings.hazards", "settings.unsupported_disks"];
+pub const PATHS: &[&str] = &[
+    "settings",
+    "settings.automatic_checkpoints",
+    "settings.labels",
+    "settings.hazards",
+    "settings.unsupported_disks",
+    "settings.services_off",
+];
 
 /// The settings as they travel.
 #[must_use]
@@ -21,6 +28,7 @@ pub fn message(settings: &VmSettings) -> pb::VmSettings {
         labels: settings.labels.iter().map(ToString::to_string).collect(),
         hazards: pb::HazardPolicy::from(settings.hazards).into(),
         unsupported_disks: pb::UnsupportedDisks::from(settings.unsupported_disks).into(),
+        services_off: settings.services_off.iter().map(|service| pb::GuestService::from(*service).into()).collect(),
     }
 }
 
@@ -36,6 +44,7 @@ pub fn settings(message: Option<&pb::VmSettings>, field: &str) -> Result<VmSetti
         labels: labels(&message.labels, &inside(field, "labels"))?,
         hazards: advice::policy(message.hazards, &inside(field, "hazards"))?,
         unsupported_disks: unsupported_disks(message.unsupported_disks, &inside(field, "unsupported_disks"))?,
+        services_off: services(&message.services_off, &inside(field, "services_off"))?,
     })
 }
 
@@ -54,18 +63,20 @@ pub fn change(message: Option<&pb::VmSettings>, paths: &[String], field: &str) -
         labels: named("labels").then_some(settings.labels),
         hazards: named("hazards").then_some(settings.hazards),
         unsupported_disks: named("unsupported_disks").then_some(settings.unsupported_disks),
+        services_off: named("services_off").then_some(settings.services_off),
     })
 }
 
 /// The paths of a mask that names what is changed.
 #[must_use]
 pub fn paths(change: &SettingsChange) -> Vec<String> {
-    let SettingsChange { automatic_checkpoints, labels, hazards, unsupported_disks } = change;
+    let SettingsChange { automatic_checkpoints, labels, hazards, unsupported_disks, services_off } = change;
     let named = [
         ("settings.automatic_checkpoints", automatic_checkpoints.is_some()),
         ("settings.labels", labels.is_some()),
         ("settings.hazards", hazards.is_some()),
         ("settings.unsupported_disks", unsupported_disks.is_some()),
+        ("settings.services_off", services_off.is_some()),
     ];
     named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect()
 }
@@ -82,6 +93,29 @@ impl From<UnsupportedDisks> for pb::UnsupportedDisks {
         match choice {
             UnsupportedDisks::LeaveOut => Self::LeaveOut,
             UnsupportedDisks::Refuse => Self::Refuse,
+        }
+    }
+}
+
+fn services(values: &[i32], field: &str) -> Result<BTreeSet<GuestService>, Failure> {
+    let service = |(i, value): (usize, &i32)| {
+        let field = format!("{field}[{i}]");
+        Ok(match known(*value, &field)? {
+            pb::GuestService::Unspecified => return Err(Failure::field(field, "names no service")),
+            pb::GuestService::Quiesce => GuestService::Quiesce,
+            pb::GuestService::Shutdown => GuestService::Shutdown,
+            pb::GuestService::TimeSync => GuestService::TimeSync,
+        })
+    };
+    values.iter().enumerate().map(service).collect()
+}
+
+impl From<GuestService> for pb::GuestService {
+    fn from(service: GuestService) -> Self {
+        match service {
+            GuestService::Quiesce => Self::Quiesce,
+            GuestService::Shutdown => Self::Shutdown,
+            GuestService::TimeSync => Self::TimeSync,
         }
     }
 }

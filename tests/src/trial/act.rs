@@ -108,7 +108,8 @@ impl Act {
             Self::Resume => Wish::Operation(Request::Resume),
             Self::Rename => Wish::Rename(trial.production()),
             Self::Change => {
-                Wish::Change(VmChange { checkpoint_policy: Some(CheckpointPolicy::Standard), ..VmChange::default() })
+                let change = VmChange { checkpoint_policy: Some(CheckpointPolicy::Standard), ..VmChange::default() };
+                Wish::Change(Box::new(change))
             }
             Self::DeleteVm => Wish::DeleteVm,
         }

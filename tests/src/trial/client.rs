@@ -10,7 +10,7 @@ pub(super) enum Wish {
     /// An operation.
     Operation(Request),
     /// A change of the VM's record.
-    Change(VmChange),
+    Change(Box<VmChange>),
     /// Another name of a checkpoint.
     Rename(CheckpointId),
     /// That the VM is forgotten.
@@ -38,7 +38,7 @@ pub(super) const RENAMED: &str = "renamed";
 pub(super) async fn ask(engine: Engine, vm: VmId, wish: Wish, tell: watch::Sender<Told>) {
     let end = match wish {
         Wish::Operation(request) => operate(&engine, &vm, request, &tell).await,
-        Wish::Change(change) => engine.update_vm(&vm, change).await.map(|_| Outcome::Vm),
+        Wish::Change(change) => engine.update_vm(&vm, *change).await.map(|_| Outcome::Vm),
         Wish::Rename(id) => {
             let name = Some(RENAMED.parse().expect("a name"));
             let change = CheckpointChange { name, ..CheckpointChange::default() };

@@ -443,6 +443,17 @@ fn many_vms_are_set_at_once_and_each_says_what_became_of_it() {
 }
 
 #[test]
+fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
+    let fake = Fake::start();
+    assert_eq!(json(&fake, &["guest", "services", "db"])[0]["status"], "NOT_RUNNING");
+    let listed = says(&fake, &["guest", "services", "web"]);
+    assert!(listed.contains("QUIESCE    OK") && listed.contains("TIME_SYNC  OK"), "{listed}");
+    let flags = ["--service-off", "quiesce", "--service-off", "time-sync", "--service-on", "time-sync"];
+    assert_eq!(run(&fake, &[&["vm", "set", "web"][..], &flags].concat()).status.code(), Some(0));
+    assert!(fake.asked()[0].contains("services_off: Some({Quiesce})"), "{:?}", fake.asked());
+}
+
+#[test]
 fn the_settings_of_a_vm_are_one_page() {
     let fake = Fake::start();
     let page = says(&fake, &["vm", "settings", "web"]);

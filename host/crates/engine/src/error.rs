@@ -91,6 +91,7 @@ const fn quiesce_reason(error: &QuiesceError) -> Reason {
         | QuiesceError::WriterTimedOut { .. }
         | QuiesceError::FileSystemRefused { .. }
         | QuiesceError::NothingToFreeze
+        | QuiesceError::SwitchedOff
         | QuiesceError::Paused { .. }
         | QuiesceError::Lapsed { .. }
         | QuiesceError::Failed { .. } => Reason::QuiesceFailed,

@@ -12,7 +12,7 @@ pub use check::CheckArgs;
 pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
-pub use settings::{HazardArg, SetVms, Switch, UnsupportedArg, VmChoice};
+pub use settings::{HazardArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};
@@ -113,6 +113,12 @@ pub enum WriterCommand {
 pub enum GuestCommand {
     /// Show what the agent of a running VM says: its version, file systems, writers.
     Show {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Show what the agent of a VM does for the host, and whether it can: see `vm set --service-off`.
+    Services {
         /// Which VM.
         #[arg(value_parser = parse::vm)]
         vm: VmId,

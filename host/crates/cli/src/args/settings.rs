@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_common::{HazardPolicy, Label, Pattern, UnsupportedDisks};
+use stillpoint_common::{GuestService, HazardPolicy, Label, Pattern, UnsupportedDisks};
 
 use super::PolicyArg;
 
@@ -39,6 +39,12 @@ pub struct SetVms {
     /// What to do about disks that no checkpoint can hold.
     #[arg(long, value_name = "WHAT")]
     pub unsupported_disks: Option<UnsupportedArg>,
+    /// Use a service of the guest's agent again; may be given several times.
+    #[arg(long, value_name = "SERVICE")]
+    pub service_on: Vec<ServiceArg>,
+    /// Make no use of a service of the guest's agent; may be given several times.
+    #[arg(long, value_name = "SERVICE")]
+    pub service_off: Vec<ServiceArg>,
     /// Add a label; may be given several times.
     #[arg(long, value_name = "LABEL")]
     pub add_label: Vec<Label>,
@@ -79,6 +85,27 @@ impl From<UnsupportedArg> for UnsupportedDisks {
         match choice {
             UnsupportedArg::LeaveOut => Self::LeaveOut,
             UnsupportedArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+/// A service of the guest's agent, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ServiceArg {
+    /// Making the guest quiet for production checkpoints.
+    Quiesce,
+    /// Shutting the guest down.
+    Shutdown,
+    /// Setting its clock after an apply.
+    TimeSync,
+}
+
+impl From<ServiceArg> for GuestService {
+    fn from(service: ServiceArg) -> Self {
+        match service {
+            ServiceArg::Quiesce => Self::Quiesce,
+            ServiceArg::Shutdown => Self::Shutdown,
+            ServiceArg::TimeSync => Self::TimeSync,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `stillpoint guest|writer|host …`
 
-use super::{Context, integrity, show};
+use super::{Context, integrity, services, show};
 use crate::{
     CliError,
     args::{GuestCommand, HostCommand, WriterCommand},
@@ -8,9 +8,13 @@ use crate::{
 };
 
 pub(super) async fn guest(context: &Context, command: &GuestCommand) -> Result<Answer, CliError> {
-    let GuestCommand::Show { vm } = command;
-    let guest = context.client.guest(vm).await?;
-    Answer::new(show::guest(&guest), &guest)
+    match command {
+        GuestCommand::Show { vm } => {
+            let guest = context.client.guest(vm).await?;
+            Answer::new(show::guest(&guest), &guest)
+        }
+        GuestCommand::Services { vm } => services::list(context, vm).await,
+    }
 }
 
 pub(super) async fn writers(context: &Context, command: &WriterCommand) -> Result<Answer, CliError> {

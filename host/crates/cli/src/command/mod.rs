@@ -10,6 +10,7 @@ mod integrity;
 mod memory;
 mod operation;
 mod select;
+mod services;
 mod settings;
 mod show;
 mod vm;

@@ -1,7 +1,7 @@
 //! Settings: the page of one VM, and the same change for many.
 
 use serde::Serialize;
-use stillpoint_common::{CheckpointPolicy, SettingsChange, VmId, VmSettings};
+use stillpoint_common::{CheckpointPolicy, GuestService, SettingsChange, VmId, VmSettings};
 
 use super::Context;
 use crate::{
@@ -47,6 +47,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("automatic at start", yes(vm.settings.automatic_checkpoints)),
         ("hazards", text::word(Some(vm.settings.hazards))),
         ("disks it cannot hold", text::word(Some(vm.settings.unsupported_disks))),
+        ("guest services off", services_off(&vm.settings)),
         ("labels", labels(&vm.settings)),
     ]);
     let document = serde_json::json!({
@@ -64,6 +65,10 @@ fn yes(on: bool) -> String {
 
 fn labels(settings: &VmSettings) -> String {
     settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn services_off(settings: &VmSettings) -> String {
+    settings.services_off.iter().map(|service| text::word(Some(*service))).collect::<Vec<_>>().join(" ")
 }
 
 /// What became of one VM.
@@ -117,6 +122,13 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
         labels.retain(|label| !set.remove_label.contains(label));
         labels
     };
+    let services_off = || {
+        let mut off = vm.settings.services_off.clone();
+        off.extend(set.service_off.iter().map(|service| GuestService::from(*service)));
+        off.retain(|service| !set.service_on.iter().any(|on| GuestService::from(*on) == *service));
+        off
+    };
+    let switched = !set.service_on.is_empty() || !set.service_off.is_empty();
     let relabelled = !set.add_label.is_empty() || !set.remove_label.is_empty();
     Ok(VmChange {
         checkpoint_policy: set.checkpoint_policy.map(Into::into),
@@ -128,6 +140,7 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
             labels: relabelled.then(labels),
             hazards: set.hazards.map(Into::into),
             unsupported_disks: set.unsupported_disks.map(Into::into),
+            services_off: switched.then(services_off),
         },
     })
 }
@@ -142,6 +155,11 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
             "unsupported disks",
             text::word(Some(before.settings.unsupported_disks)),
             text::word(Some(after.settings.unsupported_disks)),
+        ),
+        (
+            "services off",
+            format!("[{}]", services_off(&before.settings)),
+            format!("[{}]", services_off(&after.settings)),
         ),
         ("labels", format!("[{}]", labels(&before.settings)), format!("[{}]", labels(&after.settings))),
     ];

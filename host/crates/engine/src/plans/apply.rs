@@ -1,7 +1,7 @@
 //! Applying a checkpoint: the VM goes back to it, Now is lost, every checkpoint stays.
 
 use async_trait::async_trait;
-use stillpoint_common::{Checkpoint, InstanceId, Layer, NicBackend, Reason, Vm, VmDefinition};
+use stillpoint_common::{Checkpoint, GuestService, InstanceId, Layer, NicBackend, Reason, Vm, VmDefinition};
 use tokio::time::{Instant, sleep};
 
 use super::disks::{create_overlays, launch_chains, remove_overlays, verify_layers};
@@ -225,6 +225,11 @@ impl Apply {
     /// that time; this is said, and is no failure.
     async fn set_clock(&self, cx: &Cx) {
         let (Ok(instance), true) = (self.new_instance(), self.checkpoint.was_running) else { return };
+        let vm = cx.catalogue().vm(&cx.vm).await;
+        if vm.is_ok_and(|vm| vm.settings.services_off.contains(&GuestService::TimeSync)) {
+            let why = "service TIME_SYNC is switched off for this VM";
+            return cx.reporter.warn(format!("the guest's clock goes on from the time of the checkpoint: {why}"));
+        }
         let until = Instant::now() + cx.world.config.clock_after_apply;
         loop {
             match cx.ports().guest.set_clock(instance).await {

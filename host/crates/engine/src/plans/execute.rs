@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, InstanceId, Kind, OperationKind, Outcome,
-    PowerState, Reason, SessionId, Vm,
+    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, GuestService, InstanceId, Kind, OperationKind,
+    Outcome, PowerState, Reason, SessionId, Vm,
 };
 use uuid::Uuid;
 
@@ -222,6 +222,10 @@ pub(super) async fn attempt(
         return Err(QuiesceError::Paused { why }.into());
     }
     let vm = cx.catalogue().vm(&cx.vm).await?;
+    let asks_guest = vm.instance.is_some() && draft.kind == Kind::Production;
+    if asks_guest && vm.settings.services_off.contains(&GuestService::Quiesce) {
+        return Err(QuiesceError::SwitchedOff.into());
+    }
     let forest = cx.catalogue().forest(&cx.vm).await?;
     let facts = CreateFacts {
         checkpoint: Checkpoint { disks: vm.heads.clone(), ..draft.clone() },

@@ -1,7 +1,7 @@
 //! Starting, stopping, pausing and resuming a VM.
 
 use async_trait::async_trait;
-use stillpoint_common::{Accelerator, Failure, InstanceId, Reason};
+use stillpoint_common::{Accelerator, Failure, GuestService, InstanceId, Reason};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{
@@ -167,8 +167,11 @@ impl PowerPlan {
     }
 }
 
-/// Through the agent; through the power button where no agent answers.
+/// Through the agent; through the power button where no agent answers, or is to be asked.
 async fn ask_guest(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
+    if cx.catalogue().vm(&cx.vm).await?.settings.services_off.contains(&GuestService::Shutdown) {
+        return Ok(cx.ports().hypervisor.press_power_button(instance).await?);
+    }
     if let Err(error) = cx.ports().guest.power(instance, PowerAction::PowerOff).await {
         tracing::info!(vm = %cx.vm, %error, "no agent to ask for a shutdown, pressing the power button");
         cx.ports().hypervisor.press_power_button(instance).await?;

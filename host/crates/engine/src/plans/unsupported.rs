@@ -29,7 +29,8 @@ fn left_out(vm: &Vm, others: &[Vm]) -> Result<Vec<LeftOut>, Failure> {
         UnsupportedDisks::Refuse => vm.definition.pass_through.iter().find(|disk| !disk.read_only),
     };
     if let Some(disk) = refused {
-        let message = format!("no checkpoint of VM {} can hold its disk {}: {}", vm.id, disk.name, why(vm, disk, others));
+        let message =
+            format!("no checkpoint of VM {} can hold its disk {}: {}", vm.id, disk.name, why(vm, disk, others));
         return Err(Failure::new(Reason::UnsupportedDisk, message));
     }
     Ok(vm.definition.pass_through.iter().map(left_out).collect())

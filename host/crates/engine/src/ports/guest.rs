@@ -116,6 +116,9 @@ pub enum QuiesceError {
         /// In words.
         why: String,
     },
+    /// The VM is set so that its guest is not asked. Decided by the engine, never answered by an agent.
+    #[error("service QUIESCE of the guest is switched off for this VM")]
+    SwitchedOff,
     /// The session ended before it was asked to: lease over, or agent restarted.
     #[error("the quiesce session is over: {why}")]
     Lapsed {
@@ -143,6 +146,7 @@ impl QuiesceError {
             Self::FileSystemRefused { .. } => FallbackReason::FileSystemRefused,
             Self::Paused { .. } => FallbackReason::VmNotRunning,
             Self::NothingToFreeze => FallbackReason::NothingToFreeze,
+            Self::SwitchedOff => FallbackReason::QuiesceSwitchedOff,
             Self::Lapsed { .. } => FallbackReason::HoldLapsed,
         }
     }
