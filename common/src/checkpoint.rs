@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Hazard,
-    Kind, LayerId, Notes, PhaseRecord, VmDefinition, VmId, WriterOutcome,
+    Kind, LayerId, Notes, PhaseRecord, PowerState, VmDefinition, VmId, WriterOutcome,
 };
 
 /// An unchanging point in the life of a VM.
@@ -42,8 +42,11 @@ pub struct Checkpoint {
     pub disks: BTreeMap<DiskName, LayerId>,
     /// Machine state, for a standard checkpoint of a VM that was not off.
     pub memory: Option<MemoryState>,
-    /// The VM was running (and not paused) when the checkpoint was made.
+    /// The guest was running (and not paused) when the checkpoint was made, or when the state that it contains was saved.
     pub was_running: bool,
+    /// What the VM was; `None` in records of versions that did not tell. See [`Checkpoint::vm_state`].
+    #[serde(default)]
+    pub power: Option<PowerState>,
     /// File systems of the guest and what became of each.
     pub file_systems: Vec<FileSystemOutcome>,
     /// Writers of the guest and what became of each.
@@ -92,6 +95,19 @@ pub enum MemoryFormat {
     Stream,
     /// Pages in packs, which checkpoints share, and a manifest.
     Pages,
+}
+
+impl Checkpoint {
+    /// What the VM was when the checkpoint was made.
+    #[must_use]
+    pub const fn vm_state(&self) -> PowerState {
+        match (self.power, self.was_running, &self.memory) {
+            (Some(power), _, _) => power,
+            (None, true, _) => PowerState::Running,
+            (None, false, Some(_)) => PowerState::Paused,
+            (None, false, None) => PowerState::Off,
+        }
+    }
 }
 
 /// RAM pages and device state of one instant.

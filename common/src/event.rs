@@ -27,6 +27,10 @@ pub enum EventKind {
     VmPaused,
     /// A paused VM was resumed.
     VmResumed,
+    /// A VM's memory was kept and its process ended.
+    VmSaved,
+    /// The saved state of a VM was given up.
+    SavedStateDiscarded,
     /// A VM stands still because a disk could not be read or written.
     VmCritical,
     /// A VM that stood still by itself does so no longer.

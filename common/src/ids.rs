@@ -60,7 +60,18 @@ macro_rules! uuid_id {
 
 uuid_id!(CheckpointId, "checkpoint", "Names one checkpoint, for ever.");
 uuid_id!(OperationId, "operation", "Names one operation, for ever.");
+uuid_id!(
+    MemoryId,
+    "memory state",
+    "Names one memory state: a checkpoint's, which has the checkpoint's id, or a saved VM's."
+);
 uuid_id!(SessionId, "quiesce session", "Names one quiesce session, from prepare to finish.");
+
+impl From<CheckpointId> for MemoryId {
+    fn from(checkpoint: CheckpointId) -> Self {
+        Self(checkpoint.0)
+    }
+}
 
 macro_rules! hex_id {
     ($name:ident, $what:literal, $bytes:literal, $expected:literal, $doc:literal) => {

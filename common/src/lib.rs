@@ -3,6 +3,7 @@
 //! Nothing here does I/O. Every record of the catalogue and every answer of a port is made of these words, and the
 //! same words stand in the `.proto` files, the command line and the documents.
 
+mod change;
 mod checkpoint;
 mod critical;
 mod definition;
@@ -21,6 +22,7 @@ mod settings;
 mod vm;
 mod writer;
 
+pub use change::DefinitionChange;
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryFormat, MemoryState, Remarks};
 pub use critical::{Critical, CriticalAction, CriticalSettings};
 pub use definition::{
@@ -30,7 +32,7 @@ pub use definition::{
 pub use event::{Event, EventKind, EventToken, TokenError};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
-pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
+pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, SessionId};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
 pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
@@ -42,7 +44,7 @@ pub use quiesce::{
 pub use reason::{Category, Failure, Reason};
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
-pub use vm::{Accelerator, Merges, PowerState, Vm};
+pub use vm::{Accelerator, DetachedDisk, Merges, PowerState, SavedState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointId, Failure, OperationId, VmId};
+use crate::{CheckpointId, DefinitionChange, Failure, OperationId, VmId};
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,6 +19,10 @@ pub enum OperationKind {
     PauseVm,
     /// Let a paused VM run.
     ResumeVm,
+    /// Keep a VM's memory and devices and end its process.
+    SaveVm,
+    /// Give up a saved state.
+    DiscardSavedState,
     /// Create a checkpoint.
     CreateCheckpoint,
     /// Bring a VM back to a checkpoint.
@@ -40,6 +44,8 @@ impl std::fmt::Display for OperationKind {
             Self::StopVm => "stop VM",
             Self::PauseVm => "pause VM",
             Self::ResumeVm => "resume VM",
+            Self::SaveVm => "save VM",
+            Self::DiscardSavedState => "discard saved state",
             Self::CreateCheckpoint => "create checkpoint",
             Self::ApplyCheckpoint => "apply checkpoint",
             Self::DeleteCheckpoint => "delete checkpoint",
@@ -118,6 +124,12 @@ pub struct Operation {
     pub phases: Vec<PhaseRecord>,
     /// What the caller should know although the operation went well.
     pub warnings: Vec<String>,
+    /// What an apply has changed in the VM's definition.
+    #[serde(default)]
+    pub changes: Vec<DefinitionChange>,
+    /// The checkpoint of Now that an apply has made first.
+    #[serde(default)]
+    pub first_checkpoint: Option<CheckpointId>,
     /// When it was accepted.
     pub started: Timestamp,
     /// When it ended.

@@ -72,6 +72,7 @@ reasons! {
     CheckpointAmbiguous, "CHECKPOINT_AMBIGUOUS", InvalidArgument, "Several checkpoints have this name: give the id.";
     CheckpointMissing, "CHECKPOINT_MISSING", FailedPrecondition, "A file of it is missing: put it back, say where it is with `stillpoint vm reconnect`, or delete the checkpoint.";
     CheckpointDeleting, "CHECKPOINT_DELETING", FailedPrecondition, "It is being deleted and cannot be used; choose another checkpoint.";
+    CheckpointHasNoMemory, "CHECKPOINT_HAS_NO_MEMORY", FailedPrecondition, "Leave --to-saved out: the VM is off after this checkpoint is applied.";
     OperationNotFound, "OPERATION_NOT_FOUND", NotFound, "List the operations with `stillpoint operation list`.";
     DiskNotFound, "DISK_NOT_FOUND", NotFound, "The VM has no disk of this name; `stillpoint vm show VM` lists them.";
     LayerNotFound, "LAYER_NOT_FOUND", NotFound, "List the layers with `stillpoint vm layers VM`.";
@@ -84,6 +85,7 @@ reasons! {
     VmBusy, "VM_BUSY", Aborted, "Wait for the operation that is named, or cancel it, then try again.";
     VmNotRunning, "VM_NOT_RUNNING", FailedPrecondition, "Start the VM first.";
     VmRunning, "VM_RUNNING", FailedPrecondition, "Stop the VM first.";
+    VmSaved, "VM_SAVED", FailedPrecondition, "Start the VM: it goes on where it was saved. Or give its saved state up: `stillpoint vm discard-saved VM`.";
     VmNotPaused, "VM_NOT_PAUSED", FailedPrecondition, "Only a paused VM can be resumed.";
     VmPausedCritical, "VM_PAUSED_CRITICAL", FailedPrecondition, "Free space on the file system that is named, or mend the disk; then resume the VM, if it does not go on by itself.";
     VmHasCheckpoints, "VM_HAS_CHECKPOINTS", FailedPrecondition, "Delete its checkpoints first.";

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, InstanceId, LayerId, VmDefinition, VmId, VmSettings,
+    CheckpointId, CheckpointPolicy, CriticalSettings, DiskDefinition, DiskName, InstanceId, LayerId, MemoryId,
+    MemoryState, VmDefinition, VmId, VmSettings,
 };
 
 /// A virtual machine as the catalogue knows it. Its active state is called *Now*.
@@ -21,14 +22,23 @@ pub struct Vm {
     pub definition: VmDefinition,
     /// What a checkpoint of it shall be.
     pub checkpoint_policy: CheckpointPolicy,
+    /// An apply that discards Now makes a checkpoint of it first.
+    #[serde(default)]
+    pub undo_checkpoint: bool,
     /// Where configuration and memory of its checkpoints are kept. Layers lie beside their backing files.
     pub checkpoint_location: PathBuf,
     /// The checkpoint Now is a child of.
     pub parent: Option<CheckpointId>,
     /// The layer that Now writes to, per disk.
     pub heads: BTreeMap<DiskName, LayerId>,
-    /// The process that runs it; `None` while it is off.
+    /// Disks that were taken out of Now while checkpoints lay on them, as they were then.
+    #[serde(default)]
+    pub detached: Vec<DetachedDisk>,
+    /// The process that runs it; `None` while it is off or saved.
     pub instance: Option<InstanceId>,
+    /// The machine state it will go on from; never together with a process.
+    #[serde(default)]
+    pub saved: Option<SavedState>,
     /// Changes whenever the guest may see its past again: at every apply. Constant over reboot and pause.
     pub generation_id: Uuid,
     /// What it runs on, since its last start.
@@ -70,6 +80,44 @@ impl Merges {
     }
 }
 
+/// A disk that was taken out of a VM which has checkpoints of it. Its layers are kept as those of a disk are: put back
+/// under its name and path, it reads as it did. An apply gives it up with the rest of Now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachedDisk {
+    /// What it was in the VM.
+    pub disk: DiskDefinition,
+    /// The layer it would write to.
+    pub head: LayerId,
+}
+
+impl Vm {
+    /// The layers that Now needs: those it writes to, and those that detached disks would write to.
+    pub fn own_layers(&self) -> impl Iterator<Item = LayerId> {
+        self.heads.values().copied().chain(self.detached.iter().map(|detached| detached.head))
+    }
+
+    /// The same VM, with another layer in the place of one of its own.
+    pub fn replace_layer(&mut self, from: LayerId, to: LayerId) {
+        let heads = self.heads.values_mut().chain(self.detached.iter_mut().map(|detached| &mut detached.head));
+        heads.filter(|head| **head == from).for_each(|head| *head = to);
+    }
+}
+
+/// Memory and devices of a VM whose process was ended, to go on from at its next start.
+///
+/// It belongs to the VM's heads as they are: nothing may write to them while it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedState {
+    /// Its name.
+    pub id: MemoryId,
+    /// The state itself.
+    pub memory: MemoryState,
+    /// The guest ran (and was not paused): it will run again.
+    pub was_running: bool,
+    /// When it was saved.
+    pub saved: Timestamp,
+}
+
 /// What a VM's virtual CPUs run on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -92,4 +140,6 @@ pub enum PowerState {
     Paused,
     /// The guest stands still because a disk could not be written.
     PausedCritical,
+    /// No process; the next start goes on where the guest was.
+    Saved,
 }

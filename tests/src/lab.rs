@@ -154,6 +154,18 @@ impl LabChannel {
         let [wall, boot] = numbers(&text)?;
         Ok(GuestClock { since_1970: Duration::from_nanos(wall), since_boot: Duration::from_nanos(boot) })
     }
+
+    /// How far the guest's clock is from the host's, at least.
+    ///
+    /// # Errors
+    /// As for [`LabChannel::sh`].
+    pub async fn clock_off(&self) -> Result<Duration, LabError> {
+        let since_1970 = |time: jiff::Timestamp| Duration::from_micros(time.as_microsecond().unsigned_abs());
+        let before = since_1970(jiff::Timestamp::now());
+        let guest = self.clock().await?.since_1970;
+        let after = since_1970(jiff::Timestamp::now());
+        Ok(before.saturating_sub(guest).max(guest.saturating_sub(after)))
+    }
 }
 
 /// What a `counter` workload knows about itself.

@@ -215,6 +215,7 @@ impl SimHost {
         let view = self.engine.vm(&self.vm()).await.expect("the VM is there");
         let mut files = self.engine.layer_files(&self.vm()).await.expect("the catalogue can be read");
         files.extend(view.disks.into_iter().map(|(_, head, _)| head.path));
+        files.extend(view.vm.saved.map(|saved| saved.memory.path));
         for view in self.checkpoints().await {
             files.extend(view.files.into_values());
             files.extend(view.checkpoint.memory.map(|MemoryState { path, .. }| path));

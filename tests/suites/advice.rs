@@ -68,7 +68,7 @@ async fn a_hazard_is_told_when_the_checkpoint_is_made_kept_with_it_and_told_agai
         assert_eq!(made.remarks.hazards[0].service, "etcd");
         host.world.script_guest(&host.vm(), |guest| guest.services.clear());
         host.restart().await;
-        let told = warnings(&host, Request::Apply(made.id)).await.unwrap();
+        let told = warnings(&host, Request::Apply(made.id.into())).await.unwrap();
         assert!(told.iter().any(|it| it.contains("etcd") && it.contains("voted for")), "{told:?}");
     }
 }
@@ -82,10 +82,10 @@ async fn a_vm_can_be_set_to_refuse_and_then_nothing_is_touched() {
     let refused = host.create(CheckpointPolicy::Production).await.unwrap_err();
     assert_eq!(refused.reason, Reason::HazardRefused);
     assert!(refused.message.contains("samba active directory"), "{refused}");
-    assert_eq!(host.run(Request::Apply(made.id)).await.unwrap_err().reason, Reason::HazardRefused);
+    assert_eq!(host.run(Request::Apply(made.id.into())).await.unwrap_err().reason, Reason::HazardRefused);
     assert_eq!((host.world.files(), host.world.running(&host.vm())), (files, running));
     set(&host, HazardPolicy::Warn).await;
-    host.run(Request::Apply(made.id)).await.unwrap();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

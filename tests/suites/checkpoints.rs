@@ -43,7 +43,7 @@ async fn a_standard_checkpoint_keeps_memory_and_disks_of_one_instant() {
     assert!(made.memory.is_some());
     host.world.set_guest_memory(&host.vm(), 8);
     host.write(1, 2);
-    host.run(Request::Apply(made.id)).await.unwrap();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!(host.world.guest_memory(&host.vm()), Some(7));
     assert_eq!(host.read(1), 1);
     assert_eq!(host.world.clock_behind(&host.vm()), Some(Duration::ZERO));
@@ -104,7 +104,7 @@ async fn a_checkpoint_without_memory_gives_back_a_vm_that_is_off() {
     let made = host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
     host.write(1, 2);
     let before = host.engine.vm(&host.vm()).await.unwrap().vm.generation_id;
-    host.run(Request::Apply(made.id)).await.unwrap();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     let view = host.engine.vm(&host.vm()).await.unwrap();
     assert_eq!(view.power, PowerState::Off);
     assert_ne!(view.vm.generation_id, before);
@@ -119,17 +119,17 @@ async fn applying_is_repeatable_and_branches() {
     let first = host.create(CheckpointPolicy::Standard).await.unwrap();
     for value in [2, 3, 4] {
         host.write(1, value);
-        host.run(Request::Apply(first.id)).await.unwrap();
+        host.run(Request::Apply(first.id.into())).await.unwrap();
         assert_eq!(host.read(1), 1);
     }
     host.write(1, 5);
     let branch = host.create(CheckpointPolicy::Standard).await.unwrap();
     assert_eq!(branch.parent, Some(first.id));
-    host.run(Request::Apply(first.id)).await.unwrap();
+    host.run(Request::Apply(first.id.into())).await.unwrap();
     host.write(1, 6);
     let other = host.create(CheckpointPolicy::Standard).await.unwrap();
     assert_eq!(other.parent, Some(first.id));
-    host.run(Request::Apply(branch.id)).await.unwrap();
+    host.run(Request::Apply(branch.id.into())).await.unwrap();
     assert_eq!(host.read(1), 5);
     host.run(Request::Revert).await.unwrap();
     assert_eq!(host.read(1), 5, "revert goes to the parent of Now, the branch");
@@ -142,7 +142,7 @@ async fn an_apply_that_cannot_load_leaves_the_vm_running_as_it_was() {
     let made = host.create(CheckpointPolicy::Standard).await.unwrap();
     host.write(1, 2);
     host.world.set_faults(FaultPlan::none().at(Call::LoadMemory, 1, Fault::FailBefore));
-    let failure = host.run(Request::Apply(made.id)).await.unwrap_err();
+    let failure = host.run(Request::Apply(made.id.into())).await.unwrap_err();
     assert_eq!(failure.reason, Reason::RestoreFailed);
     assert_eq!(host.read(1), 2);
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Running);
@@ -176,12 +176,12 @@ async fn a_branch_point_stays_unseen_until_one_child_is_left() {
     let root = host.create(CheckpointPolicy::Standard).await.unwrap();
     host.write(1, 2);
     let left = host.create(CheckpointPolicy::Standard).await.unwrap();
-    host.run(Request::Apply(root.id)).await.unwrap();
+    host.run(Request::Apply(root.id.into())).await.unwrap();
     host.write(1, 3);
     let right = host.create(CheckpointPolicy::Standard).await.unwrap();
     host.run(Request::DeleteCheckpoint(root.id)).await.unwrap();
     assert_eq!(host.checkpoint(left.id).await.checkpoint.parent, None);
-    host.run(Request::Apply(left.id)).await.unwrap();
+    host.run(Request::Apply(left.id.into())).await.unwrap();
     assert_eq!(host.read(1), 2);
     host.run(Request::DeleteCheckpoint(right.id)).await.unwrap();
     assert_eq!(host.read(1), 2);
@@ -219,7 +219,7 @@ async fn checkpoints_of_a_vm_that_is_off_or_paused() {
     assert_eq!((paused.kind, paused.fallback), (Kind::Standard, Some(FallbackReason::VmNotRunning)));
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Paused);
     host.run(Request::Resume).await.unwrap();
-    host.run(Request::Apply(paused.id)).await.unwrap();
+    host.run(Request::Apply(paused.id.into())).await.unwrap();
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Paused);
     assert_clean(&host).await;
 }
@@ -280,7 +280,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     let host = SimHost::running().await;
     let made = host.create(CheckpointPolicy::Production).await.unwrap();
     let unknown = stillpoint_common::CheckpointId::generate();
-    for request in [Request::Apply(unknown), Request::DeleteCheckpoint(unknown)] {
+    for request in [Request::Apply(unknown.into()), Request::DeleteCheckpoint(unknown)] {
         assert_eq!(host.run(request).await.unwrap_err().reason, Reason::CheckpointNotFound);
     }
     host.engine

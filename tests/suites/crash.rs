@@ -103,4 +103,12 @@ crash_tests! {
     Rename 3 1 while_a_checkpoint_is_renamed;
     Change 3 1 while_a_vm_is_changed;
     DeleteVm 1 0 while_a_vm_is_forgotten;
+    Save 15 9 while_a_vm_is_saved;
+    StartSaved 15 9 while_a_saved_vm_is_started;
+    DiscardSaved 5 2 while_a_saved_state_is_given_up;
+    CreateSaved 11 9 while_a_checkpoint_of_a_saved_vm_is_made;
+    CreateQuiesced 30 20 while_a_quiet_guest_is_kept_with_its_memory;
+    ApplyToSaved 27 40 while_a_checkpoint_is_applied_to_saved;
+    ApplyOverSaved 30 40 while_a_saved_vm_is_brought_back;
+    ApplyKeepingNow 50 60 while_what_is_now_is_kept_and_a_checkpoint_applied;
 }

@@ -20,7 +20,7 @@ async fn with_a_branch() -> (SimHost, [CheckpointId; 3]) {
         host.write(1, value);
         made.push(host.create(CheckpointPolicy::Standard).await.expect("it works").id);
     }
-    host.run(Request::Apply(made[1])).await.expect("it works");
+    host.run(Request::Apply(made[1].into())).await.expect("it works");
     host.write(1, 4);
     (host, [made[0], made[1], made[2]])
 }
@@ -72,7 +72,7 @@ async fn many_go_at_once_in_one_operation_and_each_is_told_of() {
         gone.extend(event.checkpoint.filter(|_| event.text.ends_with("is gone")));
     }
     assert_eq!(gone, [a, b]);
-    host.run(Request::Apply(c)).await.unwrap();
+    host.run(Request::Apply(c.into())).await.unwrap();
     assert_eq!(host.read(1), 3);
 }
 
@@ -99,7 +99,7 @@ async fn a_checkpoint_without_its_memory_keeps_its_disks_and_leaves_the_vm_off_w
     assert!(host.checkpoint(c).await.checkpoint.memory.is_some(), "that of another stays");
     assert_nothing_left_over(&host).await;
     assert_eq!(host.run(Request::DeleteMemory(b)).await.unwrap_err().reason, Reason::NoMemoryState);
-    host.run(Request::Apply(b)).await.unwrap();
+    host.run(Request::Apply(b.into())).await.unwrap();
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Off);
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 2);
@@ -110,10 +110,10 @@ async fn a_checkpoint_whose_memory_is_missing_is_whole_again_without_it() {
     let (host, [_, b, _]) = with_a_branch().await;
     let memory = host.checkpoint(b).await.checkpoint.memory.unwrap().path;
     assert!(host.world.lose_file(&memory));
-    assert_eq!(host.run(Request::Apply(b)).await.unwrap_err().reason, Reason::CheckpointMissing);
+    assert_eq!(host.run(Request::Apply(b.into())).await.unwrap_err().reason, Reason::CheckpointMissing);
     host.run(Request::DeleteMemory(b)).await.unwrap();
     assert_eq!(host.checkpoint(b).await.missing, Vec::<std::path::PathBuf>::new());
-    host.run(Request::Apply(b)).await.unwrap();
+    host.run(Request::Apply(b.into())).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

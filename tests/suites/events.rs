@@ -48,7 +48,7 @@ async fn each_thing_that_happens_is_told_once_in_order_with_what_it_is_about() {
     host.run(Request::Export { checkpoint: first.id, folder: "/exports/one".into(), format: DiskFormat::Raw })
         .await
         .unwrap();
-    host.run(Request::Apply(second.id)).await.unwrap();
+    host.run(Request::Apply(second.id.into())).await.unwrap();
     host.run(Request::DeleteCheckpoint(first.id)).await.unwrap();
     host.run(Request::Pause).await.unwrap();
     host.run(Request::Resume).await.unwrap();

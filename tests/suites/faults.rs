@@ -123,4 +123,12 @@ fault_tests! {
     Rename 17 0 of_a_new_name;
     Change 18 0 of_a_change;
     DeleteVm 11 0 of_the_end_of_a_vm;
+    Save 50 7 of_a_save;
+    StartSaved 60 7 of_a_start_from_saved;
+    DiscardSaved 20 2 of_a_saved_state_that_is_given_up;
+    CreateSaved 50 4 of_a_checkpoint_of_a_saved_vm;
+    CreateQuiesced 100 18 of_a_quiet_guest_with_its_memory;
+    ApplyToSaved 100 30 of_an_apply_to_saved;
+    ApplyOverSaved 100 30 of_an_apply_over_a_saved_vm;
+    ApplyKeepingNow 200 40 of_an_apply_that_keeps_now;
 }

@@ -80,7 +80,7 @@ async fn records_of_today() -> Golden {
         format: DiskFormat::Raw,
     };
     host.run(export("one")).await.expect("it works");
-    host.run(Request::Apply(standard.id)).await.expect("it works");
+    host.run(Request::Apply(standard.id.into())).await.expect("it works");
     host.run(Request::Revert).await.expect("it works");
     let root = host.create(CheckpointPolicy::Standard).await.expect("it works");
     let child = host.create(CheckpointPolicy::Standard).await.expect("it works");
@@ -101,6 +101,10 @@ async fn records_of_today() -> Golden {
         (Request::DeleteCheckpoint(standard.id), Call::FinishMerge),
         (Request::Stop(StopMode::TurnOff), Call::Retire),
         (Request::Start, Call::WriteDescription),
+        (Request::Save, Call::Retire),
+        (Request::Start, Call::Resume),
+        (Request::Save, Call::Retire),
+        (Request::DiscardSaved, Call::RemoveMemory),
     ] {
         keep(&host.world);
         host.world.set_faults(FaultPlan::none().at(call, 1, Fault::CrashBefore));

@@ -7,7 +7,6 @@ use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, Fallbac
 use stillpoint_tests::{
     ext4::Ext4State,
     guest_image::GuestSet,
-    lab::LabChannel,
     service::{Service, guest_spec},
 };
 
@@ -36,18 +35,9 @@ async fn a_production_checkpoint_is_clean_on_disk_and_a_standard_one_gives_memor
     client.wait(&client.apply_checkpoint(&vm, standard.id).await?.id).await?;
     let lab = service.lab().await?;
     assert_eq!(lab.sh("cat /tmp/value /data/file").await?.trim(), "unsaved\nsaved");
-    let off = clock_off(&lab).await?;
+    let off = lab.clock_off().await?;
     assert!(off < Duration::from_millis(100), "the clock is off by {off:?}");
     Ok(())
-}
-
-/// How far the guest's clock is from the host's.
-async fn clock_off(lab: &LabChannel) -> Result<Duration, Box<dyn std::error::Error>> {
-    let since_1970 = |time: jiff::Timestamp| Duration::from_micros(time.as_microsecond().unsigned_abs());
-    let before = since_1970(jiff::Timestamp::now());
-    let guest = lab.clock().await?.since_1970;
-    let after = since_1970(jiff::Timestamp::now());
-    Ok(before.saturating_sub(guest).max(guest.saturating_sub(after)))
 }
 
 #[tokio::test(flavor = "multi_thread")]

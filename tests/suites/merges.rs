@@ -88,7 +88,7 @@ async fn whatever_is_asked_for_begins_at_once_while_layers_are_merged() {
         let request = match what {
             0 => create(CheckpointPolicy::ProductionOnly),
             1 => create(CheckpointPolicy::Standard),
-            2 => Request::Apply(older.id),
+            2 => Request::Apply(older.id.into()),
             3 => Request::Stop(StopMode::TurnOff),
             4 => Request::Pause,
             5 => Request::DeleteCheckpoint(older.id),
@@ -141,7 +141,7 @@ async fn what_became_impossible_while_it_waited_is_refused_and_merging_goes_on()
     let host = SimHost::running().await;
     let made = host.create(CheckpointPolicy::Standard).await.unwrap();
     let delete = host.engine.submit(&host.vm(), Request::DeleteCheckpoint(made.id), None).await.unwrap();
-    let apply = host.engine.submit(&host.vm(), Request::Apply(made.id), None).await.unwrap();
+    let apply = host.engine.submit(&host.vm(), Request::Apply(made.id.into()), None).await.unwrap();
     host.end_of(&delete).await.unwrap();
     let refused = host.end_of(&apply).await.unwrap_err();
     assert!(matches!(refused.reason, Reason::CheckpointDeleting | Reason::CheckpointNotFound), "{refused}");

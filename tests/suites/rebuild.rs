@@ -28,7 +28,7 @@ impl Lost {
         host.write(1, 2);
         let second = host.create(CheckpointPolicy::ProductionOnly).await.expect("it works").id;
         host.write(1, 3);
-        host.run(Request::Apply(first)).await.expect("it works");
+        host.run(Request::Apply(first.into())).await.expect("it works");
         host.write(1, 4);
         Self { host, first, second }
     }
@@ -70,7 +70,7 @@ async fn a_lost_catalogue_comes_back_with_every_checkpoint_and_the_running_vm() 
     lost.host.assert_described().await;
     assert_eq!(lost.host.read(1), 4);
     for (checkpoint, value) in [(lost.second, 2), (lost.first, 1)] {
-        lost.host.run(Request::Apply(checkpoint)).await.unwrap();
+        lost.host.run(Request::Apply(checkpoint.into())).await.unwrap();
         if lost.host.engine.vm(&lost.host.vm()).await.unwrap().power == PowerState::Off {
             lost.host.run(Request::Start).await.unwrap();
         }
@@ -186,7 +186,7 @@ async fn a_file_that_is_wrong_is_named_and_stays_refused_after_a_rebuild() {
     let rebuilt = lost.rebuild().await;
     let [note] = rebuilt.taken[0].notes.as_slice() else { panic!("{rebuilt:?}") };
     assert!(note.contains(&layer.display().to_string()) && note.contains("not the file it was"), "{note}");
-    let failure = lost.host.run(Request::Apply(lost.second)).await.unwrap_err();
+    let failure = lost.host.run(Request::Apply(lost.second.into())).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DiskChanged);
     lost.host.run(Request::Start).await.unwrap();
     assert_eq!(lost.host.read(1), 4, "Now does not read through it");

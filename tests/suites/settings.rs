@@ -116,7 +116,7 @@ async fn a_disk_with_layers_that_was_resized_from_outside_is_refused_until_it_ha
     assert_eq!(host.checkpoints().await.len(), 1);
     host.world.resize_file(&head, 1 << 30);
     host.run(Request::Start).await.unwrap();
-    host.run(Request::Apply(made.id)).await.unwrap();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,12 +77,12 @@ async fn an_apply_without_room_for_its_layers_is_refused_and_the_vm_goes_on() {
     host.write(1, 2);
     let instance = host.world.running(&host.vm());
     leave(&host, TWO_LAYERS - 1);
-    for request in [Request::Apply(made.id), Request::Revert] {
+    for request in [Request::Apply(made.id.into()), Request::Revert] {
         assert_eq!(host.run(request).await.unwrap_err().reason, Reason::NoSpace);
         assert_eq!((host.world.running(&host.vm()), host.read(1)), (instance, 2));
     }
     leave(&host, TWO_LAYERS);
-    host.run(Request::Apply(made.id)).await.unwrap();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!(host.read(1), 1);
     assert_clean(&host).await;
 }
@@ -333,7 +333,7 @@ async fn deleting_gives_back_memory_and_leaves_before_it_merges_anything() {
     let root = host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
     host.write(1, 2);
     let leaf = host.create(CheckpointPolicy::Standard).await.unwrap();
-    host.run(Request::Apply(root.id)).await.unwrap();
+    host.run(Request::Apply(root.id.into())).await.unwrap();
     host.run(Request::Start).await.unwrap();
     host.write(1, 3);
     leave(&host, 0);

@@ -74,7 +74,7 @@ impl Chain {
         self.host.run(Request::Start).await.expect("it works");
         assert_eq!(self.host.read(1), 3);
         for (checkpoint, value) in [(&self.second, 2), (&self.first, 1)] {
-            self.host.run(Request::Apply(checkpoint.id)).await.expect("it works");
+            self.host.run(Request::Apply(checkpoint.id.into())).await.expect("it works");
             if self.host.engine.vm(&self.host.vm()).await.expect("it is there").power == PowerState::Off {
                 self.host.run(Request::Start).await.expect("it works");
             }
@@ -124,7 +124,7 @@ async fn each_harm_to_a_layer_is_found_with_what_it_keeps_from_and_no_act_goes_o
         );
         let vm_before = chain.host.world.records();
         assert_eq!(chain.refused(Request::Start).await, Reason::DiskChanged, "{kind:?}");
-        assert_eq!(chain.refused(Request::Apply(chain.second.id)).await, Reason::DiskChanged, "{kind:?}");
+        assert_eq!(chain.refused(Request::Apply(chain.second.id.into())).await, Reason::DiskChanged, "{kind:?}");
         assert_eq!(chain.refused(chain.export(chain.second.id)).await, Reason::DiskChanged, "{kind:?}");
         let create = Request::CreateCheckpoint(NewCheckpoint::default());
         assert_eq!(chain.refused(create).await, Reason::DiskChanged, "{kind:?}");
@@ -149,7 +149,7 @@ async fn a_checkpoint_whose_file_is_missing_is_said_to_be_missing_and_blocks_not
     host.write(1, 2);
     let lost = host.create(CheckpointPolicy::Standard).await.unwrap();
     host.write(1, 3);
-    host.run(Request::Apply(first.id)).await.unwrap();
+    host.run(Request::Apply(first.id.into())).await.unwrap();
     let file = host.checkpoint(lost.id).await.files[&disk("data")].clone();
     host.world.move_file(&file, "/elsewhere");
 
@@ -160,14 +160,14 @@ async fn a_checkpoint_whose_file_is_missing_is_said_to_be_missing_and_blocks_not
     let [finding] = findings.as_slice() else { panic!("{findings:?}") };
     assert_eq!((finding.kind, &finding.checkpoints, finding.now), (FindingKind::LayerMissing, &vec![lost.id], false));
     let export = Request::Export { checkpoint: lost.id, folder: "/exports/x".into(), format: DiskFormat::Raw };
-    for request in [Request::Apply(lost.id), export] {
+    for request in [Request::Apply(lost.id.into()), export] {
         let failure = host.run(request).await.unwrap_err();
         assert_eq!(failure.reason, Reason::CheckpointMissing);
         assert!(failure.message.contains("MISSING"), "{failure}");
     }
     host.write(1, 4);
     let third = host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
-    host.run(Request::Apply(first.id)).await.unwrap();
+    host.run(Request::Apply(first.id.into())).await.unwrap();
     host.run(Request::DeleteCheckpoint(third.id)).await.unwrap();
 
     host.world.move_file("/elsewhere", &file);
@@ -189,7 +189,7 @@ async fn a_missing_layer_in_the_middle_of_a_chain_keeps_only_what_reads_through_
     assert_eq!(chain.refused(Request::Start).await, Reason::DiskFileMissing);
     chain.host.run(Request::DeleteCheckpoint(chain.second.id)).await.unwrap();
     assert_eq!(chain.host.checkpoints().await.len(), 1, "it is gone; its layer waits, since Now reads through it");
-    chain.host.run(Request::Apply(chain.first.id)).await.unwrap();
+    chain.host.run(Request::Apply(chain.first.id.into())).await.unwrap();
     assert_eq!(chain.host.read(1), 1, "what does not read through it can be used");
     chain.host.world.assert_sound();
 }
@@ -200,7 +200,7 @@ async fn a_memory_that_is_gone_makes_its_checkpoint_missing() {
     let memory = chain.first.memory.clone().unwrap().path;
     assert!(chain.host.world.lose_file(&memory));
     assert_eq!(chain.found().await, [(FindingKind::MemoryMissing, vec![chain.first.id], false)]);
-    assert_eq!(chain.refused(Request::Apply(chain.first.id)).await, Reason::CheckpointMissing);
+    assert_eq!(chain.refused(Request::Apply(chain.first.id.into())).await, Reason::CheckpointMissing);
     chain.host.run(Request::DeleteCheckpoint(chain.first.id)).await.unwrap();
     assert_eq!(chain.found().await, []);
 }

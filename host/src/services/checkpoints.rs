@@ -1,7 +1,7 @@
 //! `Checkpoints`
 
 use stillpoint_common::Remarks;
-use stillpoint_engine::{CheckpointChange, Engine, NewCheckpoint, Request as Work};
+use stillpoint_engine::{ApplyRequest, CheckpointChange, Engine, Machine, NewCheckpoint, Now, Request as Work};
 use stillpoint_proto::{
     convert::{names, request},
     longrunning,
@@ -21,6 +21,20 @@ impl Checkpoints {
     pub(crate) fn new(engine: Engine) -> Self {
         Self { engine }
     }
+
+    async fn apply(&self, asked: request::ApplyCheckpoint) -> Answer<longrunning::Operation> {
+        let machine = match asked.machine {
+            request::Machine::AsCaptured => Machine::AsCaptured,
+            request::Machine::Saved => Machine::Saved,
+            request::Machine::WithoutMemory => Machine::WithoutMemory,
+        };
+        let now = match asked.now {
+            request::Now::Discard => Now::Discard,
+            request::Now::CheckpointFirst => Now::CheckpointFirst,
+        };
+        let work = Work::Apply(ApplyRequest { checkpoint: asked.checkpoint, now, machine });
+        respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
+    }
 }
 
 #[tonic::async_trait]
@@ -29,7 +43,8 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         let creator = peer::uid(&asked);
         let asked = request::create_checkpoint(asked.get_ref()).map_err(refuse)?;
         let remarks = Remarks { creator, ..asked.remarks };
-        let work = Work::CreateCheckpoint(NewCheckpoint { name: asked.name, policy: asked.policy, remarks });
+        let (name, policy, with_memory) = (asked.name, asked.policy, asked.with_memory);
+        let work = Work::CreateCheckpoint(NewCheckpoint { name, policy, with_memory, remarks });
         respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
 
@@ -62,13 +77,11 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     }
 
     async fn apply_checkpoint(&self, asked: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {
-        let (vm, id, request_id) = request::apply_checkpoint(asked.get_ref()).map_err(refuse)?;
-        respond::submit(&self.engine, &vm, Work::Apply(id), request_id).await
+        self.apply(request::apply_checkpoint(asked.get_ref()).map_err(refuse)?).await
     }
 
     async fn revert_vm(&self, asked: Request<pb::RevertVmRequest>) -> Answer<longrunning::Operation> {
-        let (vm, request_id) = request::revert_vm(asked.get_ref()).map_err(refuse)?;
-        respond::submit(&self.engine, &vm, Work::Revert, request_id).await
+        self.apply(request::revert_vm(asked.get_ref()).map_err(refuse)?).await
     }
 
     async fn delete_checkpoint(&self, asked: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {

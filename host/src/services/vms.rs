@@ -74,6 +74,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
         let asked = request::update_vm(asked.get_ref()).map_err(refuse)?;
         let change = VmChange {
             checkpoint_policy: asked.checkpoint_policy,
+            undo_checkpoint: asked.undo_checkpoint,
             checkpoint_location: asked.checkpoint_location,
             critical: asked.critical,
             definition: asked.definition,
@@ -134,5 +135,18 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
 
     async fn resume_merges(&self, asked: Request<pb::ResumeMergesRequest>) -> Answer<pb::Vm> {
         self.set_merges(&asked.get_ref().name, Merges::Enabled).await
+    }
+
+    async fn save_vm(&self, asked: Request<pb::SaveVmRequest>) -> Answer<longrunning::Operation> {
+        let request_id = request::request_id(&asked.get_ref().request_id).map_err(refuse)?;
+        self.submit(&asked.get_ref().name, Work::Save, request_id).await
+    }
+
+    async fn discard_saved_state(
+        &self,
+        asked: Request<pb::DiscardSavedStateRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let request_id = request::request_id(&asked.get_ref().request_id).map_err(refuse)?;
+        self.submit(&asked.get_ref().name, Work::DiscardSaved, request_id).await
     }
 }

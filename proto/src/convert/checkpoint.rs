@@ -41,6 +41,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         automatic: checkpoint.remarks.automatic,
         hazards: checkpoint.remarks.hazards.iter().map(advice::hazard).collect(),
         creator: checkpoint.remarks.creator.map(|uid| format!("uid:{uid}")).unwrap_or_default(),
+        vm_state: pb::VmState::from(checkpoint.vm_state()).into(),
     }
 }
 

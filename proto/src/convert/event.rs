@@ -41,9 +41,9 @@ macro_rules! kinds {
 }
 
 kinds! {
-    VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, VmPaused, VmResumed, VmCritical, VmCriticalOver,
-    CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed, CheckpointDeleted, MemoryStateDeleted,
-    CheckpointExported, LayersMerged, OperationFailed, Host,
+    VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, VmPaused, VmResumed, VmSaved, SavedStateDiscarded,
+    VmCritical, VmCriticalOver, CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed,
+    CheckpointDeleted, MemoryStateDeleted, CheckpointExported, LayersMerged, OperationFailed, Host,
 }
 
 /// Where a watch begins.

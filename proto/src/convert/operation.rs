@@ -2,7 +2,7 @@
 
 use prost::Name;
 use prost_types::Any;
-use stillpoint_common::{Operation, OperationKind, OperationState};
+use stillpoint_common::{DefinitionChange, Operation, OperationKind, OperationState};
 
 use super::{
     failure::{self, Refusal},
@@ -33,7 +33,8 @@ pub fn operation(operation: &Operation, response: Option<Any>) -> longrunning::O
 /// What an operation tells about itself.
 #[must_use]
 pub fn metadata(operation: &Operation) -> pb::OperationMetadata {
-    let checkpoint = operation.checkpoint.map(|checkpoint| names::checkpoint(&operation.vm, checkpoint));
+    let name = |checkpoint| names::checkpoint(&operation.vm, checkpoint);
+    let (checkpoint, first) = (operation.checkpoint.map(name), operation.first_checkpoint.map(name));
     pb::OperationMetadata {
         kind: kind(operation.kind).to_owned(),
         vm: names::vm(&operation.vm),
@@ -45,7 +46,13 @@ pub fn metadata(operation: &Operation) -> pb::OperationMetadata {
         warnings: operation.warnings.clone(),
         start_time: Some(time::timestamp(operation.started)),
         end_time: operation.ended.map(time::timestamp),
+        spec_changes: operation.changes.iter().map(spec_change).collect(),
+        first_checkpoint: first.unwrap_or_default(),
     }
+}
+
+fn spec_change(change: &DefinitionChange) -> pb::SpecChange {
+    pb::SpecChange { field: change.field.clone(), from: change.from.clone(), to: change.to.clone() }
 }
 
 /// Phases as they travel.
@@ -62,6 +69,8 @@ pub const fn kind(kind: OperationKind) -> &'static str {
         OperationKind::StopVm => "STOP_VM",
         OperationKind::PauseVm => "PAUSE_VM",
         OperationKind::ResumeVm => "RESUME_VM",
+        OperationKind::SaveVm => "SAVE_VM",
+        OperationKind::DiscardSavedState => "DISCARD_SAVED_STATE",
         OperationKind::CreateCheckpoint => "CREATE_CHECKPOINT",
         OperationKind::ApplyCheckpoint => "APPLY_CHECKPOINT",
         OperationKind::DeleteCheckpoint => "DELETE_CHECKPOINT",
@@ -121,6 +130,8 @@ mod tests {
             progress: Progress { done: 1, total: 2 },
             phases: vec![PhaseRecord { name: "ask".into(), took: Duration::from_micros(1500) }],
             warnings: vec!["slow".into()],
+            changes: vec![DefinitionChange { field: "cpus".into(), from: "1".into(), to: "2".into() }],
+            first_checkpoint: None,
             started: Timestamp::UNIX_EPOCH,
             ended: None,
         }

@@ -101,6 +101,7 @@ impl From<PowerState> for pb::VmState {
             PowerState::Running => Self::Running,
             PowerState::Paused => Self::Paused,
             PowerState::PausedCritical => Self::PausedCritical,
+            PowerState::Saved => Self::Saved,
         }
     }
 }
@@ -155,6 +156,7 @@ pub fn read_power(value: i32) -> Option<PowerState> {
         pb::VmState::Running => Some(PowerState::Running),
         pb::VmState::Paused => Some(PowerState::Paused),
         pb::VmState::PausedCritical => Some(PowerState::PausedCritical),
+        pb::VmState::Saved => Some(PowerState::Saved),
     }
 }
 

@@ -169,7 +169,7 @@ fn kernel_message(boot: &Boot) -> Option<pb::KernelBoot> {
     }
 }
 
-fn disk_message(disk: &DiskDefinition) -> pb::Disk {
+pub(super) fn disk_message(disk: &DiskDefinition) -> pb::Disk {
     pb::Disk { name: disk.name.to_string(), path: text(&disk.path), format: pb::DiskFormat::from(disk.format).into() }
 }
 

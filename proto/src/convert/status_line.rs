@@ -15,6 +15,7 @@ const fn power_text(power: PowerState) -> &'static str {
         PowerState::Running => "Running",
         PowerState::Paused => "Paused",
         PowerState::PausedCritical => "Paused: a disk cannot be written",
+        PowerState::Saved => "Saved",
     }
 }
 
@@ -35,6 +36,8 @@ fn label(operation: &Operation) -> &'static str {
         OperationKind::StopVm => "Stopping",
         OperationKind::PauseVm => "Pausing",
         OperationKind::ResumeVm => "Resuming",
+        OperationKind::SaveVm => "Saving",
+        OperationKind::DiscardSavedState => "Discarding saved state",
         OperationKind::CreateCheckpoint => "Creating checkpoint",
         OperationKind::ApplyCheckpoint => "Applying checkpoint",
         OperationKind::DeleteCheckpoint if operation.phase != MERGE => "Deleting checkpoint",
@@ -48,7 +51,7 @@ const MERGE: &str = "merge";
 
 /// A phase that the label says already is not repeated.
 fn says(label: &str, phase: &str) -> bool {
-    matches!((label, phase), ("Merging", MERGE) | ("Exporting", "copy" | "export"))
+    matches!((label, phase), ("Merging", MERGE) | ("Saving", "save") | ("Exporting", "copy" | "export"))
 }
 
 /// How far a phase is, in whole percent; `None` if its size is not known.
@@ -76,6 +79,8 @@ mod tests {
             progress: Progress { done, total },
             phases: vec![],
             warnings: vec![],
+            changes: vec![],
+            first_checkpoint: None,
             started: Timestamp::UNIX_EPOCH,
             ended: None,
         };

@@ -1,6 +1,6 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, Vm};
+use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm};
 
 use super::{critical, names, settings, spec, status_line::status_line, time};
 use crate::v1 as pb;
@@ -28,7 +28,15 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         update_time: Some(time::timestamp(vm.updated)),
         merges_suspended: vm.merges.is_suspended(),
         settings: Some(settings::message(&vm.settings)),
+        saved: vm.saved.as_ref().map(saved),
+        undo_checkpoint: vm.undo_checkpoint,
+        detached_disks: vm.detached.iter().map(|detached| spec::disk_message(&detached.disk)).collect(),
     }
+}
+
+fn saved(saved: &SavedState) -> pb::SavedState {
+    let save_time = Some(time::timestamp(saved.saved));
+    pb::SavedState { save_time, bytes: saved.memory.bytes, was_running: saved.was_running }
 }
 
 /// `KVM`, or `TCG (why not KVM)`.

@@ -229,7 +229,7 @@ impl<B: Bytes> Ground for EngineGround<B> {
     }
 
     async fn apply(&mut self, id: CheckpointId) -> Result<(), Failure> {
-        self.host.run(Request::Apply(id)).await.map(drop)
+        self.host.run(Request::Apply(id.into())).await.map(drop)
     }
 
     async fn revert(&mut self) -> Result<(), Failure> {

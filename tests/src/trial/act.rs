@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, PowerState};
-use stillpoint_engine::{NewCheckpoint, Request, StopMode, VmChange};
+use stillpoint_engine::{ApplyRequest, Machine, NewCheckpoint, Now, Request, StopMode, VmChange};
 use stillpoint_sim::{AgentScript, WriterScript};
 
 use super::{Trial, client::Wish};
@@ -51,6 +51,14 @@ acts! {
     Rename "A checkpoint is given another name.";
     Change "The VM's policy is changed.";
     DeleteVm "A VM without checkpoints is forgotten.";
+    Save "Its memory is kept, and its process ends.";
+    StartSaved "A saved VM goes on.";
+    DiscardSaved "A saved state is given up.";
+    CreateSaved "A checkpoint of a saved VM.";
+    CreateQuiesced "A production checkpoint with memory.";
+    ApplyToSaved "The VM goes back to a checkpoint with memory, and is saved.";
+    ApplyOverSaved "A saved VM goes back to a checkpoint with memory.";
+    ApplyKeepingNow "The VM goes back, and what it was is kept as a checkpoint first.";
 }
 
 impl Act {
@@ -75,6 +83,15 @@ impl Act {
         )
     }
 
+    pub(super) const fn begins_saved(self) -> bool {
+        matches!(self, Self::StartSaved | Self::DiscardSaved | Self::CreateSaved | Self::ApplyOverSaved)
+    }
+
+    /// Whether what is Now becomes a checkpoint beside what else is done.
+    pub(super) const fn keeps_now(self) -> bool {
+        matches!(self, Self::ApplyKeepingNow)
+    }
+
     pub(super) fn script(self, host: &SimHost) {
         if self == Self::CreateProduction {
             host.world.script_guest(&host.vm(), |guest| *guest = guest.clone().writer("db", WriterScript::Holds));
@@ -92,10 +109,26 @@ impl Act {
         let delete = |id| Wish::Operation(Request::DeleteCheckpoint(id));
         match self {
             Self::CreateProduction => create(CheckpointPolicy::ProductionOnly),
-            Self::CreateStandard | Self::CreateOffline => create(CheckpointPolicy::Standard),
+            Self::CreateStandard | Self::CreateOffline | Self::CreateSaved => create(CheckpointPolicy::Standard),
+            Self::CreateQuiesced => Wish::Operation(Request::CreateCheckpoint(NewCheckpoint {
+                policy: Some(CheckpointPolicy::ProductionOnly),
+                with_memory: true,
+                ..NewCheckpoint::default()
+            })),
             Self::CreateFallback => create(CheckpointPolicy::Production),
-            Self::ApplyStandard | Self::ApplyWhileOff => Wish::Operation(Request::Apply(trial.standard())),
-            Self::ApplyProduction => Wish::Operation(Request::Apply(trial.production())),
+            Self::ApplyStandard | Self::ApplyWhileOff | Self::ApplyOverSaved => {
+                Wish::Operation(Request::Apply(trial.standard().into()))
+            }
+            Self::ApplyToSaved => {
+                Wish::Operation(Request::Apply(ApplyRequest { machine: Machine::Saved, ..trial.standard().into() }))
+            }
+            Self::ApplyKeepingNow => {
+                let keeping = ApplyRequest { now: Now::CheckpointFirst, ..trial.standard().into() };
+                Wish::Operation(Request::Apply(keeping))
+            }
+            Self::ApplyProduction => Wish::Operation(Request::Apply(trial.production().into())),
+            Self::Save => Wish::Operation(Request::Save),
+            Self::DiscardSaved => Wish::Operation(Request::DiscardSaved),
             Self::Revert => Wish::Operation(Request::Revert),
             Self::DeleteLeaf => delete(trial.leaf.expect("there is a leaf")),
             Self::DeleteMiddle | Self::DeleteMiddleWhileOff => delete(trial.production()),
@@ -112,7 +145,7 @@ impl Act {
                 folder: "/exports/one".into(),
                 format: DiskFormat::Qcow2,
             }),
-            Self::Start => Wish::Operation(Request::Start),
+            Self::Start | Self::StartSaved => Wish::Operation(Request::Start),
             Self::TurnOff => Wish::Operation(Request::Stop(StopMode::TurnOff)),
             Self::ShutDown => Wish::Operation(Request::Stop(StopMode::Graceful)),
             Self::Pause => Wish::Operation(Request::Pause),
@@ -138,17 +171,33 @@ impl Act {
 
     /// Whether it makes a checkpoint.
     pub(super) const fn creates(self) -> bool {
-        matches!(self, Self::CreateProduction | Self::CreateStandard | Self::CreateFallback | Self::CreateOffline)
+        matches!(
+            self,
+            Self::CreateProduction
+                | Self::CreateStandard
+                | Self::CreateFallback
+                | Self::CreateOffline
+                | Self::CreateSaved
+                | Self::CreateQuiesced
+        )
     }
 
     /// What the VM may be afterwards, besides running.
     pub(super) fn may_leave_it(self, power: PowerState, done: bool) -> bool {
         let off = match (self.begins_off(), matches!(self, Self::ApplyWhileOff | Self::Start)) {
             (true, goes_on) => !(goes_on && done),
-            (false, _) => matches!(self, Self::ApplyProduction | Self::TurnOff | Self::ShutDown),
+            (false, _) => matches!(self, Self::ApplyProduction | Self::TurnOff | Self::ShutDown | Self::DiscardSaved),
         };
         let paused = self == Self::Pause || (matches!(self, Self::Resume | Self::Start) && !done);
-        (power == PowerState::Off && off) || (power == PowerState::Paused && paused)
+        let stays_saved = self.begins_saved() && (self == Self::CreateSaved || !done);
+        let saved = stays_saved || matches!(self, Self::Save | Self::ApplyToSaved);
+        let paused = paused || (matches!(self, Self::StartSaved | Self::ApplyOverSaved) && !done);
+        match power {
+            PowerState::Off => off,
+            PowerState::Paused => paused,
+            PowerState::Saved => saved,
+            PowerState::Running | PowerState::PausedCritical => false,
+        }
     }
 
     /// What blocks 1 and 2 of Now read as when it is done, if it moves Now.
@@ -156,6 +205,15 @@ impl Act {
         if self == Self::ApplyProduction {
             return Some((1, 0));
         }
-        matches!(self, Self::ApplyStandard | Self::ApplyWhileOff | Self::Revert).then_some((2, 0))
+        let back = matches!(
+            self,
+            Self::ApplyStandard
+                | Self::ApplyWhileOff
+                | Self::Revert
+                | Self::ApplyToSaved
+                | Self::ApplyOverSaved
+                | Self::ApplyKeepingNow
+        );
+        back.then_some((2, 0))
     }
 }

@@ -98,15 +98,14 @@ impl Trial {
             }
         }
         match (present.into_values().collect::<Vec<_>>().as_slice(), outcome) {
+            ([], Some(Ok(_))) if self.act.keeps_now() => panic!("{what}: what was Now is not kept"),
             ([], Some(Ok(Outcome::Checkpoint(id)))) => panic!("{what}: the checkpoint {id} was promised"),
             ([], _) => {}
             ([new], Some(Ok(Outcome::Checkpoint(id)))) => {
                 assert_eq!(new.checkpoint.id, id, "{what}");
-                for content in host.content(new).values() {
-                    let blocks = [1, 2].map(|block| content.get(&block).copied());
-                    assert_eq!(blocks, [Some(3), Some(3)], "{what}: the new checkpoint is not what Now was");
-                }
+                self.is_what_now_was(new, what);
             }
+            ([kept], _) if self.act.keeps_now() => self.is_what_now_was(kept, what),
             (new, outcome) => panic!("{what}: {} checkpoints more, and the end was {outcome:?}", new.len()),
         }
         if self.act == Act::DeleteMemory {
@@ -120,6 +119,13 @@ impl Trial {
             assert_eq!(host.checkpoint(self.production()).await.checkpoint.name.as_str(), RENAMED, "{what}");
         }
         assert!(self.act.creates() || !matches!(self.told.end, Some(Ok(Outcome::Checkpoint(_)))), "{what}");
+    }
+
+    fn is_what_now_was(&self, new: &CheckpointView, what: &str) {
+        for content in self.host.content(new).values() {
+            let blocks = [1, 2].map(|block| content.get(&block).copied());
+            assert_eq!(blocks, [Some(3), Some(3)], "{what}: the new checkpoint is not what Now was");
+        }
     }
 
     fn check_power(&self, power: PowerState, what: &str) {
@@ -144,7 +150,9 @@ impl Trial {
         let host = &self.host;
         let power = host.engine.vm(&host.vm()).await.expect("it is there").power;
         match power {
-            PowerState::Off => drop(host.run(Request::Start).await.unwrap_or_else(|e| panic!("{what}: start: {e}"))),
+            PowerState::Off | PowerState::Saved => {
+                drop(host.run(Request::Start).await.unwrap_or_else(|e| panic!("{what}: start: {e}")))
+            }
             PowerState::Paused => {
                 drop(host.run(Request::Resume).await.unwrap_or_else(|e| panic!("{what}: resume: {e}")))
             }

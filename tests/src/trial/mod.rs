@@ -67,6 +67,9 @@ impl Trial {
         if act.begins_off() {
             trial.host.turn_off().await;
         }
+        if act.begins_saved() {
+            trial.host.run(Request::Save).await.expect("it can be saved");
+        }
         if act == Act::Resume {
             trial.host.run(Request::Pause).await.expect("it can be paused");
         }
@@ -102,7 +105,7 @@ impl Trial {
         if self.act.needs_branch() {
             self.set(4, 4);
             self.leaf = Some(self.make(CheckpointPolicy::Standard).await);
-            self.host.run(Request::Apply(standard)).await.expect("it works");
+            self.host.run(Request::Apply(standard.into())).await.expect("it works");
         }
     }
 

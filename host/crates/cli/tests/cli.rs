@@ -234,13 +234,17 @@ fn what_would_be_lost_must_be_agreed_to() {
         &["checkpoint", "revert", "web", "--discard-now"],
         &["checkpoint", "delete", "web", "clean install"],
         &["vm", "delete", "db"],
+        &["vm", "discard-saved", "db"],
     ] {
         let (code, error) = refused(&fake, wrong);
         assert_eq!((code, error.contains("Add --yes")), (2, true), "{wrong:?}: {error}");
     }
     assert_eq!(fake.asked(), [""; 0]);
     let back = says(&fake, &["checkpoint", "apply", "web", "clean install", "--discard-now", "--yes"]);
-    assert_eq!(back, "brought back web: Running\n");
+    assert_eq!(
+        back,
+        "brought back web: Running\nits configuration went back too:\n  cpus: 4 -> 2\n  nics[0]: user -> none\n"
+    );
     assert_eq!(says(&fake, &["checkpoint", "delete", "web", &TWIN_A[..12], "--yes"]), "\"twin\" is deleted\n");
     assert_eq!(fake.asked(), [format!("apply web {CLEAN}"), format!("delete web {TWIN_A}")]);
 }
@@ -293,6 +297,24 @@ fn the_memory_of_a_checkpoint_is_deleted_only_if_agreed_to() {
     let deleted = says(&fake, &["checkpoint", "delete-memory", "web", "clean install", "--yes"]);
     assert_eq!(deleted, "the memory of \"clean install\" is deleted; its disks stay\n");
     assert_eq!(fake.asked(), [format!("delete memory web {CLEAN}")]);
+}
+
+#[test]
+fn a_vm_is_saved_given_up_and_brought_back_as_saved_or_without_its_memory() {
+    let fake = Fake::start();
+    says(&fake, &["vm", "save", "web"]);
+    says(&fake, &["vm", "discard-saved", "web", "--yes"]);
+    let apply = ["checkpoint", "apply", "web", "clean install", "--discard-now", "--yes"];
+    says(&fake, &[&apply[..], &["--to-saved"]].concat());
+    says(&fake, &[&apply[..], &["--without-memory"]].concat());
+    let first = ["checkpoint", "apply", "web", "clean install", "--checkpoint-first", "--yes"];
+    says(&fake, &first);
+    assert_eq!(refused(&fake, &[&apply[..], &["--to-saved", "--without-memory"]].concat()).0, 2);
+    assert_eq!(refused(&fake, &[&apply[..], &["--checkpoint-first"]].concat()).0, 2);
+    let apply = format!("apply web {CLEAN}");
+    let as_asked = [" to saved", " without memory", " checkpoint first"].map(|how| format!("{apply}{how}"));
+    let asked = [&["save vms/web".to_owned(), "discard saved vms/web".to_owned()][..], &as_asked].concat();
+    assert_eq!(fake.asked(), asked);
 }
 
 #[test]

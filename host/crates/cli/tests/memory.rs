@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 use stillpoint_memory::{FileMemoryStates, MemoryStates as _, state::SavedMemory};
 
 /// Real QEMU's stream of a small PC.
@@ -25,7 +25,7 @@ fn text(path: &Path) -> &str {
 }
 
 async fn saved(folder: &Path) -> PathBuf {
-    let (states, checkpoint) = (FileMemoryStates::default(), CheckpointId::generate());
+    let (states, checkpoint) = (FileMemoryStates::default(), MemoryId::generate());
     let sink = states.begin(folder, checkpoint, None).await.unwrap();
     let stream = zstd::decode_all(STREAM).unwrap();
     tokio::task::spawn_blocking(move || File::from(sink).write_all(&stream).unwrap()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use stillpoint_common::{Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm};
 
-use crate::Request;
+use crate::{ApplyRequest, Request, plans::landing};
 
 /// What admission looks at.
 pub(crate) struct Situation<'a> {
@@ -35,28 +35,26 @@ impl Situation<'_> {
     /// waiting would not help against a name that is wrong.
     pub(crate) fn admit(&self, request: &Request) -> Result<Admitted, Failure> {
         match request {
-            Request::Start | Request::Stop(_) => {}
+            Request::Start | Request::Save | Request::DiscardSaved => {}
+            Request::Stop(_) => self.is_not_saved("it has no guest to stop")?,
             Request::Pause | Request::Resume => self.is_on()?,
             Request::CreateCheckpoint(new) => self.may_create(new.policy.unwrap_or(self.vm.checkpoint_policy))?,
-            Request::Apply(id) | Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => {
-                self.is_ready(*id)?;
-            }
+            Request::Apply(apply) => self.may_apply(apply)?,
+            Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => self.ready(*id).map(drop)?,
             Request::DeleteCheckpoints(ids) => {
                 if ids.is_empty() {
                     return Err(Failure::field("names", "must name at least one checkpoint"));
                 }
-                ids.iter().try_for_each(|id| self.is_ready(*id).map(drop))?;
+                ids.iter().try_for_each(|id| self.ready(*id).map(drop))?;
             }
-            Request::DeleteMemory(id) => has_memory(self.is_ready(*id)?)?,
-            Request::Revert => {
-                self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?;
-            }
+            Request::DeleteMemory(id) => has_memory(self.ready(*id)?)?,
+            Request::Revert => self.may_apply(&ApplyRequest::revert())?,
             Request::Export { checkpoint, folder, .. } => {
                 if !folder.is_absolute() {
                     let problem = format!("must be an absolute path, not {:?}", folder.display().to_string());
                     return Err(Failure::field("target_folder", problem));
                 }
-                self.is_ready(*checkpoint)?;
+                self.ready(*checkpoint)?;
             }
         }
         self.idle()
@@ -74,7 +72,16 @@ impl Situation<'_> {
         }
     }
 
+    /// Says that the VM is saved, if it is, and what follows from it.
+    pub(crate) fn is_not_saved(&self, so: &str) -> Result<(), Failure> {
+        match &self.vm.saved {
+            None => Ok(()),
+            Some(_) => Err(Failure::new(Reason::VmSaved, format!("VM {} is saved: {so}", self.vm.id))),
+        }
+    }
+
     fn is_on(&self) -> Result<(), Failure> {
+        self.is_not_saved("it neither runs nor is paused")?;
         match self.vm.instance {
             Some(_) => Ok(()),
             None => Err(Failure::new(Reason::VmNotRunning, format!("VM {} is off", self.vm.id))),
@@ -94,7 +101,15 @@ impl Situation<'_> {
         Ok(())
     }
 
-    fn is_ready(&self, id: CheckpointId) -> Result<&Checkpoint, Failure> {
+    fn may_apply(&self, apply: &ApplyRequest) -> Result<(), Failure> {
+        landing(self.ready(self.target(apply.checkpoint)?)?, apply.machine)?;
+        match apply.now.is_kept(self.vm) {
+            true => self.may_create(self.vm.checkpoint_policy),
+            false => Ok(()),
+        }
+    }
+
+    fn ready(&self, id: CheckpointId) -> Result<&Checkpoint, Failure> {
         let vm = &self.vm.id;
         match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
             None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
@@ -102,8 +117,11 @@ impl Situation<'_> {
         }
     }
 
-    fn nothing_to_revert_to(&self) -> Failure {
-        Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id))
+    /// The checkpoint that an apply names, or else the parent of Now.
+    fn target(&self, named: Option<CheckpointId>) -> Result<CheckpointId, Failure> {
+        let nothing =
+            || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id));
+        named.or(self.vm.parent).ok_or_else(nothing)
     }
 }
 
@@ -179,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_before_a_merge_is_asked_to_make_way() {
-        let unknown = Request::Apply(CheckpointId::generate());
+        let unknown = Request::Apply(CheckpointId::generate().into());
         let refused = while_at_work(OperationKind::CollectLayers, true, &unknown);
         assert_eq!(refused, Err(Reason::CheckpointNotFound));
         let off = while_at_work(OperationKind::CollectLayers, true, &Request::Pause);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stillpoint_common::{CheckpointId, Operation, PhaseRecord, VmId};
+use stillpoint_common::{CheckpointId, DefinitionChange, Operation, PhaseRecord, VmId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -110,6 +110,16 @@ impl Reporter {
     /// Names the checkpoint that the operation makes.
     pub(crate) fn set_checkpoint(&self, id: CheckpointId) {
         self.operation.send_modify(|operation| operation.checkpoint = Some(id));
+    }
+
+    /// Tells what an apply changes in the VM's definition.
+    pub(crate) fn set_changes(&self, changes: Vec<DefinitionChange>) {
+        self.operation.send_modify(|operation| operation.changes = changes);
+    }
+
+    /// Names the checkpoint of Now that an apply has made first.
+    pub(crate) fn set_first_checkpoint(&self, id: CheckpointId) {
+        self.operation.send_modify(|operation| operation.first_checkpoint = Some(id));
     }
 
     pub(crate) fn warn(&self, warning: impl Into<String>) {

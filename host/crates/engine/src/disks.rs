@@ -1,8 +1,15 @@
 //! Taking image files as the disks of a VM.
+//!
+//! A VM that has checkpoints may get and lose disks too. One that it loses keeps its layers, for the checkpoints and for
+//! itself: put back under its name and path, it reads as it did. Nothing that a checkpoint needs is moved or taken twice.
 
-use stillpoint_common::{DiskDefinition, Failure, Layer, LayerFile, LayerId, Reason, VmDefinition, VmId};
+use std::collections::BTreeSet;
 
-use crate::{context::World, error::StepError};
+use stillpoint_common::{
+    DetachedDisk, DiskDefinition, Failure, Layer, LayerFile, LayerId, Reason, Vm, VmDefinition, VmId,
+};
+
+use crate::{catalogue::Changes, context::World, error::StepError, forest::Forest};
 
 /// Makes sure that each disk's image can be this VM's, and answers the first layer of each. Changes nothing.
 pub(crate) async fn take_disks(
@@ -16,6 +23,55 @@ pub(crate) async fn take_disks(
         layers.push(take_disk(world, vm, disk).await.map_err(|failure| failure.at(field))?);
     }
     Ok(layers)
+}
+
+/// Gives a VM that has checkpoints other disks: those that stay keep their layers, those that go are detached, those that
+/// come back are what they were, and new ones are taken. Answers the layers that are new to the catalogue.
+pub(crate) async fn exchange_disks(world: &World, vm: &mut Vm, definition: &VmDefinition) -> Result<Changes, Failure> {
+    let forest = world.catalogue.forest(&vm.id).await?;
+    let mut kept: Vec<DetachedDisk> = std::mem::take(&mut vm.detached);
+    for disk in &vm.definition.disks {
+        let head = vm.heads.remove(&disk.name);
+        kept.extend(head.map(|head| DetachedDisk { disk: disk.clone(), head }));
+    }
+    let mut changes = Changes::default();
+    for (index, disk) in definition.disks.iter().enumerate() {
+        let field = format!("vm.spec.disks[{index}].path");
+        let head = match kept.iter().position(|known| known.disk == *disk) {
+            Some(known) => kept.remove(known).head,
+            None => {
+                is_no_layer(&forest, disk).map_err(|failure| failure.at(field.clone()))?;
+                let layer = take_disk(world, Some(&vm.id), disk).await.map_err(|failure| failure.at(field))?;
+                changes = changes.new_layer(&vm.id, &layer);
+                layer.file.id
+            }
+        };
+        vm.heads.insert(disk.name.clone(), head);
+    }
+    let needed = needed_by_checkpoints(world, &vm.id).await?;
+    let free = |detached: &DetachedDisk| forest.is_free(detached.head) && !needed.contains(&detached.head);
+    let (released, detached): (Vec<_>, Vec<_>) = kept.into_iter().partition(free);
+    vm.detached = detached;
+    let layers = released.iter().filter_map(|released| forest.get(released.head));
+    Ok(layers.fold(changes, |changes, layer| changes.delete_layer(&vm.id, layer)))
+}
+
+/// The layers that a VM's checkpoints need.
+pub(crate) async fn needed_by_checkpoints(world: &World, vm: &VmId) -> Result<BTreeSet<LayerId>, Failure> {
+    let checkpoints = world.catalogue.checkpoints(vm).await?;
+    Ok(checkpoints.iter().flat_map(|checkpoint| checkpoint.disks.values().copied()).collect())
+}
+
+/// A file that a checkpoint or a detached disk reads is not written to as a disk of its own.
+fn is_no_layer(forest: &Forest, disk: &DiskDefinition) -> Result<(), Failure> {
+    match forest.iter().find(|layer| layer.file.path == disk.path) {
+        None => Ok(()),
+        Some(layer) => {
+            let (path, name) = (disk.path.display(), &layer.disk);
+            let message = format!("{path} is a layer of this VM's disk {name}, which its checkpoints need as it is");
+            Err(Failure::new(Reason::DiskIsBacking, message))
+        }
+    }
 }
 
 async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> Result<Layer, Failure> {

@@ -69,6 +69,11 @@ impl Forest {
         below
     }
 
+    /// Whether a layer is an image of the user's that nothing lies on.
+    pub(crate) fn is_free(&self, id: LayerId) -> bool {
+        self.get(id).is_some_and(|layer| layer.backing.is_none()) && self.children(id).is_empty()
+    }
+
     /// From the user's image up to `head`. `None` if the catalogue contradicts itself.
     pub(crate) fn chain(&self, head: LayerId) -> Option<Vec<&Layer>> {
         let mut chain = Vec::new();

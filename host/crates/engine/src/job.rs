@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, DiskName, Failure, InstanceId, LayerFile, LayerId, Operation, OperationId, OperationKind,
-    OperationState, Outcome, Progress, SessionId, VmId,
+    Checkpoint, CheckpointId, DiskName, Failure, InstanceId, LayerFile, LayerId, MemoryId, MemoryState, Operation,
+    OperationId, OperationKind, OperationState, Outcome, Progress, SavedState, SessionId, VmId,
 };
 use uuid::Uuid;
 
@@ -45,6 +45,17 @@ pub(crate) enum Facts {
     Create(Box<CreateFacts>),
     /// An apply.
     Apply(Box<ApplyFacts>),
+    /// A save.
+    Save(Box<SaveFacts>),
+    /// A start from a saved state.
+    Wake {
+        /// The process to be.
+        instance: InstanceId,
+        /// What it goes on from.
+        saved: Box<SavedState>,
+    },
+    /// A saved state to give up.
+    Discard(Box<SavedState>),
     /// An export.
     Export {
         /// The temporary folder.
@@ -57,12 +68,31 @@ pub(crate) enum Facts {
 pub(crate) struct CreateFacts {
     /// The checkpoint as it will be published.
     pub(crate) checkpoint: Checkpoint,
-    /// The process whose disks are cut; `None` if the VM is off.
+    /// The process whose disks are cut; `None` if the VM is off or saved.
     pub(crate) instance: Option<InstanceId>,
+    /// The saved state that the checkpoint contains, if the VM is saved.
+    #[serde(default)]
+    pub(crate) saved: Option<SavedState>,
+    /// A production checkpoint keeps the memory of the quiet guest too.
+    #[serde(default)]
+    pub(crate) with_memory: bool,
     /// The new layer of each disk, and the layer it lies on.
     pub(crate) overlays: BTreeMap<DiskName, PlannedOverlay>,
     /// The quiesce session of a production attempt.
     pub(crate) session: SessionId,
+}
+
+/// What a save has decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SaveFacts {
+    /// The process to be ended.
+    pub(crate) instance: InstanceId,
+    /// The saved state to be.
+    pub(crate) saved: MemoryId,
+    /// The guest ran, and was not paused.
+    pub(crate) was_running: bool,
+    /// What was saved, once it is.
+    pub(crate) memory: Option<MemoryState>,
 }
 
 /// A layer to be made.
@@ -83,8 +113,14 @@ pub(crate) struct ApplyFacts {
     pub(crate) overlays: BTreeMap<DiskName, PlannedOverlay>,
     /// The process of the past, if the VM runs.
     pub(crate) old: Option<InstanceId>,
-    /// The process to be, if the checkpoint has memory.
+    /// The saved state of the past, if the VM is saved.
+    #[serde(default)]
+    pub(crate) old_saved: Option<SavedState>,
+    /// The process to be, if the machine goes on at once.
     pub(crate) new: Option<InstanceId>,
+    /// The saved state to be, if the VM is saved afterwards.
+    #[serde(default)]
+    pub(crate) new_saved: Option<MemoryId>,
     /// The generation id to be.
     pub(crate) generation_id: Uuid,
 }
@@ -93,9 +129,9 @@ impl Job {
     /// A job that has just been accepted.
     pub(crate) fn new(kind: OperationKind, vm: VmId, request: Option<Request>, now: Timestamp) -> Self {
         let checkpoint = match &request {
+            Some(Request::Apply(apply)) => apply.checkpoint,
             Some(
-                Request::Apply(id)
-                | Request::DeleteCheckpoint(id)
+                Request::DeleteCheckpoint(id)
                 | Request::DeleteSubtree(id)
                 | Request::DeleteMemory(id)
                 | Request::Export { checkpoint: id, .. },
@@ -105,6 +141,8 @@ impl Job {
                 | Request::Stop(_)
                 | Request::Pause
                 | Request::Resume
+                | Request::Save
+                | Request::DiscardSaved
                 | Request::Revert
                 | Request::DeleteCheckpoints(_)
                 | Request::CreateCheckpoint(_),
@@ -121,6 +159,8 @@ impl Job {
             progress: Progress::default(),
             phases: Vec::new(),
             warnings: Vec::new(),
+            changes: Vec::new(),
+            first_checkpoint: None,
             started: now,
             ended: None,
         };

@@ -39,6 +39,6 @@ pub use events::{EventReader, EventsFrom};
 pub use preview::{DeletePreview, PlannedMerge};
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
-    CheckpointChange, CheckpointView, Doomed, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected,
-    Request, StopMode, VmChange, VmView,
+    ApplyRequest, CheckpointChange, CheckpointView, Doomed, ExportedFile, LayerView, Machine, NewCheckpoint, NewVm,
+    Now, Reconnect, Reconnected, Request, StopMode, VmChange, VmView,
 };

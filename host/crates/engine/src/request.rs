@@ -36,6 +36,8 @@ pub struct NewVm {
 pub struct VmChange {
     /// New policy.
     pub checkpoint_policy: Option<CheckpointPolicy>,
+    /// Whether an apply that discards Now makes a checkpoint of it first.
+    pub undo_checkpoint: Option<bool>,
     /// New checkpoint location.
     pub checkpoint_location: Option<PathBuf>,
     /// What is done from now on when it stands still because a disk could not be written.
@@ -53,6 +55,9 @@ pub struct NewCheckpoint {
     pub name: Option<CheckpointName>,
     /// Overrides the VM's policy.
     pub policy: Option<CheckpointPolicy>,
+    /// A production checkpoint keeps the memory of the quiet guest too, of the same instant.
+    #[serde(default)]
+    pub with_memory: bool,
     /// What is said about it.
     #[serde(default)]
     pub remarks: Remarks,
@@ -97,11 +102,16 @@ pub enum Request {
     Pause,
     /// Let it go on.
     Resume,
+    /// Keep its memory and devices, and end its process.
+    Save,
+    /// Give up its saved state.
+    DiscardSaved,
     /// Make a checkpoint.
     CreateCheckpoint(NewCheckpoint),
-    /// Bring the VM back to a checkpoint; Now is lost.
-    Apply(CheckpointId),
-    /// Bring the VM back to the checkpoint Now is a child of; Now is lost.
+    /// Bring the VM back to a checkpoint.
+    Apply(ApplyRequest),
+    /// Bring the VM back to the checkpoint Now is a child of; Now is lost. [`Request::Apply`] can say more; journals of
+    /// earlier versions hold this one.
     Revert,
     /// Delete a checkpoint.
     DeleteCheckpoint(CheckpointId),
@@ -140,6 +150,84 @@ impl From<Doomed> for Request {
     }
 }
 
+/// How to bring a VM back to a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "StoredApply")]
+pub struct ApplyRequest {
+    /// Which one; `None`: the checkpoint Now is a child of.
+    pub checkpoint: Option<CheckpointId>,
+    /// What becomes of Now.
+    pub now: Now,
+    /// What becomes of the machine.
+    pub machine: Machine,
+}
+
+/// What becomes of the present state of a VM when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Now {
+    /// It is lost, unless the VM's `undo_checkpoint` is set.
+    Discard,
+    /// A checkpoint is made of it first. If that cannot be made, nothing is applied.
+    CheckpointFirst,
+}
+
+impl Now {
+    /// Whether a checkpoint of Now is made first.
+    #[must_use]
+    pub const fn is_kept(self, vm: &Vm) -> bool {
+        match self {
+            Self::Discard => vm.undo_checkpoint,
+            Self::CheckpointFirst => true,
+        }
+    }
+}
+
+/// What becomes of the machine when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Machine {
+    /// What it was: running, paused, saved, or off where the checkpoint has no memory.
+    #[default]
+    AsCaptured,
+    /// Saved, to go on at its next start.
+    Saved,
+    /// Off: the memory, if there is one, is not used.
+    WithoutMemory,
+}
+
+impl ApplyRequest {
+    /// The checkpoint Now is a child of; what happened since is lost; the machine is what it was.
+    #[must_use]
+    pub const fn revert() -> Self {
+        Self { checkpoint: None, now: Now::Discard, machine: Machine::AsCaptured }
+    }
+}
+
+impl From<CheckpointId> for ApplyRequest {
+    /// What happened in Now is lost; the machine is what it was.
+    fn from(checkpoint: CheckpointId) -> Self {
+        Self { checkpoint: Some(checkpoint), now: Now::Discard, machine: Machine::AsCaptured }
+    }
+}
+
+/// As journals hold it: earlier versions wrote the checkpoint alone.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum StoredApply {
+    Checkpoint(CheckpointId),
+    Request { checkpoint: Option<CheckpointId>, now: Now, machine: Machine },
+}
+
+impl From<StoredApply> for ApplyRequest {
+    fn from(stored: StoredApply) -> Self {
+        match stored {
+            StoredApply::Checkpoint(checkpoint) => checkpoint.into(),
+            StoredApply::Request { checkpoint, now, machine } => Self { checkpoint, now, machine },
+        }
+    }
+}
+
 /// How to stop a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -154,11 +242,14 @@ impl Request {
     /// The checkpoint that it reads, if it names one.
     pub(crate) const fn reads(&self) -> Option<CheckpointId> {
         match self {
-            Self::Apply(id) | Self::Export { checkpoint: id, .. } => Some(*id),
+            Self::Apply(apply) => apply.checkpoint,
+            Self::Export { checkpoint: id, .. } => Some(*id),
             Self::Start
             | Self::Stop(_)
             | Self::Pause
             | Self::Resume
+            | Self::Save
+            | Self::DiscardSaved
             | Self::Revert
             | Self::CreateCheckpoint { .. }
             | Self::DeleteCheckpoint(_)
@@ -170,7 +261,13 @@ impl Request {
 
     /// Whether it reads the checkpoint that Now is a child of.
     pub(crate) const fn reverts(&self) -> bool {
-        matches!(self, Self::Revert)
+        matches!(self, Self::Revert | Self::Apply(ApplyRequest { checkpoint: None, .. }))
+    }
+
+    /// Whether it brings the VM back to a checkpoint.
+    #[must_use]
+    pub const fn is_apply(&self) -> bool {
+        matches!(self.kind(), OperationKind::ApplyCheckpoint)
     }
 
     /// The kind of operation it becomes.
@@ -181,6 +278,8 @@ impl Request {
             Self::Stop(_) => OperationKind::StopVm,
             Self::Pause => OperationKind::PauseVm,
             Self::Resume => OperationKind::ResumeVm,
+            Self::Save => OperationKind::SaveVm,
+            Self::DiscardSaved => OperationKind::DiscardSavedState,
             Self::CreateCheckpoint(_) => OperationKind::CreateCheckpoint,
             Self::Apply(_) | Self::Revert => OperationKind::ApplyCheckpoint,
             Self::DeleteCheckpoint(_) | Self::DeleteSubtree(_) | Self::DeleteCheckpoints(_) => {
@@ -269,4 +368,20 @@ pub enum Reconnected {
     Layer(LayerId),
     /// All layers of a disk.
     Disk(DiskName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_apply_that_an_earlier_version_wrote_is_read() {
+        let id = CheckpointId::generate();
+        let old = format!("{{\"APPLY\":\"{id}\"}}");
+        let apply = Request::Apply(id.into());
+        assert_eq!(serde_json::from_str::<Request>(&old).unwrap(), apply);
+        let new = serde_json::to_string(&apply).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&new).unwrap(), apply);
+        assert_eq!(serde_json::from_str::<Request>("\"REVERT\"").unwrap(), Request::Revert);
+    }
 }

@@ -35,6 +35,8 @@ impl Way {
             | OperationKind::StopVm
             | OperationKind::PauseVm
             | OperationKind::ResumeVm
+            | OperationKind::SaveVm
+            | OperationKind::DiscardSavedState
             | OperationKind::CreateCheckpoint
             | OperationKind::ApplyCheckpoint
             | OperationKind::DeleteMemoryState

@@ -14,14 +14,14 @@ use std::{
 };
 
 use rustix::fs::{FallocateFlags, fallocate};
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use crate::state::{PackFile, SavedMemory, StateError, pack_path};
 
 /// What was given back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Collected {
-    pub(crate) packs: Vec<CheckpointId>,
+    pub(crate) packs: Vec<MemoryId>,
     pub(crate) holes: u64,
     /// Nothing was, because this one could not be read.
     pub(crate) kept_because_of: Option<PathBuf>,
@@ -31,8 +31,8 @@ pub(crate) struct Collected {
 /// that is not known.
 pub(crate) fn collect(
     folder: &Path,
-    busy: &BTreeSet<CheckpointId>,
-    changed: Option<&BTreeSet<CheckpointId>>,
+    busy: &BTreeSet<MemoryId>,
+    changed: Option<&BTreeSet<MemoryId>>,
 ) -> Result<Collected, StateError> {
     let mut collected = Collected::default();
     let mut states = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn collect(
         }
     }
     let packs = files(folder, "pages")?;
-    let ids = packs.iter().filter_map(|path| path.file_stem()?.to_str()?.parse::<CheckpointId>().ok());
+    let ids = packs.iter().filter_map(|path| path.file_stem()?.to_str()?.parse::<MemoryId>().ok());
     for pack in ids.filter(|pack| !busy.contains(pack)).collect::<Vec<_>>() {
         let names = |state: &SavedMemory| state.packs().any(|needed| needed == pack);
         if !states.iter().any(names) {
@@ -63,7 +63,7 @@ pub(crate) fn collect(
 }
 
 /// Makes holes of the chunks that no state needs, and answers how many bytes that were.
-fn make_holes(folder: &Path, pack: CheckpointId, states: &mut [SavedMemory]) -> Result<u64, StateError> {
+fn make_holes(folder: &Path, pack: MemoryId, states: &mut [SavedMemory]) -> Result<u64, StateError> {
     let path = pack_path(folder, pack);
     // One that cannot be read is left alone: its damage is for whoever needs it to find.
     let Ok(file) = PackFile::open(&path, pack) else { return Ok(0) };

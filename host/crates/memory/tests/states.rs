@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
+use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, MemoryStates};
 use stillpoint_memory::{FileMemoryStates, state::SavedMemory, stream::PAGE};
 use support::{GOLDEN, Machine, golden, machine, read, write};
@@ -35,14 +35,14 @@ impl Lab {
         &self,
         stream: Vec<u8>,
         base: Option<&MemoryState>,
-    ) -> (CheckpointId, Result<MemoryState, MemoryError>) {
-        let checkpoint = CheckpointId::generate();
+    ) -> (MemoryId, Result<MemoryState, MemoryError>) {
+        let checkpoint = MemoryId::generate();
         let sink = self.states.begin(self.folder.path(), checkpoint, base).await.unwrap();
         tokio::task::spawn_blocking(move || File::from(sink).write_all(&stream).unwrap()).await.unwrap();
         (checkpoint, self.states.seal(self.folder.path(), checkpoint, "10.0.2").await)
     }
 
-    async fn save(&self, machine: &Machine, base: Option<&MemoryState>) -> (CheckpointId, MemoryState) {
+    async fn save(&self, machine: &Machine, base: Option<&MemoryState>) -> (MemoryId, MemoryState) {
         let (checkpoint, state) = self.try_save(write(machine), base).await;
         (checkpoint, state.unwrap())
     }
@@ -54,7 +54,7 @@ impl Lab {
         Ok(read(&bytes).unwrap())
     }
 
-    async fn remove(&self, checkpoint: CheckpointId) {
+    async fn remove(&self, checkpoint: MemoryId) {
         self.states.remove(self.folder.path(), checkpoint).await.unwrap();
     }
 
@@ -172,7 +172,7 @@ async fn the_room_of_pages_that_no_state_needs_comes_back_while_others_stay() {
 #[tokio::test]
 async fn a_chain_of_states_is_whole_whatever_is_removed_from_it() {
     let lab = Lab::new();
-    let mut kept: Vec<(CheckpointId, MemoryState, Machine)> = Vec::new();
+    let mut kept: Vec<(MemoryId, MemoryState, Machine)> = Vec::new();
     for round in 0..12 {
         let machine = pc(2_000, round * 150..round * 150 + 90);
         let base = kept.last().map(|(_, state, _)| state.clone());
@@ -220,14 +220,14 @@ async fn what_is_not_whole_is_not_sealed_and_the_pipe_never_refuses() {
         lab.remove(checkpoint).await;
         assert!(lab.names().is_empty(), "{name}");
     }
-    let missing = lab.states.seal(lab.folder.path(), CheckpointId::generate(), "10.0.2").await;
+    let missing = lab.states.seal(lab.folder.path(), MemoryId::generate(), "10.0.2").await;
     assert!(matches!(missing, Err(MemoryError::Damaged { .. })), "{missing:?}");
 }
 
 #[tokio::test]
 async fn an_unknown_qemu_and_an_unknown_machine_are_named() {
     let lab = Lab::new();
-    let checkpoint = CheckpointId::generate();
+    let checkpoint = MemoryId::generate();
     let sink = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
     tokio::task::spawn_blocking(move || File::from(sink).write_all(&golden(0)).unwrap()).await.unwrap();
     let error = lab.states.seal(lab.folder.path(), checkpoint, "6.2.0").await.unwrap_err();
@@ -241,7 +241,7 @@ async fn an_unknown_qemu_and_an_unknown_machine_are_named() {
 #[tokio::test]
 async fn a_capture_that_is_given_up_ends_although_nobody_closes_the_pipe() {
     let lab = Lab::new();
-    let checkpoint = CheckpointId::generate();
+    let checkpoint = MemoryId::generate();
     let mut sink = File::from(lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap());
     sink.write_all(&golden(0)[..200_000]).unwrap();
     tokio::time::timeout(SOON, lab.remove(checkpoint)).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_capture_that_is_given_up_ends_although_nobody_closes_the_pipe() {
 async fn a_seal_that_waits_in_vain_says_so() {
     let config = stillpoint_memory::MemoryConfig { settle: Duration::from_millis(50) };
     let lab = Lab { folder: tempfile::tempdir().unwrap(), states: FileMemoryStates::new(config) };
-    let checkpoint = CheckpointId::generate();
+    let checkpoint = MemoryId::generate();
     let _sink = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
     let error = lab.states.seal(lab.folder.path(), checkpoint, "10.0.2").await.unwrap_err();
     assert!(matches!(error, MemoryError::Unanswered { .. }), "{error}");
@@ -275,7 +275,7 @@ async fn the_base_of_a_capture_at_work_can_be_removed() {
     let lab = Lab::new();
     let (before, after) = (pc(4_000, 0..0), pc(4_000, 10..20));
     let (first, state) = lab.save(&before, None).await;
-    let second = CheckpointId::generate();
+    let second = MemoryId::generate();
     let sink = lab.states.begin(lab.folder.path(), second, Some(&state)).await.unwrap();
     lab.remove(first).await;
     let stream = write(&after);
@@ -284,6 +284,34 @@ async fn the_base_of_a_capture_at_work_can_be_removed() {
     assert!(lab.load(&state).await.unwrap() == after);
     lab.remove(second).await;
     assert!(lab.names().is_empty());
+}
+
+#[tokio::test]
+async fn a_state_that_is_kept_twice_is_removed_once_and_stays() {
+    let lab = Lab::new();
+    let (before, after) = (pc(500, 0..0), pc(500, 1..20));
+    let (first, first_state) = lab.save(&before, None).await;
+    let (saved, state) = lab.save(&after, Some(&first_state)).await;
+    let pages = lab.names();
+    let checkpoint = MemoryId::generate();
+    for _ in 0..2 {
+        let kept = lab.states.keep(&state, checkpoint).await.unwrap();
+        assert_eq!((kept.bytes, &kept.blake3), (state.bytes, &state.blake3));
+        let names: Vec<_> = lab.names().into_iter().filter(|name| *name != format!("{checkpoint}.memory")).collect();
+        assert_eq!(names, pages, "one name more, and no page twice");
+        assert!(lab.load(&kept).await.unwrap() == after);
+    }
+    let kept = lab.states.keep(&state, checkpoint).await.unwrap();
+    lab.remove(saved).await;
+    lab.remove(first).await;
+    assert!(lab.load(&kept).await.unwrap() == after, "its pages stay as long as one of the two does");
+    let back = lab.states.keep(&kept, saved).await.unwrap();
+    lab.remove(checkpoint).await;
+    assert!(lab.load(&back).await.unwrap() == after);
+    let gone = lab.states.keep(&kept, checkpoint).await.unwrap_err();
+    assert!(matches!(&gone, MemoryError::Damaged { problem, .. } if problem == "missing"), "{gone}");
+    lab.remove(saved).await;
+    assert!(lab.names().is_empty(), "{:?}", lab.names());
 }
 
 #[tokio::test]
@@ -299,7 +327,7 @@ async fn nothing_is_collected_while_a_state_cannot_be_read() {
     assert!(lab.load(&second_state).await.is_ok());
 
     // A file that has only the name of a pack is not one of ours to remove.
-    let stranger = lab.folder.path().join(format!("{}.pages", CheckpointId::generate()));
+    let stranger = lab.folder.path().join(format!("{}.pages", MemoryId::generate()));
     fs::write(&stranger, b"somebody's pages").unwrap();
     lab.remove(second).await;
     assert_eq!(lab.names(), [stranger.file_name().unwrap().to_str().unwrap()]);
@@ -361,11 +389,11 @@ async fn a_folder_is_made_where_it_is_missing_and_one_that_cannot_be_made_is_nam
     let folder = tempfile::tempdir().unwrap();
     let location = folder.path().join("not/there/yet");
     let states = FileMemoryStates::default();
-    states.begin(&location, CheckpointId::generate(), None).await.unwrap();
+    states.begin(&location, MemoryId::generate(), None).await.unwrap();
     assert_eq!(fs::metadata(&location).unwrap().permissions().mode() & 0o777, 0o700);
 
     let file = folder.path().join("file");
     fs::write(&file, b"in the way").unwrap();
-    let error = states.begin(&file.join("below"), CheckpointId::generate(), None).await.unwrap_err();
+    let error = states.begin(&file.join("below"), MemoryId::generate(), None).await.unwrap_err();
     assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("file/below")), "{error}");
 }

@@ -135,6 +135,15 @@ impl Hypervisor for QemuHypervisor {
         capture::finish(&*self.shared.attach(instance).await?, progress).await
     }
 
+    async fn save_memory(
+        &self,
+        instance: InstanceId,
+        sink: OwnedFd,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError> {
+        capture::save(&*self.shared.attach(instance).await?, sink, progress).await
+    }
+
     async fn cancel_capture(&self, instance: InstanceId) -> Result<(), HypervisorError> {
         capture::cancel(&*self.shared.attach(instance).await?).await
     }

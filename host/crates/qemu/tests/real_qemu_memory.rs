@@ -13,7 +13,7 @@ use std::{
 };
 
 use lab::{DISK_SIZE, LONG, Lab, kill, numbers, quiet};
-use stillpoint_common::{CheckpointId, DiskFormat, InstanceId, LayerFile, LayerId, MemoryState, Progress};
+use stillpoint_common::{DiskFormat, InstanceId, LayerFile, LayerId, MemoryId, MemoryState, Progress};
 use stillpoint_engine::ports::{
     Capture, DiskChain, Hypervisor, HypervisorError, Images, LaunchSpec, MemoryStates, ProgressSink, RunState,
     StartMode,
@@ -35,7 +35,7 @@ async fn save(lab: &mut Lab) -> Saved {
 
 /// The same; what is in the base need not be stored again.
 async fn save_over(lab: &mut Lab, base: Option<&MemoryState>) -> Saved {
-    let checkpoint = CheckpointId::generate();
+    let checkpoint = MemoryId::generate();
     let location = lab.folder.path().to_owned();
     let overlays = lab.attach_overlays().await;
     let sink = lab.states.begin(&location, checkpoint, base).await.unwrap();
@@ -132,6 +132,54 @@ async fn real_qemu_memory_and_disks_are_of_one_instant_and_come_back_again_and_a
 }
 
 #[tokio::test]
+async fn real_qemu_a_vm_is_saved_standing_still_and_goes_on_from_it_or_in_the_old_process() {
+    let mut lab = Lab::new().await;
+    lab.run().await;
+    let location = lab.folder.path().to_owned();
+    let saved = MemoryId::generate();
+    let sink = lab.states.begin(&location, saved, None).await.unwrap();
+    let running = lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap_err();
+    assert!(matches!(running, HypervisorError::WrongState(_)), "{running}");
+
+    // It is not wanted after all: the VM goes on, and can be captured again in the other way.
+    lab.hypervisor.pause(lab.instance).await.unwrap();
+    let sink = lab.states.begin(&location, saved, None).await.unwrap();
+    lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap();
+    assert_eq!(lab.observe().await.run, RunState::Paused);
+    lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
+    lab.hypervisor.resume(lab.instance).await.unwrap();
+    lab.progress(3).await;
+    let checkpoint = save(&mut lab).await;
+
+    lab.progress(3).await;
+    lab.hypervisor.pause(lab.instance).await.unwrap();
+    let sink = lab.states.begin(&location, saved, Some(&checkpoint.state)).await.unwrap();
+    lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap();
+    let version = lab.hypervisor.version(lab.instance).await.unwrap();
+    let state = lab.states.seal(&location, saved, &version).await.unwrap();
+    lab.retire().await;
+    let then = numbers(&lab.chains[0].layers);
+    assert!(then.missing.is_empty());
+
+    // On the same layers, without a new one over them.
+    let mut spec = lab.spec();
+    (spec.instance, spec.mode) = (InstanceId::generate(), StartMode::Restore);
+    lab.hypervisor.launch(&spec).await.unwrap();
+    let (source, outcome) = lab.states.open(&state).await.unwrap().split();
+    lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap();
+    outcome.told(LONG).await.unwrap();
+    lab.instance = spec.instance;
+    lab.hypervisor.resume(lab.instance).await.unwrap();
+    lab.progress(3).await;
+    lab.retire().await;
+    let now = numbers(&lab.chains[0].layers);
+    assert!(now.greatest > then.greatest && now.missing.is_empty(), "{then:?} {now:?}");
+    restore(&mut lab, &checkpoint).await;
+    lab.progress(2).await;
+    lab.retire().await;
+}
+
+#[tokio::test]
 async fn real_qemu_a_paused_vm_is_saved_and_stays_paused() {
     let mut lab = Lab::new().await;
     lab.run().await;
@@ -206,7 +254,7 @@ async fn real_qemu_retires_in_the_middle_of_a_capture() {
 async fn real_qemu_killed_in_the_middle_of_a_capture_is_gone_and_its_memory_is_not_sealed() {
     let lab = Lab::new().await;
     lab.run().await;
-    let checkpoint = CheckpointId::generate();
+    let checkpoint = MemoryId::generate();
     let sink = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
     lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();

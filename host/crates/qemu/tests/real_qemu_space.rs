@@ -10,7 +10,7 @@ use std::{
 };
 
 use lab::{DISK_SIZE, Lab, disk, event, numbers, quiet, text, write_pattern};
-use stillpoint_common::{CheckpointId, DiskFormat, LayerFile, LayerId};
+use stillpoint_common::{DiskFormat, LayerFile, LayerId, MemoryId};
 use stillpoint_engine::ports::{
     Flatten, Hypervisor, HypervisorError, HypervisorEventKind, ImageError, Images, LiveMerge, MemoryError,
     MemoryStates, OfflineMerge, RunState, Stop, Trouble,
@@ -119,7 +119,7 @@ async fn real_qemu_a_capture_that_finds_no_space_says_so_and_the_vm_goes_on() {
     let states = FileMemoryStates::default();
     lab.run().await;
     for _ in 0..2 {
-        let checkpoint = CheckpointId::generate();
+        let checkpoint = MemoryId::generate();
         let sink = states.begin(&small.0, checkpoint, None).await.unwrap();
         lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
         lab.hypervisor.pause(lab.instance).await.unwrap();

@@ -28,10 +28,12 @@ impl State {
 
     pub(crate) fn start_capture(&mut self, id: InstanceId) -> Outcome {
         let (captured, done_at) = (self.now(), Instant::now() + self.capture_time);
+        let held_for = self.hold_left(id);
         let instance = self.instance(id)?;
         match std::mem::replace(&mut instance.saving, Saving::None) {
             Saving::Prepared(sink) if instance.run == RunState::Paused => {
-                let image = MemoryImage { value: instance.memory, disks: instance.believed.clone(), captured };
+                let image =
+                    MemoryImage { value: instance.memory, disks: instance.believed.clone(), captured, held_for };
                 instance.saving = Saving::Active { sink, image, done_at };
                 Ok(())
             }
@@ -44,6 +46,12 @@ impl State {
                 wrong_state("a capture starts prepared, in a paused VM")
             }
         }
+    }
+
+    /// Saves the memory of a VM that stands still until it is ended.
+    pub(crate) fn save_memory(&mut self, id: InstanceId, sink: OwnedFd) -> Outcome {
+        self.prepare_capture(id, sink)?;
+        self.start_capture(id)
     }
 
     pub(crate) fn end_captures(&mut self) {
@@ -81,6 +89,10 @@ impl State {
         instance.clock_behind = now.duration_since(image.captured).unsigned_abs();
         instance.agent_started = true;
         instance.run = RunState::Paused;
+        let vm = instance.spec.vm.clone();
+        if let Some(left) = image.held_for {
+            self.hold_again(id, vm, left);
+        }
         Ok(())
     }
 }

@@ -43,6 +43,7 @@ calls! {
     PrepareCapture "hypervisor.prepare_capture" true;
     StartCapture "hypervisor.start_capture" true;
     FinishCapture "hypervisor.finish_capture" true;
+    SaveMemory "hypervisor.save_memory" true;
     CancelCapture "hypervisor.cancel_capture" true;
     Merge "hypervisor.merge" true;
     FinishMerge "hypervisor.finish_merge" true;
@@ -64,6 +65,7 @@ calls! {
     BeginMemory "memory.begin" true;
     SealMemory "memory.seal" true;
     OpenMemory "memory.open" false;
+    KeepMemory "memory.keep" true;
     RemoveMemory "memory.remove" true;
     WriteDescription "descriptions.write" true;
     RemoveDescription "descriptions.remove" true;

@@ -8,12 +8,13 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use serde::{Deserialize, Serialize};
-use stillpoint_common::{CheckpointId, DiskName, MemoryFormat, MemoryState};
+use stillpoint_common::{DiskName, MemoryFormat, MemoryId, MemoryState};
 use stillpoint_engine::ports::MemoryError;
 
 use crate::{files::Content, state::State};
@@ -24,6 +25,9 @@ pub(crate) struct MemoryImage {
     pub(crate) value: u64,
     pub(crate) disks: BTreeMap<DiskName, Content>,
     pub(crate) captured: Timestamp,
+    /// The guest was held, and would have let go by itself after this.
+    #[serde(default)]
+    pub(crate) held_for: Option<Duration>,
 }
 
 impl MemoryImage {
@@ -40,7 +44,7 @@ impl MemoryImage {
     }
 }
 
-/// What lies at the place of one checkpoint's memory.
+/// What lies at the place of one memory state.
 #[derive(Debug, Clone)]
 pub(crate) enum Memory {
     Open(Arc<OwnedFd>),
@@ -65,9 +69,9 @@ fn anonymous(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Where the memory of a checkpoint is kept.
-pub(crate) fn path_of(location: &Path, checkpoint: CheckpointId) -> PathBuf {
-    location.join(format!("{checkpoint}.memory"))
+/// Where a memory state is kept.
+pub(crate) fn path_of(location: &Path, id: MemoryId) -> PathBuf {
+    location.join(format!("{id}.memory"))
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -118,6 +122,12 @@ impl State {
 
     pub(crate) fn open_memory(&self, state: &MemoryState) -> Result<OwnedFd, MemoryError> {
         anonymous(self.stored_memory(state)?).map_err(failed("make an anonymous file"))
+    }
+
+    pub(crate) fn keep_memory(&mut self, state: &MemoryState, path: &Path) -> Result<MemoryState, MemoryError> {
+        let bytes = self.stored_memory(state)?.to_vec();
+        self.memories.insert(path.to_owned(), Memory::Sealed(bytes));
+        Ok(MemoryState { path: path.to_owned(), ..state.clone() })
     }
 
     /// The bytes of a state, with their hash checked.

@@ -31,6 +31,8 @@ pub(crate) struct Session {
     writers: Vec<WriterOutcome>,
     pub(crate) hold: Option<Hold>,
     outcome: Option<Thawed>,
+    /// It came with the memory that was loaded: the next to speak to the agent ends it.
+    loaded: bool,
 }
 
 impl Session {
@@ -96,6 +98,27 @@ impl State {
         sessions.for_each(|session| session.let_go(Instant::now(), Thawed::Lapsed));
     }
 
+    /// How long an instance's guest may still be held, if it is.
+    pub(crate) fn hold_left(&self, instance: InstanceId) -> Option<Duration> {
+        let mut held = self.sessions.values().filter(|session| session.instance == instance && session.is_held());
+        held.find_map(|session| session.hold).map(|hold| hold.until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The guest whose memory was loaded is held as it was.
+    pub(crate) fn hold_again(&mut self, instance: InstanceId, vm: VmId, left: Duration) {
+        let from = Instant::now();
+        let hold = Some(Hold { from, until: from + left, to: None });
+        let (policy, writers) = (WriterPolicy::default(), Vec::new());
+        let session = Session { vm, instance, lease: left, policy, writers, hold, outcome: None, loaded: true };
+        self.sessions.insert(SessionId::generate(), session);
+    }
+
+    /// A new host speaks to the agent, which lets go of what it held for another.
+    pub(crate) fn greet(&mut self, instance: InstanceId) {
+        let sessions = self.sessions.values_mut().filter(|session| session.instance == instance && session.loaded);
+        sessions.for_each(|session| session.let_go(Instant::now(), Thawed::Lapsed));
+    }
+
     pub(crate) fn host_is_lost(&mut self) {
         let scripts = &self.scripts;
         let notices = |vm: &VmId| scripts.get(vm).is_some_and(|script| script.thaws_when_host_is_lost);
@@ -141,6 +164,7 @@ impl State {
             writers: writers(&script, WriterResult::Stable),
             hold: None,
             outcome: None,
+            loaded: false,
         };
         session.ask_writers(&script, WriterResult::Stable, |writer| writer.prepare)?;
         let writers = session.writers.clone();

@@ -23,6 +23,8 @@ pub struct CreateCheckpoint {
     pub name: Option<CheckpointName>,
     /// Overrides the VM's policy.
     pub policy: Option<CheckpointPolicy>,
+    /// A production checkpoint keeps memory too.
+    pub with_memory: bool,
     /// What the caller says about it.
     pub remarks: Remarks,
     /// Names the request, if the caller wants it done once.
@@ -43,6 +45,7 @@ pub fn create_checkpoint(request: &pb::CreateCheckpointRequest) -> Result<Create
         vm: names::parse_vm(&request.parent, "parent")?,
         name: name.map(|name| display_name(name, "display_name")).transpose()?,
         policy,
+        with_memory: request.with_memory,
         remarks: Remarks {
             notes: notes(&request.notes, "notes")?,
             keep_until: keep_until(request.keep_until.as_ref(), "keep_until")?,
@@ -108,24 +111,59 @@ pub fn update_checkpoint(request: &pb::UpdateCheckpointRequest) -> Result<Update
     })
 }
 
-/// Reads an `ApplyCheckpointRequest`. Now is to be discarded: nothing else can be asked yet.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn apply_checkpoint(request: &pb::ApplyCheckpointRequest) -> Result<(VmId, CheckpointId, Option<Uuid>), Failure> {
-    let (vm, checkpoint) = names::parse_checkpoint(&request.name, "name")?;
-    discard(request.now)?;
-    Ok((vm, checkpoint, request_id(&request.request_id)?))
+/// A checkpoint to bring a VM back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplyCheckpoint {
+    /// Whose checkpoint.
+    pub vm: VmId,
+    /// Which one; `None`: the parent of Now.
+    pub checkpoint: Option<CheckpointId>,
+    /// What becomes of Now.
+    pub now: Now,
+    /// What becomes of the machine.
+    pub machine: Machine,
+    /// Names the request, if the caller wants it done once.
+    pub request_id: Option<Uuid>,
 }
 
-/// Reads a `RevertVmRequest`. Now is to be discarded: nothing else can be asked yet.
+/// What becomes of Now when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Now {
+    /// It is lost.
+    Discard,
+    /// A checkpoint is made of it first.
+    CheckpointFirst,
+}
+
+/// What becomes of the machine when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// What it was.
+    AsCaptured,
+    /// Saved.
+    Saved,
+    /// Off.
+    WithoutMemory,
+}
+
+/// Reads an `ApplyCheckpointRequest`.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn revert_vm(request: &pb::RevertVmRequest) -> Result<(VmId, Option<Uuid>), Failure> {
+pub fn apply_checkpoint(request: &pb::ApplyCheckpointRequest) -> Result<ApplyCheckpoint, Failure> {
+    let (vm, checkpoint) = names::parse_checkpoint(&request.name, "name")?;
+    let (now, machine) = (now(request.now)?, machine(request.machine)?);
+    Ok(ApplyCheckpoint { vm, checkpoint: Some(checkpoint), now, machine, request_id: request_id(&request.request_id)? })
+}
+
+/// Reads a `RevertVmRequest`.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn revert_vm(request: &pb::RevertVmRequest) -> Result<ApplyCheckpoint, Failure> {
     let vm = names::parse_vm(&request.name, "name")?;
-    discard(request.now)?;
-    Ok((vm, request_id(&request.request_id)?))
+    let (now, machine) = (now(request.now)?, machine(request.machine)?);
+    Ok(ApplyCheckpoint { vm, checkpoint: None, now, machine, request_id: request_id(&request.request_id)? })
 }
 
 /// A checkpoint to copy out.
@@ -171,11 +209,21 @@ fn keep_until(until: Option<&prost_types::Timestamp>, field: &str) -> Result<Opt
     until.map(read).transpose()
 }
 
-fn discard(now: i32) -> Result<(), Failure> {
+fn now(now: i32) -> Result<Now, Failure> {
     match known(now, "now")? {
-        pb::NowDisposition::Discard => Ok(()),
+        pb::NowDisposition::Discard => Ok(Now::Discard),
+        pb::NowDisposition::CreateCheckpoint => Ok(Now::CheckpointFirst),
         pb::NowDisposition::Unspecified => {
-            Err(Failure::field("now", "must be DISCARD: what happened in the VM since the checkpoint is lost"))
+            let problem = "must be DISCARD (what happened in the VM since is lost) or CREATE_CHECKPOINT (it is kept)";
+            Err(Failure::field("now", problem))
         }
     }
+}
+
+fn machine(machine: i32) -> Result<Machine, Failure> {
+    Ok(match known(machine, "machine")? {
+        pb::MachineDisposition::Unspecified | pb::MachineDisposition::AsCaptured => Machine::AsCaptured,
+        pb::MachineDisposition::Saved => Machine::Saved,
+        pb::MachineDisposition::WithoutMemory => Machine::WithoutMemory,
+    })
 }

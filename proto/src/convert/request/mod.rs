@@ -9,8 +9,8 @@ mod operation;
 mod vm;
 
 pub use checkpoint::{
-    CreateCheckpoint, ExportCheckpoint, ListCheckpoints, UpdateCheckpoint, apply_checkpoint, create_checkpoint,
-    export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
+    ApplyCheckpoint, CreateCheckpoint, ExportCheckpoint, ListCheckpoints, Machine, Now, UpdateCheckpoint,
+    apply_checkpoint, create_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
 };
 pub use delete::{
     DeleteCheckpoint, PreviewDelete, batch_delete_checkpoints, delete_checkpoint, delete_memory_state, preview_delete,

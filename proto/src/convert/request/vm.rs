@@ -55,6 +55,8 @@ pub struct UpdateVm {
     pub id: VmId,
     /// New policy.
     pub checkpoint_policy: Option<CheckpointPolicy>,
+    /// Whether an apply that discards Now makes a checkpoint of it first.
+    pub undo_checkpoint: Option<bool>,
     /// New checkpoint location.
     pub checkpoint_location: Option<PathBuf>,
     /// New settings for a VM that stands still by itself.
@@ -74,13 +76,17 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
     let mut update = UpdateVm {
         id: names::parse_vm(&vm.name, "vm.name")?,
         checkpoint_policy: None,
+        undo_checkpoint: None,
         checkpoint_location: None,
         critical: None,
         definition: None,
         settings: SettingsChange::default(),
     };
-    let allowed =
-        [&["checkpoint_policy", "checkpoint_location", "critical_settings", "spec"], settings::PATHS].concat();
+    let allowed = [
+        &["checkpoint_policy", "undo_checkpoint", "checkpoint_location", "critical_settings", "spec"],
+        settings::PATHS,
+    ]
+    .concat();
     let paths = mask(request.update_mask.as_ref(), &allowed)?;
     update.settings = settings::change(vm.settings.as_ref(), &paths, "vm.settings")?;
     for path in paths {
@@ -89,6 +95,7 @@ pub fn update_vm(request: &pb::UpdateVmRequest) -> Result<UpdateVm, Failure> {
                 update.checkpoint_policy =
                     Some(policy(vm.checkpoint_policy, "vm.checkpoint_policy")?.unwrap_or_default());
             }
+            "undo_checkpoint" => update.undo_checkpoint = Some(vm.undo_checkpoint),
             "checkpoint_location" => {
                 update.checkpoint_location = Some(absolute(&vm.checkpoint_location, "vm.checkpoint_location")?);
             }

@@ -91,6 +91,32 @@ pub struct DeleteCheckpoints {
     pub waiting: Waiting,
 }
 
+/// How to bring a VM back.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ApplyFlags {
+    /// Agree that what happened in the VM since its last checkpoint is lost. This or --checkpoint-first must be given.
+    #[arg(long)]
+    pub discard_now: bool,
+    /// Keep what happened in the VM as a checkpoint that is made first. If it cannot be made, nothing is applied.
+    #[arg(long, conflicts_with = "discard_now")]
+    pub checkpoint_first: bool,
+    /// Leave the VM saved: `vm start` goes on at the instant of the checkpoint.
+    #[arg(long, conflicts_with = "without_memory")]
+    pub to_saved: bool,
+    /// Leave the VM off: do not use the memory of the checkpoint.
+    #[arg(long)]
+    pub without_memory: bool,
+    /// Agree to the hazards that the checkpoint has. Needed beside --yes.
+    #[arg(long)]
+    pub accept_hazards: bool,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
 /// What can be done with checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
@@ -105,6 +131,9 @@ pub enum CheckpointCommand {
         /// Overrides the VM's policy for this one.
         #[arg(long)]
         policy: Option<PolicyArg>,
+        /// A production checkpoint keeps the memory of the quiet guest too, of the same instant.
+        #[arg(long)]
+        with_memory: bool,
         /// What is said about it.
         #[command(flatten)]
         remarks: RemarkFlags,
@@ -144,36 +173,18 @@ pub enum CheckpointCommand {
         /// Which one.
         #[command(flatten)]
         which: CheckpointRef,
-        /// Agree that what happened in the VM since its last checkpoint is lost. Must be given.
-        #[arg(long)]
-        discard_now: bool,
-        /// Agree to the hazards that the checkpoint has. Needed beside --yes.
-        #[arg(long)]
-        accept_hazards: bool,
-        /// Whether to ask.
+        /// How.
         #[command(flatten)]
-        consent: Consent,
-        /// Whether to wait.
-        #[command(flatten)]
-        waiting: Waiting,
+        how: ApplyFlags,
     },
     /// Bring the VM back to the checkpoint that Now came after.
     Revert {
         /// Which VM.
         #[arg(value_parser = parse::vm)]
         vm: VmId,
-        /// Agree that what happened in the VM since that checkpoint is lost. Must be given.
-        #[arg(long)]
-        discard_now: bool,
-        /// Agree to the hazards that the checkpoint has. Needed beside --yes.
-        #[arg(long)]
-        accept_hazards: bool,
-        /// Whether to ask.
+        /// How.
         #[command(flatten)]
-        consent: Consent,
-        /// Whether to wait.
-        #[command(flatten)]
-        waiting: Waiting,
+        how: ApplyFlags,
     },
     /// Give a checkpoint another name.
     Rename {

@@ -9,7 +9,9 @@ mod settings;
 mod vm;
 
 pub use check::CheckArgs;
-pub use checkpoint::{CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags};
+pub use checkpoint::{
+    ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,
+};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};

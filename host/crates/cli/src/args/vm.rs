@@ -64,6 +64,27 @@ pub enum VmCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Keep a VM's memory and end its process. `vm start` goes on at that instant.
+    Save {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Give up the saved state of a VM: it is off afterwards, its disks are as after a power cut.
+    DiscardSaved {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Change a VM: its policy and what is done for want of space at any time, the rest while it is off.
     Update(Box<UpdateVm>),
     /// Show what is set for a VM's checkpoints: policy, fallback, location, automatic ones, labels.
@@ -203,6 +224,9 @@ pub struct UpdateVm {
     /// What a checkpoint of it shall be.
     #[arg(long)]
     pub policy: Option<PolicyArg>,
+    /// Whether an apply that discards Now makes a checkpoint of it first all the same: true or false.
+    #[arg(long, value_name = "BOOL")]
+    pub undo_checkpoint: Option<bool>,
     /// Folder for its checkpoints, while it has none.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint_location: Option<PathBuf>,
@@ -210,7 +234,7 @@ pub struct UpdateVm {
     #[command(flatten)]
     pub critical: CriticalFlags,
     /// Take what it is made of from the `spec` of this JSON file, `-` for standard input.
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "attach_disk", "detach_disk"])]
     pub from: Option<PathBuf>,
     /// Virtual CPUs.
     #[arg(long, value_name = "N")]
@@ -221,4 +245,10 @@ pub struct UpdateVm {
     /// What the CPUs run on: auto, kvm, tcg.
     #[arg(long, value_parser = parse::accelerator, value_name = "WHAT")]
     pub accelerator: Option<AcceleratorChoice>,
+    /// Add a disk: name=logs,path=/vm/logs.qcow2,format=qcow2. One that was taken out reads as it did.
+    #[arg(long, value_parser = parse::disk, value_name = "name=,path=,format=")]
+    pub attach_disk: Vec<Disk>,
+    /// Take a disk out, by its name. Its layers stay with the checkpoints.
+    #[arg(long, value_name = "NAME")]
+    pub detach_disk: Vec<String>,
 }

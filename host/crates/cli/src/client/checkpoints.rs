@@ -18,6 +18,8 @@ pub struct CheckpointToCreate {
     pub display_name: String,
     /// Overrides the VM's own policy.
     pub policy: Option<CheckpointPolicy>,
+    /// A production checkpoint keeps the memory of the quiet guest too.
+    pub with_memory: bool,
     /// Free text.
     pub notes: String,
     /// It is meant to be deleted after this.
@@ -33,6 +35,70 @@ pub struct CheckpointChange {
     pub notes: Option<String>,
     /// New end of its time; `Some(None)`: none.
     pub keep_until: Option<Option<Timestamp>>,
+}
+
+/// How to bring a VM back to a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApplyAs {
+    /// What becomes of Now.
+    pub now: Now,
+    /// What becomes of the machine.
+    pub machine: Machine,
+}
+
+/// What becomes of Now when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Now {
+    /// It is lost, unless the VM's `undo_checkpoint` is set.
+    Discard,
+    /// A checkpoint is made of it first.
+    CheckpointFirst,
+}
+
+impl Now {
+    fn value(self) -> i32 {
+        match self {
+            Self::Discard => pb::NowDisposition::Discard,
+            Self::CheckpointFirst => pb::NowDisposition::CreateCheckpoint,
+        }
+        .into()
+    }
+}
+
+/// Now is lost.
+impl From<Machine> for ApplyAs {
+    fn from(machine: Machine) -> Self {
+        Self { now: Now::Discard, machine }
+    }
+}
+
+/// The machine is what it was.
+impl From<Now> for ApplyAs {
+    fn from(now: Now) -> Self {
+        Self { now, machine: Machine::AsCaptured }
+    }
+}
+
+/// What becomes of the machine when a checkpoint is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// What it was when the checkpoint was made.
+    AsCaptured,
+    /// Saved, to go on at its next start.
+    Saved,
+    /// Off.
+    WithoutMemory,
+}
+
+impl Machine {
+    fn value(self) -> i32 {
+        match self {
+            Self::AsCaptured => pb::MachineDisposition::AsCaptured,
+            Self::Saved => pb::MachineDisposition::Saved,
+            Self::WithoutMemory => pb::MachineDisposition::WithoutMemory,
+        }
+        .into()
+    }
 }
 
 impl Client {
@@ -59,6 +125,7 @@ impl Client {
             parent: names::vm(vm),
             display_name: new.display_name.clone(),
             policy: policy_value(new.policy),
+            with_memory: new.with_memory,
             notes: new.notes.clone(),
             keep_until: new.keep_until.map(time::timestamp),
             request_id: request_id(),
@@ -120,8 +187,26 @@ impl Client {
     /// # Errors
     /// The service refused or cannot be reached.
     pub async fn apply_checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Operation, ClientError> {
-        let now = pb::NowDisposition::Discard.into();
-        let request = pb::ApplyCheckpointRequest { name: names::checkpoint(vm, id), now, request_id: request_id() };
+        self.apply_checkpoint_as(vm, id, Machine::AsCaptured).await
+    }
+
+    /// The same, saying what becomes of Now and of the machine.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn apply_checkpoint_as(
+        &self,
+        vm: &VmId,
+        id: CheckpointId,
+        how: impl Into<ApplyAs>,
+    ) -> Result<Operation, ClientError> {
+        let how = how.into();
+        let request = pb::ApplyCheckpointRequest {
+            name: names::checkpoint(vm, id),
+            now: how.now.value(),
+            request_id: request_id(),
+            machine: how.machine.value(),
+        };
         let answer = self.checkpoints().apply_checkpoint(request).await;
         Ok(self.answered(answer)?.try_into()?)
     }
@@ -131,8 +216,21 @@ impl Client {
     /// # Errors
     /// The service refused or cannot be reached.
     pub async fn revert_vm(&self, vm: &VmId) -> Result<Operation, ClientError> {
-        let now = pb::NowDisposition::Discard.into();
-        let request = pb::RevertVmRequest { name: names::vm(vm), now, request_id: request_id() };
+        self.revert_vm_as(vm, Machine::AsCaptured).await
+    }
+
+    /// The same, saying what becomes of Now and of the machine.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn revert_vm_as(&self, vm: &VmId, how: impl Into<ApplyAs>) -> Result<Operation, ClientError> {
+        let how = how.into();
+        let request = pb::RevertVmRequest {
+            name: names::vm(vm),
+            now: how.now.value(),
+            request_id: request_id(),
+            machine: how.machine.value(),
+        };
         let answer = self.checkpoints().revert_vm(request).await;
         Ok(self.answered(answer)?.try_into()?)
     }

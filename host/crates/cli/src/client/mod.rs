@@ -13,7 +13,7 @@ mod operations;
 mod resolve;
 mod vms;
 
-pub use checkpoints::{CheckpointChange, CheckpointToCreate};
+pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
 pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
 pub use resolve::resolve;

@@ -32,6 +32,8 @@ pub struct VmToCreate {
 pub struct VmChange {
     /// New policy.
     pub checkpoint_policy: Option<CheckpointPolicy>,
+    /// Whether an apply that discards Now makes a checkpoint of it first.
+    pub undo_checkpoint: Option<bool>,
     /// New folder for its checkpoints.
     pub checkpoint_location: Option<String>,
     /// What is done from now on when it stands still because a disk could not be written.
@@ -104,6 +106,7 @@ impl Client {
     pub async fn update_vm(&self, vm: &VmId, change: &VmChange) -> Result<Vm, ClientError> {
         let named = [
             ("checkpoint_policy", change.checkpoint_policy.is_some()),
+            ("undo_checkpoint", change.undo_checkpoint.is_some()),
             ("checkpoint_location", change.checkpoint_location.is_some()),
             ("critical_settings", change.critical.is_some()),
             ("spec", change.spec.is_some()),
@@ -114,6 +117,7 @@ impl Client {
             name: names::vm(vm),
             spec: change.spec.as_ref().map(pb::VmSpec::from),
             checkpoint_policy: policy_value(change.checkpoint_policy),
+            undo_checkpoint: change.undo_checkpoint.unwrap_or_default(),
             checkpoint_location: change.checkpoint_location.clone().unwrap_or_default(),
             critical_settings: change.critical.as_ref().map(critical::settings),
             settings: Some(settings::message(&change.settings.clone().applied(VmSettings::default()))),
@@ -188,6 +192,26 @@ impl Client {
     /// The service refused or cannot be reached.
     pub async fn resume_merges(&self, vm: &VmId) -> Result<Vm, ClientError> {
         let answer = self.vms().resume_merges(pb::ResumeMergesRequest { name: names::vm(vm) }).await;
+        Ok(self.answered(answer)?.try_into()?)
+    }
+
+    /// Begins to save a VM: its memory is kept, its process ends.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn save_vm(&self, vm: &VmId) -> Result<Operation, ClientError> {
+        let request = pb::SaveVmRequest { name: names::vm(vm), request_id: request_id() };
+        let answer = self.vms().save_vm(request).await;
+        Ok(self.answered(answer)?.try_into()?)
+    }
+
+    /// Begins to give up the saved state of a VM.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn discard_saved_state(&self, vm: &VmId) -> Result<Operation, ClientError> {
+        let request = pb::DiscardSavedStateRequest { name: names::vm(vm), request_id: request_id() };
+        let answer = self.vms().discard_saved_state(request).await;
         Ok(self.answered(answer)?.try_into()?)
     }
 

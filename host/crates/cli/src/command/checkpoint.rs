@@ -6,24 +6,22 @@ use stillpoint_common::{PowerState, VmId};
 use super::{Context, confirm, delete, hazards, select, show, vm::state, work};
 use crate::{
     CliError,
-    args::{CheckpointCommand, CheckpointRef, Consent, RemarkFlags, Waiting, parse},
-    client::{CheckpointChange, CheckpointToCreate},
+    args::{ApplyFlags, CheckpointCommand, CheckpointRef, RemarkFlags, parse},
+    client::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now},
     output::{Answer, table, text, tree},
-    view::{Checkpoint, Layer, Operation, Vm, usage},
+    view::{Checkpoint, Layer, Operation, SpecChange, Vm, usage},
 };
 
 /// Finds what was typed wrongly before the service is asked.
 pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
     match command {
-        CheckpointCommand::Apply { discard_now, consent, .. }
-        | CheckpointCommand::Revert { discard_now, consent, .. } => {
-            if !discard_now {
+        CheckpointCommand::Apply { how, .. } | CheckpointCommand::Revert { how, .. } => {
+            if !how.discard_now && !how.checkpoint_first {
                 let message = "what happened in the VM since its last checkpoint would be lost";
-                let advice =
-                    "Add --discard-now to agree, or make a checkpoint first: `stillpoint checkpoint create VM`.";
+                let advice = "Add --discard-now to agree, or --checkpoint-first to keep it as a checkpoint.";
                 return Err(CliError::usage(message, advice));
             }
-            confirm::can_ask(*consent)
+            confirm::can_ask(how.consent)
         }
         CheckpointCommand::Delete(asked) => delete::check(asked),
         CheckpointCommand::DeleteMemory { consent, .. } => confirm::can_ask(*consent),
@@ -41,10 +39,11 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
 pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Result<Answer, CliError> {
     let client = &context.client;
     match command {
-        CheckpointCommand::Create { vm, name, policy, remarks, waiting } => {
+        CheckpointCommand::Create { vm, name, policy, with_memory, remarks, waiting } => {
             let new = CheckpointToCreate {
                 display_name: name.clone(),
                 policy: policy.map(Into::into),
+                with_memory: *with_memory,
                 notes: remarks.notes.clone().unwrap_or_default(),
                 keep_until: remarks.keep,
             };
@@ -65,17 +64,8 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             let checkpoint = with_usage(find(context, which).await?, &client.layers(&which.vm).await?);
             Answer::new(show::checkpoint(&checkpoint), &checkpoint)
         }
-        CheckpointCommand::Apply { which, consent, accept_hazards, waiting, .. } => {
-            hazards::ask(&find(context, which).await?, *consent, *accept_hazards)?;
-            apply(context, which, *consent, *waiting).await
-        }
-        CheckpointCommand::Revert { vm, consent, accept_hazards, waiting, .. } => {
-            // Of a VM without checkpoints the service says so.
-            if let Some(parent) = client.vm(vm).await?.parent_checkpoint {
-                hazards::ask(&client.checkpoint(vm, parent).await?, *consent, *accept_hazards)?;
-            }
-            revert(context, vm, *consent, *waiting).await
-        }
+        CheckpointCommand::Apply { which, how } => apply(context, which, *how).await,
+        CheckpointCommand::Revert { vm, how } => revert(context, vm, *how).await,
         CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
         CheckpointCommand::Set { which, remarks, keep_for_ever } => set(context, which, remarks, *keep_for_ever).await,
         CheckpointCommand::Delete(asked) => delete::run(context, asked).await,
@@ -92,23 +82,44 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
     }
 }
 
-async fn apply(
-    context: &Context,
-    which: &CheckpointRef,
-    consent: Consent,
-    waiting: Waiting,
-) -> Result<Answer, CliError> {
+async fn apply(context: &Context, which: &CheckpointRef, how: ApplyFlags) -> Result<Answer, CliError> {
     let (vm, checkpoint) = (&which.vm, find(context, which).await?);
-    let question = format!("Bring {vm} back to {}? What happened in it since is lost.", called(&checkpoint));
-    confirm::ask(consent, &question)?;
-    let begun = context.client.apply_checkpoint(vm, checkpoint.id).await?;
-    work::finish(context, begun, waiting, |done| back(vm, done)).await
+    hazards::ask(&checkpoint, how.consent, how.accept_hazards)?;
+    confirm::ask(how.consent, &format!("Bring {vm} back to {}? {}", called(&checkpoint), at_stake(how)))?;
+    let begun = context.client.apply_checkpoint_as(vm, checkpoint.id, as_asked(how)).await?;
+    work::finish(context, begun, how.waiting, |done| back(vm, done)).await
 }
 
-async fn revert(context: &Context, vm: &VmId, consent: Consent, waiting: Waiting) -> Result<Answer, CliError> {
-    confirm::ask(consent, &format!("Bring {vm} back to its last checkpoint? What happened in it since is lost."))?;
-    let begun = context.client.revert_vm(vm).await?;
-    work::finish(context, begun, waiting, |done| back(vm, done)).await
+async fn revert(context: &Context, vm: &VmId, how: ApplyFlags) -> Result<Answer, CliError> {
+    if let Some(parent) = context.client.vm(vm).await?.parent_checkpoint {
+        hazards::ask(&context.client.checkpoint(vm, parent).await?, how.consent, how.accept_hazards)?;
+    }
+    confirm::ask(how.consent, &format!("Bring {vm} back to its last checkpoint? {}", at_stake(how)))?;
+    let begun = context.client.revert_vm_as(vm, as_asked(how)).await?;
+    work::finish(context, begun, how.waiting, |done| back(vm, done)).await
+}
+
+const fn at_stake(how: ApplyFlags) -> &'static str {
+    match how.checkpoint_first {
+        true => "What happened in it since becomes a checkpoint first.",
+        false => "What happened in it since is lost.",
+    }
+}
+
+const fn as_asked(how: ApplyFlags) -> ApplyAs {
+    let now = match how.checkpoint_first {
+        true => Now::CheckpointFirst,
+        false => Now::Discard,
+    };
+    ApplyAs { now, machine: machine(how) }
+}
+
+const fn machine(how: ApplyFlags) -> Machine {
+    match (how.to_saved, how.without_memory) {
+        (true, _) => Machine::Saved,
+        (false, true) => Machine::WithoutMemory,
+        (false, false) => Machine::AsCaptured,
+    }
 }
 
 async fn rename(context: &Context, which: &CheckpointRef, new_name: &str) -> Result<Answer, CliError> {
@@ -153,11 +164,22 @@ fn created(done: &Operation) -> String {
     format!("{:?} is made: {kind}, {consistency}\n{}", checkpoint.display_name, checkpoint.id)
 }
 
-/// `brought back web: Running`
+/// `brought back web: Running`, what became of Now, and what else has changed.
 fn back(vm: &VmId, done: &Operation) -> String {
-    let off = done.vm_response().is_some_and(|vm| vm.state == Some(PowerState::Off));
+    let first = done.first_checkpoint.map(|id| format!("\nkept what was as checkpoint {id}")).unwrap_or_default();
+    let stands = |vm: &Vm| matches!(vm.state, Some(PowerState::Off | PowerState::Saved));
+    let off = done.vm_response().is_some_and(stands);
     let next = if off { format!("\nstart it with: stillpoint vm start {vm}") } else { String::new() };
-    format!("brought back {}{next}", state(vm, done))
+    format!("brought back {}{first}{}{next}", state(vm, done), spec_changes(&done.spec_changes))
+}
+
+/// What went back beside disks and memory, a line for each field.
+pub(super) fn spec_changes(changes: &[SpecChange]) -> String {
+    let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    let line =
+        |change: &SpecChange| format!("\n  {}: {} -> {}", change.field, or_none(&change.from), or_none(&change.to));
+    let lines: String = changes.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\nits configuration went back too:{lines}") }
 }
 
 fn exported(done: &Operation) -> String {
@@ -176,6 +198,7 @@ fn list(vm: &VmId, checkpoints: &[Checkpoint]) -> Result<Answer, CliError> {
         [
             text::short(&checkpoint.id, width),
             checkpoint.display_name.clone(),
+            text::word(checkpoint.requested_policy),
             text::word(checkpoint.kind),
             text::word(checkpoint.consistency),
             text::age(checkpoint.create_time, now),
@@ -185,7 +208,7 @@ fn list(vm: &VmId, checkpoints: &[Checkpoint]) -> Result<Answer, CliError> {
             tree::remark(checkpoint),
         ]
     };
-    let head = ["id", "name", "kind", "consistency", "made", "memory", "changes", "depth", ""];
+    let head = ["id", "name", "asked", "kind", "consistency", "made", "memory", "changes", "depth", ""];
     Answer::new(table::table(head, checkpoints.iter().map(row)), &checkpoints)
 }
 

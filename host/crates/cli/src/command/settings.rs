@@ -132,6 +132,7 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
     let relabelled = !set.add_label.is_empty() || !set.remove_label.is_empty();
     Ok(VmChange {
         checkpoint_policy: set.checkpoint_policy.map(Into::into),
+        undo_checkpoint: None,
         checkpoint_location: location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?,
         critical: None,
         spec: None,

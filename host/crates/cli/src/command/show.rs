@@ -10,13 +10,14 @@ use crate::{
         table::{details, section},
         text,
     },
-    view::{Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, Spec, Usage, Vm, Writer},
+    view::{Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, Writer},
 };
 
 pub(super) fn vm(vm: &Vm) -> String {
     let head = details([
         ("vm", vm.id.to_string()),
         ("state", vm.status_line.clone()),
+        ("saved", vm.saved.as_ref().map(saved).unwrap_or_default()),
         ("cpus", vm.spec.cpus.to_string()),
         ("memory", memory(&vm.spec)),
         (
@@ -25,6 +26,7 @@ pub(super) fn vm(vm: &Vm) -> String {
         ),
         ("boots", vm.spec.kernel.as_ref().map_or_else(|| "from its disks".to_owned(), |boot| boot.kernel.clone())),
         ("checkpoint policy", text::word(vm.checkpoint_policy)),
+        ("undo checkpoint", if vm.undo_checkpoint { "made before every apply".to_owned() } else { String::new() }),
         ("checkpoint location", vm.checkpoint_location.clone()),
         ("without space", without_space(vm)),
         ("growth", vm.growth.as_ref().map(growth).unwrap_or_default()),
@@ -43,6 +45,8 @@ pub(super) fn vm(vm: &Vm) -> String {
     let passed = vm.spec.pass_through.iter();
     let passed = passed.map(|disk| [disk.name.clone(), disk.device.clone(), "not part of checkpoints".to_owned()]);
     let disks = section("Disks", ["disk", "writes to", "layers"], disks);
+    let detached = vm.detached_disks.iter().map(|disk| [disk.name.clone(), disk.path.clone()]);
+    let disks = format!("{disks}{}", section("Detached disks", ["disk", "image"], detached));
     format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
 }
 
@@ -97,11 +101,11 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("made", made(checkpoint)),
         ("kind", text::word(checkpoint.kind)),
         ("consistency", text::word(checkpoint.consistency)),
-        ("policy", text::word(checkpoint.requested_policy)),
+        ("asked", text::word(checkpoint.requested_policy)),
         ("fallback", fallback_text(checkpoint).unwrap_or_default()),
         ("memory", if checkpoint.memory_bytes == 0 { "none".into() } else { text::bytes(checkpoint.memory_bytes) }),
         ("on disk", checkpoint.usage.as_ref().map(usage).unwrap_or_default()),
-        ("vm was", if checkpoint.was_running { "running".into() } else { "not running".into() }),
+        ("vm was", text::word(checkpoint.vm_state).to_lowercase()),
         ("hardware", format!("{} CPUs, {}", checkpoint.spec.cpus, memory(&checkpoint.spec))),
         ("phases", phases::line(&checkpoint.phases)),
         ("notes", checkpoint.notes.replace('\n', "\n  ")),
@@ -129,6 +133,8 @@ pub(super) fn operation(operation: &Operation) -> String {
         ("what to do", operation.ended.error.as_ref().and_then(|error| error.advice.clone()).unwrap_or_default()),
         ("phases", phases::line(&operation.phases)),
         ("warnings", operation.warnings.join("\n")),
+        ("kept first as", operation.first_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
+        ("changed", super::checkpoint::spec_changes(&operation.spec_changes).trim_start().to_owned()),
         ("begun", text::time(operation.start_time)),
         ("ended", text::time(operation.end_time)),
     ])
@@ -216,6 +222,12 @@ fn made_by(checkpoint: &Checkpoint) -> String {
 fn made(checkpoint: &Checkpoint) -> String {
     let (time, age) = (text::time(checkpoint.create_time), text::age(checkpoint.create_time, Timestamp::now()));
     format!("{time} ({age})")
+}
+
+/// `2026-11-24T15:00:00Z, 512 MiB, will be running`
+fn saved(saved: &SavedState) -> String {
+    let (time, bytes) = (text::time(saved.save_time), text::bytes(saved.bytes));
+    format!("{time}, {bytes}, will be {}", if saved.was_running { "running" } else { "paused" })
 }
 
 fn memory(spec: &Spec) -> String {

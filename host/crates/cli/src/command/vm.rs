@@ -9,7 +9,7 @@ use crate::{
     args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
     client::VmChange,
     output::{Answer, table, text},
-    view::{Operation, Vm, growth},
+    view::{Operation, Spec, Vm, growth},
 };
 
 pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer, CliError> {
@@ -31,6 +31,14 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
         }
         VmCommand::Pause { vm, waiting } => finish(context, vm, client.pause_vm(vm).await?, *waiting).await,
         VmCommand::Resume { vm, waiting } => finish(context, vm, client.resume_vm(vm).await?, *waiting).await,
+        VmCommand::Save { vm, waiting } => finish(context, vm, client.save_vm(vm).await?, *waiting).await,
+        VmCommand::DiscardSaved { vm, consent, waiting } => {
+            confirm::ask(
+                *consent,
+                &format!("Give up the saved state of {vm}? Its disks are then as after a power cut."),
+            )?;
+            finish(context, vm, client.discard_saved_state(vm).await?, *waiting).await
+        }
         VmCommand::Update(update) => {
             let vm = client.update_vm(&update.vm, &change(context, update).await?).await?;
             Answer::new(format!("{} is changed", vm.id), &vm)
@@ -86,24 +94,46 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
     let location = update.checkpoint_location.as_deref().map(parse::absolute).transpose();
     let location = location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?;
     let mut spec = update.from.as_deref().map(vm_file::read).transpose()?.map(|file| file.spec);
-    if update.cpus.is_some() || update.memory.is_some() || update.accelerator.is_some() {
-        let mut present = context.client.vm(&update.vm).await?.spec;
-        present.cpus = update.cpus.unwrap_or(present.cpus);
-        present.memory_mib = update.memory.unwrap_or(present.memory_mib);
-        present.accelerator = update.accelerator.unwrap_or(present.accelerator);
-        spec = Some(present);
+    if changes_hardware(update) {
+        spec = Some(changed(context.client.vm(&update.vm).await?.spec, update)?);
     }
     let critical = match update.critical.are_typed() {
         true => Some(update.critical.over(context.client.vm(&update.vm).await?.critical_settings.into())),
         false => None,
     };
-    let checkpoint_policy = update.policy.map(Into::into);
-    let settings = SettingsChange::default();
-    let change = VmChange { checkpoint_policy, checkpoint_location: location, critical, spec, settings };
+    let change = VmChange {
+        checkpoint_policy: update.policy.map(Into::into),
+        undo_checkpoint: update.undo_checkpoint,
+        checkpoint_location: location,
+        critical,
+        spec,
+        settings: SettingsChange::default(),
+    };
     if change == VmChange::default() {
-        let advice = "Add --policy, --cpus, --memory, --accelerator, --checkpoint-location, --critical-action, \
-                      --critical-timeout or --from.";
+        let advice = "Add --policy, --undo-checkpoint, --cpus, --memory, --accelerator, --attach-disk, --detach-disk, \
+                      --checkpoint-location, --critical-action, --critical-timeout or --from.";
         return Err(CliError::usage("nothing to change", advice));
     }
     Ok(change)
+}
+
+fn changes_hardware(update: &UpdateVm) -> bool {
+    let disks = !update.attach_disk.is_empty() || !update.detach_disk.is_empty();
+    update.cpus.is_some() || update.memory.is_some() || update.accelerator.is_some() || disks
+}
+
+/// The present spec, with what is named changed.
+fn changed(mut spec: Spec, update: &UpdateVm) -> Result<Spec, CliError> {
+    spec.cpus = update.cpus.unwrap_or(spec.cpus);
+    spec.memory_mib = update.memory.unwrap_or(spec.memory_mib);
+    spec.accelerator = update.accelerator.unwrap_or(spec.accelerator);
+    for name in &update.detach_disk {
+        let Some(at) = spec.disks.iter().position(|disk| disk.name == *name) else {
+            let advice = "`stillpoint vm show VM` lists its disks.";
+            return Err(CliError::usage(format!("VM {} has no disk {name}", update.vm), advice));
+        };
+        spec.disks.remove(at);
+    }
+    spec.disks.extend(update.attach_disk.iter().cloned());
+    Ok(spec)
 }

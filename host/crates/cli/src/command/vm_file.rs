@@ -56,6 +56,12 @@ pub(crate) struct VmFile {
     _merges_suspended: Option<IgnoredAny>,
     #[serde(rename = "growth")]
     _growth: Option<IgnoredAny>,
+    #[serde(rename = "saved")]
+    _saved: Option<IgnoredAny>,
+    #[serde(rename = "undo_checkpoint")]
+    _undo_checkpoint: Option<IgnoredAny>,
+    #[serde(rename = "detached_disks")]
+    _detached_disks: Option<IgnoredAny>,
 }
 
 /// Reads a VM from a file, `-` for standard input.

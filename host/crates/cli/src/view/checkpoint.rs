@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stillpoint_common::{CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, VmId};
+use stillpoint_common::{CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, VmId};
 use stillpoint_proto::{
     convert::{checkpoint::read_state, names, policy},
     v1 as pb,
@@ -41,8 +41,10 @@ pub struct Checkpoint {
     pub disks: Vec<CheckpointDisk>,
     /// Size of its memory state; 0: it has none.
     pub memory_bytes: u64,
-    /// The VM was running when it was made.
+    /// The guest was running when it was made, or when the saved state that it contains was saved.
     pub was_running: bool,
+    /// What the VM was when it was made.
+    pub vm_state: Option<PowerState>,
     /// File systems of the guest and what became of each.
     pub file_systems: Vec<FileSystem>,
     /// Writers of the guest and what became of each.
@@ -117,6 +119,7 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             fallback_detail: checkpoint.fallback_detail,
             memory_bytes: checkpoint.memory_bytes,
             was_running: checkpoint.was_running,
+            vm_state: policy::read_power(checkpoint.vm_state),
             deleting: checkpoint.deleting,
             state: read_state(checkpoint.state),
             missing_files: checkpoint.missing_files,

@@ -23,10 +23,10 @@ pub use event::Event;
 pub use growth::{Growth, Usage, growth, usage};
 pub use guest::{FileSystem, Guest, Host, Writer};
 pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
-pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
+pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response, SpecChange};
 pub use preview::{DeletePreview, MergePreview};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
-pub use vm::{DiskStatus, Vm};
+pub use vm::{DiskStatus, SavedState, Vm};
 
 use jiff::Timestamp;
 use stillpoint_common::{CheckpointId, Failure};

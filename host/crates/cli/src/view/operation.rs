@@ -34,6 +34,10 @@ pub struct Operation {
     pub phases: Vec<Phase>,
     /// What the caller should know although it goes well.
     pub warnings: Vec<String>,
+    /// What an apply has changed in the VM's spec.
+    pub spec_changes: Vec<SpecChange>,
+    /// The checkpoint of Now that an apply has made first.
+    pub first_checkpoint: Option<CheckpointId>,
     /// When it was accepted.
     pub start_time: Option<Timestamp>,
     /// When it ended.
@@ -99,6 +103,17 @@ pub struct ExportFile {
     pub bytes: u64,
     /// BLAKE3, hexadecimal; empty for the manifest itself.
     pub blake3: String,
+}
+
+/// A field of a VM's spec that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpecChange {
+    /// Its path.
+    pub field: String,
+    /// What it was; empty: there was none.
+    pub from: String,
+    /// What it is; empty: there is none any more.
+    pub to: String,
 }
 
 /// A phase that has ended.
@@ -170,6 +185,8 @@ impl TryFrom<longrunning::Operation> for Operation {
             total_bytes: metadata.total_bytes,
             phases: metadata.phases.into_iter().map(Phase::from).collect(),
             warnings: metadata.warnings,
+            spec_changes: metadata.spec_changes.into_iter().map(SpecChange::from).collect(),
+            first_checkpoint: read_checkpoint_id(&metadata.first_checkpoint, "operation.first_checkpoint")?,
             start_time: read_time(metadata.start_time.as_ref()),
             end_time: read_time(metadata.end_time.as_ref()),
         })
@@ -212,5 +229,11 @@ impl From<pb::Export> for Export {
 impl From<pb::Phase> for Phase {
     fn from(phase: pb::Phase) -> Self {
         Self { took_ms: read_took(phase.took.as_ref()), name: phase.name }
+    }
+}
+
+impl From<pb::SpecChange> for SpecChange {
+    fn from(pb::SpecChange { field, from, to }: pb::SpecChange) -> Self {
+        Self { field, from, to }
     }
 }

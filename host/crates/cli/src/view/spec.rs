@@ -106,17 +106,12 @@ impl TryFrom<&pb::VmSpec> for Spec {
     type Error = Failure;
 
     fn try_from(message: &pb::VmSpec) -> Result<Self, Failure> {
-        let disk = |disk: &pb::Disk| {
-            let format = spec::format(disk.format, "spec.disks.format")?;
-            let format = format.ok_or_else(|| Failure::field("spec.disks.format", "is missing"))?;
-            Ok(Disk { name: disk.name.clone(), path: disk.path.clone(), format })
-        };
         Ok(Self {
             cpus: message.cpus,
             memory_mib: message.memory_mib,
             accelerator: spec::accelerator(message.accelerator, "spec.accelerator")?,
             kernel: message.kernel.as_ref().map(KernelBoot::from),
-            disks: message.disks.iter().map(disk).collect::<Result<_, Failure>>()?,
+            disks: message.disks.iter().map(Disk::try_from).collect::<Result<_, Failure>>()?,
             pass_through: message.pass_through.iter().map(PassThroughDisk::from).collect(),
             nics: message.nics.iter().map(Nic::from).collect(),
             serial_log: message.serial_log.clone(),
@@ -162,6 +157,16 @@ impl From<&KernelBoot> for pb::KernelBoot {
     fn from(boot: &KernelBoot) -> Self {
         let KernelBoot { kernel, initrd, command_line } = boot.clone();
         Self { kernel, initrd, command_line }
+    }
+}
+
+impl TryFrom<&pb::Disk> for Disk {
+    type Error = Failure;
+
+    fn try_from(disk: &pb::Disk) -> Result<Self, Failure> {
+        let format = spec::format(disk.format, "spec.disks.format")?;
+        let format = format.ok_or_else(|| Failure::field("spec.disks.format", "is missing"))?;
+        Ok(Self { name: disk.name.clone(), path: disk.path.clone(), format })
     }
 }
 

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{Critical, CriticalSettings, Growth, Spec, read_checkpoint_id, read_time};
+use super::{Critical, CriticalSettings, Disk, Growth, Spec, read_checkpoint_id, read_time};
 
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,6 +53,23 @@ pub struct Vm {
     pub settings: VmSettings,
     /// What it has written over its last checkpoint, where it was asked for (`show`).
     pub growth: Option<Growth>,
+    /// What it goes on from, if it is saved.
+    pub saved: Option<SavedState>,
+    /// An apply that discards Now makes a checkpoint of it first.
+    pub undo_checkpoint: bool,
+    /// Disks that were taken out while checkpoints lay on them.
+    pub detached_disks: Vec<Disk>,
+}
+
+/// Memory and devices that a saved VM goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SavedState {
+    /// When it was saved.
+    pub save_time: Option<Timestamp>,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// The guest ran, and will run again.
+    pub was_running: bool,
 }
 
 /// What a disk is writing to.
@@ -87,6 +104,9 @@ impl TryFrom<pb::Vm> for Vm {
             merges_suspended: vm.merges_suspended,
             growth: None,
             settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
+            saved: vm.saved.map(SavedState::from),
+            undo_checkpoint: vm.undo_checkpoint,
+            detached_disks: vm.detached_disks.iter().map(Disk::try_from).collect::<Result<_, _>>()?,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,
@@ -100,5 +120,11 @@ impl TryFrom<pb::Vm> for Vm {
 impl From<pb::DiskStatus> for DiskStatus {
     fn from(pb::DiskStatus { disk, head_path, depth }: pb::DiskStatus) -> Self {
         Self { disk, head_path, depth }
+    }
+}
+
+impl From<pb::SavedState> for SavedState {
+    fn from(pb::SavedState { save_time, bytes, was_running }: pb::SavedState) -> Self {
+        Self { save_time: read_time(save_time.as_ref()), bytes, was_running }
     }
 }

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
-    Critical, CriticalSettings, DiskDefinition, DiskFormat, Failure, FallbackReason, FileSystemOutcome,
-    FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState, Operation, OperationId,
-    OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, ServiceRole, Vm, VmDefinition,
-    VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
+    Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
+    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState,
+    Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, ServiceRole, Vm,
+    VmDefinition, VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult,
+    WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -59,6 +60,9 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         parent: web.then(|| id(UPGRADE)),
         heads: BTreeMap::new(),
         instance: None,
+        saved: None,
+        undo_checkpoint: false,
+        detached: vec![],
         generation_id: Uuid::from_u128(8),
         accelerator: web.then(|| Accelerator::Tcg("no /dev/kvm".into())),
         critical: CriticalSettings::default(),
@@ -122,6 +126,7 @@ pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, h
         disks: BTreeMap::new(),
         memory: None,
         was_running: true,
+        power: Some(stillpoint_common::PowerState::Running),
         file_systems: file_systems(FileSystemResult::Frozen),
         writers: vec![],
         phases: phases(&[("freeze", 38.2), ("cut", 3.1), ("thaw", 0.4)]),
@@ -227,6 +232,8 @@ pub(crate) fn operation(text: &str, kind: OperationKind, state: OperationState) 
             phases(&[("pause", 14.0), ("capture", 1234.0)])
         },
         warnings: warnings(kind, &state),
+        changes: if kind == OperationKind::ApplyCheckpoint { changes() } else { vec![] },
+        first_checkpoint: None,
         state,
         started: ago(0),
         ended,
@@ -234,6 +241,12 @@ pub(crate) fn operation(text: &str, kind: OperationKind, state: OperationState) 
 }
 
 /// What the service says beside the checkpoint's own words about its fallback.
+fn changes() -> Vec<DefinitionChange> {
+    let change =
+        |field: &str, from: &str, to: &str| DefinitionChange { field: field.into(), from: from.into(), to: to.into() };
+    vec![change("cpus", "4", "2"), change("nics[0]", "user", "")]
+}
+
 fn warnings(kind: OperationKind, state: &OperationState) -> Vec<String> {
     let fell_back = kind == OperationKind::CreateCheckpoint && !matches!(state, OperationState::Failed(_));
     let said = "a standard checkpoint was made instead: no guest agent answers: the channel is closed";

@@ -169,6 +169,17 @@ impl VirtualMachines for Service {
     async fn resume_vm(&self, _: Request<pb::ResumeVmRequest>) -> Answer<longrunning::Operation> {
         Ok(Response::new(begun(OperationKind::ResumeVm)))
     }
+    async fn save_vm(&self, request: Request<pb::SaveVmRequest>) -> Answer<longrunning::Operation> {
+        self.asked.note(format!("save {}", request.get_ref().name));
+        Ok(Response::new(begun(OperationKind::PauseVm)))
+    }
+    async fn discard_saved_state(
+        &self,
+        request: Request<pb::DiscardSavedStateRequest>,
+    ) -> Answer<longrunning::Operation> {
+        self.asked.note(format!("discard saved {}", request.get_ref().name));
+        Ok(Response::new(begun(OperationKind::StopVm)))
+    }
 }
 
 #[tonic::async_trait]
@@ -205,13 +216,23 @@ impl Checkpoints for Service {
         Ok(Response::new(canned::message(&checkpoint)))
     }
     async fn apply_checkpoint(&self, request: Request<pb::ApplyCheckpointRequest>) -> Answer<longrunning::Operation> {
-        let (vm, checkpoint, _) = request::apply_checkpoint(request.get_ref()).map_err(refused)?;
-        self.asked.note(format!("apply {vm} {checkpoint}"));
+        let asked = request::apply_checkpoint(request.get_ref()).map_err(refused)?;
+        let checkpoint = asked.checkpoint.map(|id| id.to_string()).unwrap_or_default();
+        let machine = match asked.machine {
+            request::Machine::AsCaptured => "",
+            request::Machine::Saved => " to saved",
+            request::Machine::WithoutMemory => " without memory",
+        };
+        let now = match asked.now {
+            request::Now::Discard => "",
+            request::Now::CheckpointFirst => " checkpoint first",
+        };
+        self.asked.note(format!("apply {} {checkpoint}{machine}{now}", asked.vm));
         Ok(Response::new(begun(OperationKind::ApplyCheckpoint)))
     }
     async fn revert_vm(&self, request: Request<pb::RevertVmRequest>) -> Answer<longrunning::Operation> {
-        let (vm, _) = request::revert_vm(request.get_ref()).map_err(refused)?;
-        self.asked.note(format!("revert {vm}"));
+        let asked = request::revert_vm(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("revert {}", asked.vm));
         Ok(Response::new(begun(OperationKind::ApplyCheckpoint)))
     }
     async fn delete_checkpoint(&self, request: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {

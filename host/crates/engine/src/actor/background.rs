@@ -86,6 +86,8 @@ impl VmActor {
                 | OperationKind::StopVm
                 | OperationKind::PauseVm
                 | OperationKind::ResumeVm
+                | OperationKind::SaveVm
+                | OperationKind::DiscardSavedState
                 | OperationKind::CreateCheckpoint
                 | OperationKind::ApplyCheckpoint
                 | OperationKind::DeleteMemoryState

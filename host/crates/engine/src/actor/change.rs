@@ -8,7 +8,7 @@ use crate::{
     admission::{Admitted, AtWork, Situation, ready},
     catalogue::Changes,
     describe,
-    disks::take_disks,
+    disks::{exchange_disks, take_disks},
     error::StepError,
     plans,
 };
@@ -21,7 +21,9 @@ impl VmActor {
         if let Some(policy) = change.checkpoint_policy {
             vm.checkpoint_policy = policy;
         }
+        vm.undo_checkpoint = change.undo_checkpoint.unwrap_or(vm.undo_checkpoint);
         if let Some(location) = change.checkpoint_location {
+            refuse_saved(&vm, "its checkpoint location cannot be changed", "vm.checkpoint_location")?;
             if has_checkpoints {
                 return Err(self
                     .has_checkpoints("its checkpoint location cannot be changed")
@@ -36,7 +38,8 @@ impl VmActor {
             vm.critical = critical;
             self.suspect_if_watched();
         }
-        if let Some(definition) = change.definition {
+        if let Some(definition) = change.definition.filter(|definition| *definition != vm.definition) {
+            refuse_saved(&vm, "what it is made of cannot be changed", "vm.spec")?;
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
         vm.settings = change.settings.applied(vm.settings);
@@ -52,19 +55,26 @@ impl VmActor {
         definition.check().map_err(|wrong| Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem))?;
         let mut changes = Changes::default();
         if definition.disks != vm.definition.disks {
-            if has_checkpoints {
-                return Err(self.has_checkpoints("its disks cannot be changed").at("vm.spec.disks"));
-            }
-            self.has_only_its_own_images().await.map_err(|failure| failure.at("vm.spec.disks"))?;
-            for layer in self.world.catalogue.forest(&vm.id).await?.iter() {
-                changes = changes.delete_layer(&vm.id, layer);
-            }
-            let layers = take_disks(&self.world, Some(&vm.id), &definition).await?;
-            vm.heads = layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect();
-            changes = layers.iter().fold(changes, |changes, layer| changes.set_layer(&vm.id, layer));
+            changes = match has_checkpoints || !vm.detached.is_empty() {
+                true => exchange_disks(&self.world, vm, &definition).await?,
+                false => self.take_all_disks(vm, &definition).await?,
+            };
         }
         vm.definition = definition;
         Ok(changes)
+    }
+
+    /// Nothing but Now needs a layer: every disk is taken anew.
+    async fn take_all_disks(&self, vm: &mut Vm, definition: &VmDefinition) -> Result<Changes, Failure> {
+        self.has_only_its_own_images().await.map_err(|failure| failure.at("vm.spec.disks"))?;
+        let mut changes = Changes::default();
+        for layer in self.world.catalogue.forest(&vm.id).await?.iter() {
+            changes = changes.delete_layer(&vm.id, layer);
+        }
+        let layers = take_disks(&self.world, Some(&vm.id), definition).await?;
+        vm.heads = layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect();
+        vm.detached.clear();
+        Ok(layers.iter().fold(changes, |changes, layer| changes.set_layer(&vm.id, layer)))
     }
 
     pub(super) async fn remark(&mut self, id: CheckpointId, change: CheckpointChange) -> Result<(), Failure> {
@@ -89,6 +99,7 @@ impl VmActor {
         if vm.instance.is_some() {
             return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)));
         }
+        refuse_saved(&vm, "it cannot be deleted", "name")?;
         if !self.world.catalogue.checkpoints(&self.vm).await?.is_empty() {
             return Err(self.has_checkpoints("it cannot be deleted"));
         }
@@ -148,5 +159,13 @@ impl VmActor {
 
     fn has_checkpoints(&self, so: &str) -> Failure {
         Failure::new(Reason::VmHasCheckpoints, format!("VM {} has checkpoints: {so}", self.vm))
+    }
+}
+
+/// A saved state fits the machine as it was saved, and lies in the folder where it was put.
+fn refuse_saved(vm: &Vm, so: &str, field: &str) -> Result<(), Failure> {
+    match &vm.saved {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(Reason::VmSaved, format!("VM {} is saved: {so}", vm.id)).at(field)),
     }
 }

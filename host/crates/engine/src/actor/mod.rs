@@ -198,7 +198,7 @@ impl VmActor {
         let settled = plans::settle(&self.idle_cx()).await;
         self.unsettled = settled.is_err();
         match settled {
-            Ok(PowerState::Off) => {}
+            Ok(PowerState::Off | PowerState::Saved) => {}
             Ok(PowerState::PausedCritical) => self.suspect(),
             Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
             Err(error) => tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM could not be settled"),

@@ -93,7 +93,7 @@ impl VmActor {
 
     /// Layers that are no heads, and of which it is not noted what they are like, are frozen as they are now.
     async fn stamp(&self, vm: &Vm, forest: &mut Forest) -> Result<(), Failure> {
-        let is_head = |id: LayerId| vm.heads.values().any(|head| *head == id);
+        let is_head = |id: LayerId| vm.own_layers().any(|own| own == id);
         for layer in forest.clone().iter().filter(|layer| layer.frozen.is_none() && !is_head(layer.file.id)) {
             // Others may still be missing; they are reconnected in their turn.
             if let Ok(seen) = self.world.ports.images.look(&layer.file).await {
@@ -139,10 +139,11 @@ fn changes(mut vm: Vm, before: &Forest, after: &Forest) -> Changes {
     let changed: Vec<(&Layer, &Layer)> =
         before.iter().filter_map(|old| Some((old, after.get(old.file.id)?))).filter(|(old, new)| old != new).collect();
     let mut changes = changed.iter().fold(Changes::default(), |changes, (old, _)| changes.delete_layer(&vm.id, old));
-    for (_, new) in changed {
+    for (old, new) in changed {
         changes = changes.set_layer(&vm.id, new);
-        let of_root = |disk: &&mut DiskDefinition| new.backing.is_none() && disk.name == new.disk;
-        if let Some(disk) = vm.definition.disks.iter_mut().find(of_root) {
+        let of_root = |disk: &&mut DiskDefinition| new.backing.is_none() && disk.path == old.file.path;
+        let detached = vm.detached.iter_mut().map(|detached| &mut detached.disk);
+        for disk in vm.definition.disks.iter_mut().chain(detached).filter(of_root) {
             disk.path.clone_from(&new.file.path);
         }
     }

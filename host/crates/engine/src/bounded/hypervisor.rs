@@ -103,6 +103,12 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
         Moving::within(seen, self.limits.stall, late("finish_capture"), call).await
     }
 
+    async fn save_memory(&self, instance: InstanceId, file: OwnedFd, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = self.port.save_memory(instance, file, &sink);
+        Moving::within(seen, self.limits.stall, late("save_memory"), call).await
+    }
+
     /// An old QEMU's capture is not cancelled but waited for.
     async fn cancel_capture(&self, instance: InstanceId) -> Answer {
         within(self.limits.bulk, late("cancel_capture"), named("cancel_capture", self.port.cancel_capture(instance)))

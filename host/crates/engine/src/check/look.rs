@@ -49,13 +49,16 @@ async fn layers(world: &World, vm: &Vm, checkpoints: &[Checkpoint], forest: &For
 
 async fn memories(world: &World, vm: &Vm, checkpoints: &[Checkpoint]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for checkpoint in checkpoints.iter().filter(|checkpoint| checkpoint.state != CheckpointState::Deleting) {
-        let Some(memory) = &checkpoint.memory else { continue };
+    let ready = checkpoints.iter().filter(|checkpoint| checkpoint.state != CheckpointState::Deleting);
+    let of_checkpoints = ready.filter_map(|checkpoint| Some((Some(checkpoint.id), checkpoint.memory.as_ref()?)));
+    let of_now = vm.saved.iter().map(|saved| (None, &saved.memory));
+    for (checkpoint, memory) in of_checkpoints.chain(of_now) {
         let Err(error) = world.ports.memory.open(memory).await else { continue };
         let missing = matches!(&error, MemoryError::Damaged { problem, .. } if problem == "missing");
         let kind = if missing { FindingKind::MemoryMissing } else { FindingKind::MemoryDamaged };
         let message = Failure::from(StepError::from(error)).message;
-        findings.push(Finding { checkpoints: vec![checkpoint.id], ..about(vm, kind, &memory.path, message) });
+        let (checkpoints, now) = (checkpoint.into_iter().collect(), checkpoint.is_none());
+        findings.push(Finding { checkpoints, now, ..about(vm, kind, &memory.path, message) });
     }
     findings
 }

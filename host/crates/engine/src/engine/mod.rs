@@ -34,7 +34,7 @@ use crate::{
     events::{self, EventReader, EventsFrom},
     hub::Hub,
     job::Job,
-    plans::{chain_files, describe_critical},
+    plans::{chain_files, describe_critical, without_process},
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
     speed::Speed,
 };
@@ -178,10 +178,13 @@ impl Engine {
         Vm {
             uid: Uuid::new_v4(),
             checkpoint_policy: new.checkpoint_policy,
+            undo_checkpoint: false,
             checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
             parent: None,
             heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
+            detached: Vec::new(),
             instance: None,
+            saved: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
             critical: new.critical,
@@ -230,7 +233,7 @@ impl Engine {
     /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
     /// paused, not as gone.
     async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
-        let Some(instance) = vm.instance else { return (PowerState::Off, None) };
+        let Some(instance) = vm.instance else { return (without_process(vm), None) };
         let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
         let Ok(Ok(observed)) = observed else { return (PowerState::Paused, None) };
         let power = match observed.run {

@@ -116,7 +116,7 @@ impl Engine {
             seen.insert(layer.file.id, found);
         }
         let files: BTreeSet<&PathBuf> = described.layers.iter().map(|layer| &layer.file.path).collect();
-        let is_head = |layer: &&Layer| described.vm.heads.values().any(|head| *head == layer.file.id);
+        let is_head = |layer: &&Layer| described.vm.own_layers().any(|own| own == layer.file.id);
         let heads: Vec<PathBuf> = described.layers.iter().filter(is_head).map(|head| head.file.path.clone()).collect();
         let mut above_heads = BTreeSet::new();
         for head in &heads {
@@ -131,6 +131,7 @@ impl Engine {
         let mut users = ports.images.users(&heads).await.map_err(StepError::from)?;
         users.retain(|user| Some(user.pid) != ours);
         let memory = described.checkpoints.iter().filter_map(|checkpoint| checkpoint.memory.as_ref());
+        let memory = memory.chain(described.vm.saved.iter().map(|saved| &saved.memory));
         let memory: Vec<PathBuf> = memory.map(|memory| memory.path.clone()).collect();
         let missing_memory = ports.images.missing(&memory).await.map_err(StepError::from)?;
         Ok(Evidence { known, seen, owned, above_heads, users, process, missing_memory })

@@ -7,8 +7,22 @@ use crate::job::{Facts, Job};
 /// The phase in which layers are merged.
 const MERGE: &str = "merge";
 
-/// The event of a job that has ended.
-pub(crate) fn of(job: &Job) -> Option<Event> {
+/// The events of a job that has ended, in the order in which it happened.
+pub(crate) fn of(job: &Job) -> Vec<Event> {
+    kept(job).into_iter().chain(end(job)).collect()
+}
+
+/// An apply has made a checkpoint of what was Now first. It is there however the apply ended.
+fn kept(job: &Job) -> Option<Event> {
+    let operation = &job.operation;
+    let (time, checkpoint, kind) = (operation.ended?, operation.first_checkpoint, EventKind::CheckpointCreated);
+    checkpoint?;
+    let (vm, operation, reason) = (Some(operation.vm.clone()), Some(operation.id), None);
+    let text = "what was Now is kept, before the VM is brought back".to_owned();
+    Some(Event { time, kind, vm, checkpoint, operation, reason, text })
+}
+
+fn end(job: &Job) -> Option<Event> {
     let operation = &job.operation;
     let time = operation.ended?;
     let (kind, reason, text) = match &operation.state {
@@ -31,7 +45,13 @@ pub(crate) fn of(job: &Job) -> Option<Event> {
 fn applied(job: &Job) -> Option<stillpoint_common::CheckpointId> {
     match &job.facts {
         Facts::Apply(facts) => Some(facts.checkpoint),
-        Facts::None | Facts::Start { .. } | Facts::Create(_) | Facts::Export { .. } => None,
+        Facts::None
+        | Facts::Start { .. }
+        | Facts::Create(_)
+        | Facts::Save(_)
+        | Facts::Wake { .. }
+        | Facts::Discard(_)
+        | Facts::Export { .. } => None,
     }
 }
 
@@ -42,6 +62,10 @@ fn done(job: &Job, outcome: &Outcome) -> Option<(EventKind, String)> {
         OperationKind::StopVm => (EventKind::VmStopped, format!("{vm} was stopped")),
         OperationKind::PauseVm => (EventKind::VmPaused, format!("{vm} was paused")),
         OperationKind::ResumeVm => (EventKind::VmResumed, format!("{vm} was resumed")),
+        OperationKind::SaveVm => (EventKind::VmSaved, format!("{vm} was saved")),
+        OperationKind::DiscardSavedState => {
+            (EventKind::SavedStateDiscarded, format!("the saved state of {vm} was given up"))
+        }
         OperationKind::CreateCheckpoint => created(job),
         OperationKind::ApplyCheckpoint => (EventKind::CheckpointApplied, format!("{vm} was brought back")),
         // What is gone was told of when it went.
@@ -63,7 +87,13 @@ fn done(job: &Job, outcome: &Outcome) -> Option<(EventKind, String)> {
 fn created(job: &Job) -> (EventKind, String) {
     let checkpoint = match &job.facts {
         Facts::Create(facts) => Some(&facts.checkpoint),
-        Facts::None | Facts::Start { .. } | Facts::Apply(_) | Facts::Export { .. } => None,
+        Facts::None
+        | Facts::Start { .. }
+        | Facts::Apply(_)
+        | Facts::Save(_)
+        | Facts::Wake { .. }
+        | Facts::Discard(_)
+        | Facts::Export { .. } => None,
     };
     match checkpoint.map(|made| (made, made.fallback)) {
         Some((made, Some(fallback))) => {

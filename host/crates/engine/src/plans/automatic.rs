@@ -50,7 +50,7 @@ async fn make(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<bool, Failure> 
             return Ok(false);
         }
     };
-    let made = attempt(&draft, PowerState::Off, journal, cx).await;
+    let made = attempt(&draft, false, PowerState::Off, journal, cx).await;
     journal.next_plan();
     match made {
         Ok(()) => {

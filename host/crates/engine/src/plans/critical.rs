@@ -52,19 +52,22 @@ pub(crate) async fn find(world: &World, vm: &Vm) -> Result<Option<Critical>, Ste
     }
 }
 
-/// Refuses what a VM that stands still by itself cannot take: a checkpoint, whose guest cannot be asked and whose
-/// memory cannot be saved while a write hangs; a pause; going on without space.
+/// Refuses what a VM that stands still by itself cannot take: a checkpoint or a save, whose guest cannot be asked
+/// and whose memory cannot be saved while a write hangs; a pause; going on without space.
 pub(super) async fn admit(cx: &Cx, vm: &Vm, power: PowerState, request: &Request) -> Result<(), Failure> {
     let critical = match power {
         PowerState::PausedCritical => find(&cx.world, vm).await?,
-        PowerState::Off | PowerState::Running | PowerState::Paused => None,
+        PowerState::Off | PowerState::Running | PowerState::Paused | PowerState::Saved => None,
     };
     let Some(critical) = critical else { return Ok(()) };
+    let refuse = || {
+        let message = format!("VM {} stands still: {critical}", vm.id);
+        Err(Failure::new(Reason::VmPausedCritical, message))
+    };
     match request {
-        Request::CreateCheckpoint(_) | Request::Pause => {
-            let message = format!("VM {} stands still: {critical}", vm.id);
-            Err(Failure::new(Reason::VmPausedCritical, message))
-        }
+        Request::CreateCheckpoint(_) | Request::Pause | Request::Save => refuse(),
+        Request::Apply(apply) if apply.now.is_kept(vm) => refuse(),
+        Request::Revert if vm.undo_checkpoint => refuse(),
         Request::Resume if critical.no_space => {
             let room = cx.world.config.space.layer_room;
             let path = critical.path.iter().map(|path| Need::new("the guest's writes", path.clone(), room));
@@ -73,6 +76,7 @@ pub(super) async fn admit(cx: &Cx, vm: &Vm, power: PowerState, request: &Request
         Request::Resume
         | Request::Start
         | Request::Stop(_)
+        | Request::DiscardSaved
         | Request::Apply(_)
         | Request::Revert
         | Request::DeleteCheckpoint(_)

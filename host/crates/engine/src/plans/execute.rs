@@ -4,33 +4,35 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, GuestService, InstanceId, Kind, OperationKind,
-    Outcome, PowerState, Reason, SessionId, Vm,
+    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, GuestService, InstanceId, Kind, MemoryId,
+    OperationKind, Outcome, PowerState, Reason, SessionId, Vm,
 };
-use uuid::Uuid;
 
 use super::{
-    apply::Apply,
+    apply::{self, Apply},
     automatic, collect,
     create::{self, Create},
     critical,
     delete::Delete,
     devices::follow_devices,
+    discard::Discard,
     disks::plan_overlays,
     export::Export,
     forget_memory::ForgetMemory,
     hazards,
     power::{Power, PowerPlan},
     room,
+    save::Save,
     settle::settle,
     unsupported,
+    wake::Wake,
 };
 use crate::{
-    NewCheckpoint, Request,
+    ApplyRequest, NewCheckpoint, Request,
     context::Cx,
     error::StepError,
     fallback::{self, Next},
-    job::{ApplyFacts, CreateFacts, Facts, Job},
+    job::{CreateFacts, Facts, Job, SaveFacts},
     ports::QuiesceError,
     saga::{self, Journal, Plan, wait_after},
     tree::subtree,
@@ -58,17 +60,19 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
             automatic::start(&vm, journal, cx).await?;
             Ok(Outcome::Vm)
         }
+        Request::Start if power == PowerState::Saved => wake(&vm, journal, cx).await,
         Request::Start => Ok(Outcome::Vm),
         Request::Stop(mode) => on_instance(&vm, |instance| Power::Stop(instance, mode), false, journal, cx).await,
         Request::Pause => on_instance(&vm, Power::Pause, true, journal, cx).await,
         Request::Resume => on_instance(&vm, Power::Resume, true, journal, cx).await,
+        Request::Save => save(&vm, power, journal, cx).await,
+        Request::DiscardSaved => match vm.saved {
+            Some(saved) => run(Discard { saved }, journal, cx).await.map(|()| Outcome::Vm),
+            None => Ok(Outcome::Vm),
+        },
         Request::CreateCheckpoint(new) => create(vm, power, new, journal, cx).await.map(Outcome::Checkpoint),
-        Request::Apply(id) => apply(&vm, id, journal, cx).await.map(|()| Outcome::Vm),
-        Request::Revert => {
-            let nothing =
-                || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", vm.id));
-            apply(&vm, vm.parent.ok_or_else(nothing)?, journal, cx).await.map(|()| Outcome::Vm)
-        }
+        Request::Apply(request) => apply::apply(&request, power, journal, cx).await.map(|()| Outcome::Vm),
+        Request::Revert => apply::apply(&ApplyRequest::revert(), power, journal, cx).await.map(|()| Outcome::Vm),
         Request::DeleteCheckpoint(id) => delete(BTreeSet::from([id]), journal, cx).await,
         Request::DeleteSubtree(id) => {
             delete(subtree(&cx.catalogue().checkpoints(&cx.vm).await?, id), journal, cx).await
@@ -105,6 +109,9 @@ pub(crate) async fn recover(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
 async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     let job = journal.job().clone();
     let (finished, outcome) = match job.facts.clone() {
+        Facts::Create(facts) if job.request.as_ref().is_some_and(Request::is_apply) => {
+            return Err(recover_first(*facts, journal, cx).await);
+        }
         Facts::Create(facts) => {
             let outcome = Outcome::Checkpoint(facts.checkpoint.id);
             let told = automatic::made(cx, &facts.checkpoint);
@@ -123,6 +130,11 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
         Facts::Start { instance } => {
             (saga::recover(&mut PowerPlan::new(Power::Start(instance)), journal, cx).await, Outcome::Vm)
         }
+        Facts::Save(facts) => (saga::recover(&mut Save::new(*facts), journal, cx).await, Outcome::Vm),
+        Facts::Wake { instance, saved } => {
+            (saga::recover(&mut Wake::new(instance, *saved), journal, cx).await, Outcome::Vm)
+        }
+        Facts::Discard(saved) => (saga::recover(&mut Discard { saved: *saved }, journal, cx).await, Outcome::Vm),
         Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
         Facts::None => recover_without_facts(&job, journal),
     };
@@ -130,7 +142,20 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
         return Ok(outcome);
     }
     let message = "the service was stopped in the middle of it; what had been done was undone";
-    Err(Failure::new(Reason::Interrupted, message))
+    Err(apply::what_remains(Failure::new(Reason::Interrupted, message), job.operation.first_checkpoint))
+}
+
+/// An apply was interrupted while, or right after, the checkpoint of Now was made: nothing was applied.
+async fn recover_first(facts: CreateFacts, journal: &mut Journal, cx: &Cx) -> Failure {
+    let first = facts.checkpoint.id;
+    match saga::recover(&mut Create::new(facts), journal, cx).await {
+        Ok(made) => {
+            made.then(|| cx.reporter.set_first_checkpoint(first));
+            let message = "the service was stopped before the apply was begun: nothing was applied";
+            apply::what_remains(Failure::new(Reason::Interrupted, message), made.then_some(first))
+        }
+        Err(error) => error.into(),
+    }
 }
 
 fn recover_without_facts(job: &Job, journal: &Journal) -> (Result<bool, StepError>, Outcome) {
@@ -178,37 +203,43 @@ async fn on_instance(
     Ok(Outcome::Vm)
 }
 
-async fn apply(vm: &Vm, id: CheckpointId, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
-    let checkpoint = cx.catalogue().checkpoint(&cx.vm, id).await?;
-    hazards::repeat(&checkpoint, vm, cx)?;
-    let forest = cx.catalogue().forest(&cx.vm).await?;
-    let facts = ApplyFacts {
-        checkpoint: id,
-        overlays: plan_overlays(&forest, &checkpoint.disks)?,
-        old: vm.instance,
-        new: checkpoint.memory.is_some().then(InstanceId::generate),
-        generation_id: Uuid::new_v4(),
+/// Keeps the machine of a VM that runs or is paused. One that is saved already is as asked.
+async fn save(vm: &Vm, power: PowerState, journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    let instance = match (power, vm.instance) {
+        (PowerState::Saved, _) => return Ok(Outcome::Vm),
+        (PowerState::Running | PowerState::Paused, Some(instance)) => instance,
+        (PowerState::Off | PowerState::Running | PowerState::Paused | PowerState::PausedCritical, _) => {
+            return Err(Failure::new(Reason::VmNotRunning, format!("VM {} is off", vm.id)));
+        }
     };
-    room::for_apply(cx, &facts).await?;
-    run(Apply::new(facts, checkpoint), journal, cx).await?;
-    tidy(cx).await;
-    Ok(())
+    let was_running = power == PowerState::Running;
+    let facts = SaveFacts { instance, saved: MemoryId::generate(), was_running, memory: None };
+    room::for_save(cx, vm).await?;
+    run(Save::new(facts), journal, cx).await?;
+    Ok(Outcome::Vm)
+}
+
+async fn wake(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    if let Some(saved) = vm.saved.clone() {
+        run(Wake::new(InstanceId::generate(), saved), journal, cx).await?;
+    }
+    Ok(Outcome::Vm)
 }
 
 /// At most two attempts: as asked, and, where the policy allows it, a standard one with the reason.
-async fn create(
+pub(super) async fn create(
     vm: Vm,
     power: PowerState,
     new: NewCheckpoint,
     journal: &mut Journal,
     cx: &Cx,
 ) -> Result<CheckpointId, Failure> {
-    let policy = new.policy.unwrap_or(vm.checkpoint_policy);
+    let (policy, with_memory) = (new.policy.unwrap_or(vm.checkpoint_policy), new.with_memory);
     let draft = draft(&vm, power, new, cx.ports().clock.now())?;
     let draft = unsupported::note(draft, &vm, cx).await?;
     let draft = hazards::note(draft, &vm, cx).await?;
     cx.reporter.set_checkpoint(draft.id);
-    let first = attempt(&draft, power, journal, cx).await;
+    let first = attempt(&draft, with_memory, power, journal, cx).await;
     let Err(error) = first else { return Ok(draft.id) };
     let reason = create::quiesce_reason(&error);
     let Next::Standard(reason) = fallback::next(policy, reason) else {
@@ -222,20 +253,20 @@ async fn create(
     cx.reporter.warn(format!("no production checkpoint was possible, a standard one was made instead: {detail}"));
     journal.next_attempt();
     let standard = Checkpoint { kind: Kind::Standard, fallback: Some(reason), fallback_detail: detail, ..draft };
-    let second = attempt(&standard, power, journal, cx).await;
+    let second = attempt(&standard, false, power, journal, cx).await;
     tidy(cx).await;
     Ok(second.map(|()| standard.id)?)
 }
 
 pub(super) async fn attempt(
     draft: &Checkpoint,
+    with_memory: bool,
     power: PowerState,
     journal: &mut Journal,
     cx: &Cx,
 ) -> Result<(), StepError> {
-    if power == PowerState::Paused && draft.kind == Kind::Production {
-        let why = "the VM is paused, so that its guest cannot be asked to be quiet".to_owned();
-        return Err(QuiesceError::Paused { why }.into());
+    if let (Kind::Production, Some(why)) = (draft.kind, create::cannot_be_asked(power)) {
+        return Err(QuiesceError::Paused { why: why.to_owned() }.into());
     }
     let vm = cx.catalogue().vm(&cx.vm).await?;
     let asks_guest = vm.instance.is_some() && draft.kind == Kind::Production;
@@ -246,6 +277,8 @@ pub(super) async fn attempt(
     let facts = CreateFacts {
         checkpoint: Checkpoint { disks: vm.heads.clone(), ..draft.clone() },
         instance: vm.instance,
+        saved: vm.saved.clone(),
+        with_memory,
         overlays: plan_overlays(&forest, &vm.heads)?,
         session: SessionId::generate(),
     };
@@ -274,7 +307,8 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
         definition: vm.definition.clone(),
         disks: vm.heads.clone(),
         memory: None,
-        was_running: power == PowerState::Running,
+        was_running: vm.saved.as_ref().map_or(power == PowerState::Running, |saved| saved.was_running),
+        power: Some(power),
         file_systems: Vec::new(),
         writers: Vec::new(),
         phases: Vec::new(),
@@ -294,7 +328,7 @@ async fn finish_merges(cx: &Cx) {
 
 /// Collects what the operation left over, unless something more urgent comes. A failure is told and leaves the work for
 /// later; nothing is lost by it.
-async fn tidy(cx: &Cx) {
+pub(super) async fn tidy(cx: &Cx) {
     cx.way.open();
     if let Err(error) = collect::collect(cx).await {
         let failure = Failure::from(error);

@@ -6,20 +6,26 @@ mod collect;
 mod create;
 mod critical;
 mod delete;
+mod detached;
 mod devices;
+mod discard;
 mod disks;
 mod execute;
 mod export;
 mod forget_memory;
 mod hazards;
+mod machine;
 mod power;
 mod room;
+mod save;
 mod settle;
 mod unsupported;
+mod wake;
 
 pub(crate) use self::{
+    apply::landing,
     critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},
-    settle::{release_hold, settle},
+    settle::{release_hold, settle, without_process},
 };

@@ -4,17 +4,14 @@ use async_trait::async_trait;
 use stillpoint_common::{Accelerator, Failure, GuestService, InstanceId, Reason};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{
-    automatic::at_clean_stop,
-    disks::{launch_chains, verify_layers},
-};
+use super::{automatic::at_clean_stop, disks::verify_layers, machine::launch_spec};
 use crate::{
     StopMode,
     catalogue::Changes,
     context::Cx,
     error::StepError,
     job::Facts,
-    ports::{HypervisorError, LaunchSpec, PowerAction, RunState, StartMode},
+    ports::{HypervisorError, PowerAction, RunState, StartMode},
     saga::{Nature, Plan, Step},
 };
 
@@ -139,15 +136,7 @@ impl PowerPlan {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let forest = cx.catalogue().forest(&cx.vm).await?;
         verify_layers(cx.ports(), &forest, &vm.heads).await?;
-        let spec = LaunchSpec {
-            vm: vm.id.clone(),
-            instance: self.instance(),
-            uid: vm.uid,
-            generation_id: vm.generation_id,
-            chains: launch_chains(&forest, &vm)?,
-            definition: vm.definition,
-            mode: StartMode::Fresh,
-        };
+        let spec = launch_spec(vm, &forest, self.instance(), StartMode::Fresh)?;
         self.accelerator = Some(cx.ports().hypervisor.launch(&spec).await?.accelerator);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Making sure, before anything is begun, that there is room for it.
 
-use stillpoint_common::{Checkpoint, InstanceId, Kind, Layer, MemoryFormat, MemoryState, Vm};
+use stillpoint_common::{Checkpoint, Kind, Layer, MemoryFormat, MemoryState, Vm};
 
 use super::disks::chain_layers;
 use crate::{
@@ -30,15 +30,23 @@ pub(super) async fn make_sure(cx: &Cx, needs: Vec<Need>, keep_free: u64) -> Resu
 /// A layer for each disk, and for a standard checkpoint of a VM that is on its memory.
 pub(super) async fn for_create(cx: &Cx, vm: &Vm, facts: &CreateFacts) -> Result<(), StepError> {
     let mut needs = space::of_overlays(&facts.overlays, cx.world.config.space.layer_room);
-    needs.extend(captured(facts.instance, facts.checkpoint.kind, vm));
+    needs.extend(captured(facts, vm));
     make_sure(cx, needs, cx.world.config.space.keep_free).await
 }
 
-fn captured(instance: Option<InstanceId>, kind: Kind, vm: &Vm) -> Option<Need> {
-    match (instance, kind) {
-        (Some(_), Kind::Standard) => Some(space::of_memory(&vm.checkpoint_location, vm.definition.memory_mib)),
-        (Some(_), Kind::Production) | (None, Kind::Production | Kind::Standard) => None,
-    }
+fn captured(facts: &CreateFacts, vm: &Vm) -> Option<Need> {
+    let captured = match (facts.instance, facts.checkpoint.kind) {
+        (Some(_), Kind::Standard) => true,
+        (Some(_), Kind::Production) => facts.with_memory,
+        (None, Kind::Production | Kind::Standard) => false,
+    };
+    captured.then(|| space::of_memory(&vm.checkpoint_location, vm.definition.memory_mib))
+}
+
+/// Its memory.
+pub(super) async fn for_save(cx: &Cx, vm: &Vm) -> Result<(), StepError> {
+    let memory = space::of_memory(&vm.checkpoint_location, vm.definition.memory_mib);
+    make_sure(cx, vec![memory], cx.world.config.space.keep_free).await
 }
 
 /// A layer for each disk.

@@ -1,6 +1,6 @@
 //! Bringing the catalogue in line with processes that ended by themselves.
 
-use stillpoint_common::{Event, EventKind, InstanceId, PowerState};
+use stillpoint_common::{Event, EventKind, InstanceId, PowerState, Vm};
 
 use super::{automatic::at_clean_stop, collect::replaced};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
     release_hold(cx).await?;
     let mut vm = cx.catalogue().vm(&cx.vm).await?;
-    let Some(instance) = vm.instance else { return Ok(PowerState::Off) };
+    let Some(instance) = vm.instance else { return Ok(without_process(&vm)) };
     let observed = cx.ports().hypervisor.observe(instance).await?;
     if reconcile_heads(cx, &observed).await? {
         vm = cx.catalogue().vm(&cx.vm).await?;
@@ -52,6 +52,14 @@ fn ended(cx: &Cx, run: &RunState) -> Event {
         }
     };
     Event::of_vm(cx.ports().clock.now(), kind, &cx.vm, text)
+}
+
+/// What a VM is that has no process.
+pub(crate) const fn without_process(vm: &Vm) -> PowerState {
+    match vm.saved {
+        Some(_) => PowerState::Saved,
+        None => PowerState::Off,
+    }
 }
 
 async fn clear(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {

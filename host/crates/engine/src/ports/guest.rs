@@ -41,7 +41,8 @@ pub trait GuestQuiesce: Send + Sync {
     /// Ends a session. Thaws if it was still held; writers that were not settled undo what they had begun.
     async fn finish(&self, instance: InstanceId, session: SessionId) -> Result<(), QuiesceError>;
 
-    /// Sets the guest's clock to the host's time.
+    /// Sets the guest's clock to the host's time. Whatever the guest still held for an earlier life of the VM or of this
+    /// service is let go first: a guest whose memory was kept while it was quiet goes on at once.
     async fn set_clock(&self, instance: InstanceId) -> Result<ClockSet, QuiesceError>;
 
     /// Asks the guest's system to switch off or restart. Returns when it has agreed, not when it has happened.
@@ -110,7 +111,7 @@ pub enum QuiesceError {
     /// The guest has no file system that a freeze would hold.
     #[error("the guest has no file system that can be frozen")]
     NothingToFreeze,
-    /// The VM is paused: its guest cannot be asked. Decided by the engine, never answered by an agent.
+    /// The VM is paused or saved: its guest cannot be asked. Decided by the engine, never answered by an agent.
     #[error("{why}")]
     Paused {
         /// In words.

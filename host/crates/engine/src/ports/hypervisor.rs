@@ -71,6 +71,18 @@ pub trait Hypervisor: Send + Sync {
     /// Waits until the memory is saved. Reports bytes to `progress`.
     async fn finish_capture(&self, instance: InstanceId, progress: &ProgressSink) -> Result<(), HypervisorError>;
 
+    /// Saves memory and devices of a paused VM to `sink`, and returns when all is saved; the VM stands still all the time.
+    /// Afterwards its process is of use for nothing but to be retired, or to be resumed if the save is not wanted.
+    ///
+    /// On failure, and if the future is dropped, [`cancel_capture`](Self::cancel_capture) makes the VM one that can be
+    /// resumed.
+    async fn save_memory(
+        &self,
+        instance: InstanceId,
+        sink: OwnedFd,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError>;
+
     /// Gives up a capture, if one runs. The VM goes on as before.
     async fn cancel_capture(&self, instance: InstanceId) -> Result<(), HypervisorError>;
 

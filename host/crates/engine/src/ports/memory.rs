@@ -3,38 +3,32 @@
 use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
+use stillpoint_common::{MemoryId, MemoryState};
 use tokio::{sync::oneshot, time::timeout};
 
-/// Keeps memory states: one per standard checkpoint.
+/// Keeps memory states: one per checkpoint with memory, and one per saved VM. A sealed state never changes.
 #[async_trait]
 pub trait MemoryStates: Send + Sync {
-    /// Begins to take in the memory of a checkpoint, to be kept in this folder, which is made if it is not there. The
+    /// Begins to take in a memory state, to be kept in this folder, which is made if it is not there. The
     /// hypervisor writes its stream to the descriptor, which never refuses: what goes wrong is told when it is sealed.
     ///
     /// Pages that are equal to some of `base`, an earlier state of the same VM, need not be kept twice; the base can
-    /// be removed at any time after. What an earlier, unfinished attempt left under the same checkpoint is overwritten.
-    async fn begin(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        base: Option<&MemoryState>,
-    ) -> Result<OwnedFd, MemoryError>;
+    /// be removed at any time after. What an earlier, unfinished attempt left under the same id is overwritten.
+    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError>;
 
     /// Waits, for a limited time, until all that the hypervisor wrote is taken in, and seals it: durable, hashed,
     /// complete. Fails if nothing whole was written. A dropped future leaves nothing that can be sealed.
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError>;
+    async fn seal(&self, location: &Path, id: MemoryId, qemu_version: &str) -> Result<MemoryState, MemoryError>;
 
     /// Opens a sealed state for a hypervisor to load. Damage that can be seen at once (size, absence) is refused.
     async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError>;
 
-    /// Removes what is kept for a checkpoint, sealed or not. Nothing there is fine.
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError>;
+    /// Keeps a sealed state a second time, in the folder where it is and under another id, durable on return: each of the
+    /// two is removed by itself and the other stays. Takes next to no space. What was there under that id is overwritten.
+    async fn keep(&self, state: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError>;
+
+    /// Removes what is kept under an id, sealed or not. Nothing there is fine.
+    async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError>;
 }
 
 /// Why a memory state was not kept or found.

@@ -87,13 +87,15 @@ fn contradiction(described: &VmDescription, forest: &Forest) -> Option<String> {
         return Some(format!("it does not say which layer disk {} writes to", disk.name));
     }
     let of_checkpoints = described.checkpoints.iter().flat_map(|checkpoint| &checkpoint.disks);
-    let broken = heads.iter().chain(of_checkpoints).find(|(_, layer)| forest.chain(**layer).is_none());
+    let detached = described.vm.detached.iter().map(|detached| (&detached.disk.name, &detached.head));
+    let broken = heads.iter().chain(detached).chain(of_checkpoints).find(|(_, layer)| forest.chain(**layer).is_none());
     if let Some((disk, layer)) = broken {
         return Some(format!("it does not have all layers below layer {layer} of disk {disk}"));
     }
     let ready = described.checkpoints.iter().filter(|checkpoint| checkpoint.state != CheckpointState::Deleting);
-    let held =
-        ready.flat_map(|checkpoint| checkpoint.disks.values()).find(|layer| heads.values().any(|head| head == *layer));
+    let held = ready
+        .flat_map(|checkpoint| checkpoint.disks.values())
+        .find(|layer| described.vm.own_layers().any(|own| own == **layer));
     held.map(|layer| format!("layer {layer} is said to be a checkpoint's and written to as well"))
 }
 

@@ -41,7 +41,8 @@ impl Journal {
         self.job.started.contains(&format!("{step:?}"))
     }
 
-    /// Forgets the steps of an attempt that was undone.
+    /// Forgets the steps of an attempt that was undone. What is durable changes with the beginning of the next one, in
+    /// one transaction.
     pub(crate) fn next_attempt(&mut self) {
         self.job.started.clear();
         self.job.facts = Facts::None;

@@ -19,7 +19,7 @@ mod workers;
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::PoisonError};
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -35,7 +35,7 @@ pub(crate) struct Wanted {
     pub(crate) source: OwnedFd,
     /// The capture is given up when the other end of this is closed.
     pub(crate) stop: OwnedFd,
-    pub(crate) checkpoint: CheckpointId,
+    pub(crate) checkpoint: MemoryId,
     /// The new pack's file, under its unfinished name.
     pub(crate) pack: PathBuf,
     /// The state whose pages need not be stored again, in the same folder.

@@ -1,6 +1,6 @@
 //! Decides for each page where it lies: nowhere, where an equal one lies, or in the new pack.
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use super::batch::Batch;
 use crate::{
@@ -75,7 +75,7 @@ impl Base {
 }
 
 impl Sorter {
-    pub(super) fn new(prologue: &Prologue, checkpoint: CheckpointId, base: Option<Base>) -> Self {
+    pub(super) fn new(prologue: &Prologue, checkpoint: MemoryId, base: Option<Base>) -> Self {
         let mut packs = vec![PackUse { checkpoint, chunks: 0, pages: 0, blake3: String::new() }];
         let indexes = prologue.blocks.iter().map(|block| PageIndex::new(block.pages())).collect();
         let mut known = None;

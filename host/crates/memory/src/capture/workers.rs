@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use super::{
     CaptureError,
@@ -28,7 +28,7 @@ use crate::{
 const MOST: usize = 4;
 
 pub(super) struct Workers {
-    checkpoint: CheckpointId,
+    checkpoint: MemoryId,
     pack: PackWriter,
     base: Mutex<Option<Base>>,
     /// Held while a batch is sorted, which is much less work than to hash or compress it.
@@ -47,7 +47,7 @@ struct Turns {
 
 impl Workers {
     /// Reads the base: better now than when pages are coming.
-    pub(super) fn new(pack: PackWriter, checkpoint: CheckpointId, base: Option<SavedMemory>) -> Self {
+    pub(super) fn new(pack: PackWriter, checkpoint: MemoryId, base: Option<SavedMemory>) -> Self {
         Self {
             checkpoint,
             pack,

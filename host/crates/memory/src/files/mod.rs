@@ -1,5 +1,6 @@
 //! Memory states in the folders of their checkpoints.
 
+mod keep;
 mod running;
 mod sealed;
 mod work;
@@ -13,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
+use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
 
 use tokio::time::timeout;
@@ -47,13 +48,13 @@ pub struct FileMemoryStates {
 #[derive(Debug, Default)]
 struct Shared {
     /// Captures at work. Held to look, never while anything is done.
-    running: Mutex<BTreeMap<CheckpointId, Running>>,
+    running: Mutex<BTreeMap<MemoryId, Running>>,
     /// Held while a base is chosen and while packs are collected, so that none goes between the two.
     folders: Mutex<()>,
 }
 
 impl Shared {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<CheckpointId, Running>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<MemoryId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,7 +63,7 @@ impl Shared {
     }
 
     /// Packs that captures at work write or build on.
-    fn busy(&self) -> BTreeSet<CheckpointId> {
+    fn busy(&self) -> BTreeSet<MemoryId> {
         self.running().values().flat_map(|running| &running.packs).copied().collect()
     }
 }
@@ -75,8 +76,8 @@ impl FileMemoryStates {
     }
 
     /// Ends a capture, if one is at work, and waits until it lets go of its files.
-    async fn give_up(&self, checkpoint: CheckpointId) {
-        let running = self.shared.running().remove(&checkpoint);
+    async fn give_up(&self, id: MemoryId) {
+        let running = self.shared.running().remove(&id);
         if let Some(running) = running {
             running.give_up(self.config.settle).await;
         }
@@ -85,21 +86,16 @@ impl FileMemoryStates {
 
 #[async_trait]
 impl MemoryStates for FileMemoryStates {
-    async fn begin(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        base: Option<&MemoryState>,
-    ) -> Result<OwnedFd, MemoryError> {
-        self.give_up(checkpoint).await;
+    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError> {
+        self.give_up(id).await;
         let (shared, location, base) = (Arc::clone(&self.shared), location.to_owned(), base.cloned());
         let (sink, may_begin) = blocking(move || {
             work::make_folder(&location)?;
-            work::remove_unfinished(&location, checkpoint)?;
+            work::remove_unfinished(&location, id)?;
             let _folders = shared.folders();
-            let base = base.and_then(|base| work::open_base(&location, checkpoint, &base));
-            let (running, sink, may_begin) = Running::begin(&location, checkpoint, base)?;
-            shared.running().insert(checkpoint, running);
+            let base = base.and_then(|base| work::open_base(&location, id, &base));
+            let (running, sink, may_begin) = Running::begin(&location, id, base)?;
+            shared.running().insert(id, running);
             Ok((sink, may_begin))
         })
         .await?;
@@ -108,25 +104,20 @@ impl MemoryStates for FileMemoryStates {
         timeout(waited, may_begin).await.map_or(Err(MemoryError::Unanswered { waited }), |_| Ok(sink))
     }
 
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError> {
-        let running = self.shared.running().get_mut(&checkpoint).and_then(Running::take_outcome);
+    async fn seal(&self, location: &Path, id: MemoryId, qemu_version: &str) -> Result<MemoryState, MemoryError> {
+        let running = self.shared.running().get_mut(&id).and_then(Running::take_outcome);
         let captured = match running {
-            Some(outcome) => Some(Running::outcome(outcome, location, checkpoint, self.config.settle).await?),
+            Some(outcome) => Some(Running::outcome(outcome, location, id, self.config.settle).await?),
             None => None,
         };
         let (shared, location, version) = (Arc::clone(&self.shared), location.to_owned(), qemu_version.to_owned());
         blocking(move || {
             if let Some(captured) = captured {
-                sealed::seal(&location, checkpoint, captured, &version)?;
+                sealed::seal(&location, id, captured, &version)?;
             }
-            let state = sealed::describe(&location, checkpoint);
+            let state = sealed::describe(&location, id);
             // From here on the manifest tells which packs are needed.
-            shared.running().remove(&checkpoint);
+            shared.running().remove(&id);
             state
         })
         .await
@@ -141,12 +132,23 @@ impl MemoryStates for FileMemoryStates {
         .await
     }
 
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        self.give_up(checkpoint).await;
+    async fn keep(&self, state: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError> {
+        self.give_up(id).await;
+        let (shared, state) = (Arc::clone(&self.shared), state.clone());
+        blocking(move || {
+            // Between looking at the state and its second name none of its packs may go.
+            let _folders = shared.folders();
+            keep::keep(state, id)
+        })
+        .await
+    }
+
+    async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError> {
+        self.give_up(id).await;
         let (shared, location) = (Arc::clone(&self.shared), location.to_owned());
         blocking(move || {
             let _folders = shared.folders();
-            work::remove(&location, checkpoint, &shared.busy())
+            work::remove(&location, id, &shared.busy())
         })
         .await
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, os::fd::OwnedFd, path::Path, thread, time::Duration};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 use stillpoint_engine::ports::MemoryError;
 use tokio::{sync::oneshot, time::timeout};
 
@@ -22,7 +22,7 @@ type Outcome = Result<Draft, CaptureError>;
 #[derive(Debug)]
 pub(super) struct Running {
     /// Packs that it writes or builds on.
-    pub(super) packs: BTreeSet<CheckpointId>,
+    pub(super) packs: BTreeSet<MemoryId>,
     outcome: Option<oneshot::Receiver<Outcome>>,
     /// Closed by being dropped, which ends the capture.
     _stop: OwnedFd,
@@ -32,7 +32,7 @@ impl Running {
     /// Begins, and answers what QEMU is to write to, and what tells when it may.
     pub(super) fn begin(
         location: &Path,
-        checkpoint: CheckpointId,
+        checkpoint: MemoryId,
         base: Option<SavedMemory>,
     ) -> Result<(Self, OwnedFd, oneshot::Receiver<()>), MemoryError> {
         let failed = |error: rustix::io::Errno| explained(location, "opening a way for", error.into());
@@ -61,7 +61,7 @@ impl Running {
     pub(super) async fn outcome(
         outcome: oneshot::Receiver<Outcome>,
         location: &Path,
-        checkpoint: CheckpointId,
+        checkpoint: MemoryId,
         within: Duration,
     ) -> Result<Draft, MemoryError> {
         let path = manifest_path(location, checkpoint);

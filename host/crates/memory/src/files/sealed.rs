@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
+use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, OpenedMemory};
 
 use super::work::{damaged, described, explained, sync_folder};
@@ -24,7 +24,7 @@ const PAGE_OVERHEAD: u64 = 9;
 /// there.
 pub(super) fn seal(
     location: &Path,
-    checkpoint: CheckpointId,
+    checkpoint: MemoryId,
     mut draft: Draft,
     qemu_version: &str,
 ) -> Result<(), MemoryError> {
@@ -40,7 +40,7 @@ pub(super) fn seal(
 }
 
 /// What the catalogue is to keep of a sealed state.
-pub(super) fn describe(location: &Path, checkpoint: CheckpointId) -> Result<MemoryState, MemoryError> {
+pub(super) fn describe(location: &Path, checkpoint: MemoryId) -> Result<MemoryState, MemoryError> {
     let path = manifest_path(location, checkpoint);
     if !path.exists() {
         return Err(damaged(&path, "missing"));
@@ -54,18 +54,25 @@ pub(super) fn describe(location: &Path, checkpoint: CheckpointId) -> Result<Memo
     Ok(MemoryState { path, bytes: manifest + pack, blake3, qemu_version, format: MemoryFormat::Pages })
 }
 
+/// A state whose manifest is what was written and whose packs are there.
+pub(super) fn whole(state: &MemoryState) -> Result<SavedMemory, MemoryError> {
+    let path = &state.path;
+    if !path.exists() {
+        return Err(damaged(path, "missing"));
+    }
+    if hash(path)?.0 != state.blake3 {
+        return Err(damaged(path, "damaged: its manifest is not what was written"));
+    }
+    let saved = SavedMemory::open(path).map_err(|error| described(path, error.into()))?;
+    let mut saved = saved.ok_or_else(|| damaged(path, "not what was written"))?;
+    saved.open_packs().map_err(|error| described(path, error.into()))?;
+    Ok(saved)
+}
+
 /// Opens a state as a stream, which a thread writes as it is read.
 pub(super) fn open(state: &MemoryState) -> Result<OpenedMemory, MemoryError> {
     let path = state.path.clone();
-    if !path.exists() {
-        return Err(damaged(&path, "missing"));
-    }
-    if hash(&path)?.0 != state.blake3 {
-        return Err(damaged(&path, "damaged: its manifest is not what was written"));
-    }
-    let saved = SavedMemory::open(&path).map_err(|error| described(&path, error.into()))?;
-    let mut saved = saved.ok_or_else(|| damaged(&path, "not what was written"))?;
-    saved.open_packs().map_err(|error| described(&path, error.into()))?;
+    let mut saved = whole(state)?;
     let counts = saved.manifest().pages;
     let bytes = counts.kept * saved.manifest().page_size + counts.all * PAGE_OVERHEAD;
     let failed = |error: rustix::io::Errno| explained(&path, "opening a way for", error.into());

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use stillpoint_common::{CheckpointId, MemoryFormat, MemoryState};
+use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, OpenedMemory};
 
 use crate::{
@@ -24,14 +24,14 @@ pub(super) fn make_folder(location: &Path) -> Result<(), MemoryError> {
 }
 
 /// True if there was anything.
-pub(super) fn remove_unfinished(location: &Path, checkpoint: CheckpointId) -> Result<bool, MemoryError> {
+pub(super) fn remove_unfinished(location: &Path, checkpoint: MemoryId) -> Result<bool, MemoryError> {
     let manifest = remove_file(&unfinished(&manifest_path(location, checkpoint)))?;
     Ok(remove_file(&unfinished(&pack_path(location, checkpoint)))? || manifest)
 }
 
 /// The state whose pages need not be stored again: one of ours, in this folder, that can be read. Without it everything
 /// is stored.
-pub(super) fn open_base(location: &Path, checkpoint: CheckpointId, base: &MemoryState) -> Option<SavedMemory> {
+pub(super) fn open_base(location: &Path, checkpoint: MemoryId, base: &MemoryState) -> Option<SavedMemory> {
     let usable = match base.format {
         MemoryFormat::Stream => false,
         MemoryFormat::Pages => base.path.parent() == Some(location),
@@ -60,11 +60,7 @@ pub(super) fn open_plain(state: &MemoryState) -> Result<OpenedMemory, MemoryErro
 }
 
 /// Removes a state, and then the packs that nothing needs any more. The manifest is gone for good before a pack goes.
-pub(super) fn remove(
-    location: &Path,
-    checkpoint: CheckpointId,
-    busy: &BTreeSet<CheckpointId>,
-) -> Result<(), MemoryError> {
+pub(super) fn remove(location: &Path, checkpoint: MemoryId, busy: &BTreeSet<MemoryId>) -> Result<(), MemoryError> {
     let path = manifest_path(location, checkpoint);
     let used = SavedMemory::open(&path).ok().flatten().map(|saved| saved.packs().collect());
     let had = remove_file(&path)?;
@@ -82,7 +78,7 @@ pub(super) fn remove(
 }
 
 /// True if there was one.
-fn remove_file(path: &Path) -> Result<bool, MemoryError> {
+pub(super) fn remove_file(path: &Path) -> Result<bool, MemoryError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use super::{FORMAT, PageIndex, StateError, Trailer};
 use crate::stream::{Devices, MAX_DEVICES, MAX_PROLOGUE, PAGE_BYTES, Prologue};
@@ -27,7 +27,7 @@ const LEVEL: i32 = 3;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Whose memory it is.
-    pub checkpoint: CheckpointId,
+    pub checkpoint: MemoryId,
     /// Version of the QEMU that saved it.
     pub qemu_version: String,
     /// Its numbered machine type.
@@ -75,7 +75,7 @@ pub(crate) struct Part {
 /// A pack that pages lie in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PackUse {
-    pub(crate) checkpoint: CheckpointId,
+    pub(crate) checkpoint: MemoryId,
     pub(crate) chunks: u64,
     /// Pages of this state in it. Without any, the pack is not needed for it.
     pub(crate) pages: u64,
@@ -86,7 +86,7 @@ pub(crate) struct PackUse {
 /// Everything that a manifest is written of.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    pub(crate) checkpoint: CheckpointId,
+    pub(crate) checkpoint: MemoryId,
     pub(crate) qemu_version: String,
     pub(crate) prologue: Prologue,
     pub(crate) devices: Devices,

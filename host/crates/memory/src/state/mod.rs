@@ -33,7 +33,7 @@ pub use saved::{Checked, SavedMemory, WriteError};
 
 use std::path::{Path, PathBuf};
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 /// What this version writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -105,12 +105,12 @@ impl StateError {
 }
 
 /// Where the pack of a checkpoint lies.
-pub(crate) fn pack_path(folder: &Path, checkpoint: CheckpointId) -> PathBuf {
+pub(crate) fn pack_path(folder: &Path, checkpoint: MemoryId) -> PathBuf {
     folder.join(format!("{checkpoint}.pages"))
 }
 
 /// Where the manifest of a checkpoint lies.
-pub(crate) fn manifest_path(folder: &Path, checkpoint: CheckpointId) -> PathBuf {
+pub(crate) fn manifest_path(folder: &Path, checkpoint: MemoryId) -> PathBuf {
     folder.join(format!("{checkpoint}.memory"))
 }
 

@@ -13,7 +13,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use super::{
     Digest, FORMAT, OpenChunk, StateError, Trailer,
@@ -30,7 +30,7 @@ const KEPT: usize = 32;
 /// Chunks whose hashes are kept.
 const KEPT_HEADS: usize = 256;
 
-fn head(checkpoint: CheckpointId) -> [u8; HEAD] {
+fn head(checkpoint: MemoryId) -> [u8; HEAD] {
     let mut head = [0; HEAD];
     head[..8].copy_from_slice(&MAGIC);
     head[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -62,7 +62,7 @@ pub(crate) struct Packed {
 }
 
 impl PackWriter {
-    pub(crate) fn create(path: &Path, checkpoint: CheckpointId) -> Result<Self, StateError> {
+    pub(crate) fn create(path: &Path, checkpoint: MemoryId) -> Result<Self, StateError> {
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(StateError::io(path, "creating"))?;
         file.write_all_at(&head(checkpoint), 0).map_err(StateError::io(path, "writing"))?;
@@ -114,7 +114,7 @@ pub(crate) struct PackFile {
 
 impl PackFile {
     /// Reads and checks all but the chunks.
-    pub(crate) fn open(path: &Path, checkpoint: CheckpointId) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path, checkpoint: MemoryId) -> Result<Self, StateError> {
         let file = File::open(path).map_err(StateError::io(path, "opening"))?;
         let bytes = file.metadata().map_err(StateError::io(path, "looking at"))?.len();
         let mut found = [0; HEAD];
@@ -139,7 +139,7 @@ impl PackFile {
     }
 
     /// The file begins as this checkpoint's pack does, and so may be removed as one.
-    pub(crate) fn is_one(path: &Path, checkpoint: CheckpointId) -> Result<bool, StateError> {
+    pub(crate) fn is_one(path: &Path, checkpoint: MemoryId) -> Result<bool, StateError> {
         let file = File::open(path).map_err(StateError::io(path, "opening"))?;
         let mut found = [0; HEAD];
         Ok(file.read_exact_at(&mut found, 0).is_ok() && found == head(checkpoint))

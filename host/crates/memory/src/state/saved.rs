@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use stillpoint_common::CheckpointId;
+use stillpoint_common::MemoryId;
 
 use super::{
     CHUNK_PAGES, Digest, Location, Manifest, ManifestFile, PackFile, PackUse, PageIndex, StateError, pack_path,
@@ -117,7 +117,7 @@ impl SavedMemory {
     }
 
     /// The checkpoints whose packs it needs: its own, and those that pages of it lie in.
-    pub fn packs(&self) -> impl Iterator<Item = CheckpointId> {
+    pub fn packs(&self) -> impl Iterator<Item = MemoryId> {
         let manifest = self.manifest();
         let needed = manifest.packs.iter().filter(|used| used.pages > 0 || used.checkpoint == manifest.checkpoint);
         needed.map(|used| used.checkpoint)

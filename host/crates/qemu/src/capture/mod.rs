@@ -17,6 +17,7 @@
 mod cancel;
 mod load;
 mod pause;
+mod save;
 mod sink;
 
 use std::{
@@ -38,6 +39,7 @@ pub(crate) use cancel::cancel;
 pub(crate) use load::load;
 use pause::stop_again;
 pub(crate) use pause::{pause, resume};
+pub(crate) use save::save;
 use sink::Sink;
 
 use crate::{

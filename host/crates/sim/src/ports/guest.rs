@@ -56,6 +56,7 @@ impl GuestQuiesce for SimGuest {
     async fn describe(&self, instance: InstanceId) -> Result<GuestDescription, QuiesceError> {
         let describe = |state: &mut State| {
             let Reply::Answer((vm, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            state.greet(instance);
             Ok(Reply::Answer(GuestDescription {
                 agent_version: "0.1.0".to_owned(),
                 hostname: vm.to_string(),
@@ -104,6 +105,7 @@ impl GuestQuiesce for SimGuest {
     async fn set_clock(&self, instance: InstanceId) -> Result<ClockSet, QuiesceError> {
         let set = |state: &mut State| {
             let Reply::Answer(_) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            state.greet(instance);
             let found = state.instances.get_mut(&instance);
             let behind = found.map(|found| std::mem::take(&mut found.clock_behind)).unwrap_or_default();
             let was_off_by_ms = i64::try_from(behind.as_millis()).map_or(i64::MIN, |behind| -behind);

@@ -158,6 +158,15 @@ impl Hypervisor for SimHypervisor {
         point.leave(result).await
     }
 
+    async fn save_memory(&self, instance: InstanceId, sink: OwnedFd, progress: &ProgressSink) -> Outcome {
+        let point = self.process.enter(Call::SaveMemory).await?;
+        let result = match self.process.act(|state| state.save_memory(instance, sink)) {
+            Ok(()) => self.captured(instance, progress).await,
+            Err(error) => Err(error),
+        };
+        point.leave(result).await
+    }
+
     async fn cancel_capture(&self, instance: InstanceId) -> Outcome {
         self.process
             .call(Call::CancelCapture, |state| {

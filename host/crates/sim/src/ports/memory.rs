@@ -3,7 +3,7 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, MemoryState};
+use stillpoint_common::{MemoryId, MemoryState};
 use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
 
 use crate::{Call, memory::path_of, process::Process};
@@ -20,23 +20,13 @@ impl SimMemory {
 
 #[async_trait]
 impl MemoryStates for SimMemory {
-    async fn begin(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        _base: Option<&MemoryState>,
-    ) -> Result<OwnedFd, MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn begin(&self, location: &Path, id: MemoryId, _base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError> {
+        let path = path_of(location, id);
         self.process.call(Call::BeginMemory, |state| state.begin_memory(&path)).await
     }
 
-    async fn seal(
-        &self,
-        location: &Path,
-        checkpoint: CheckpointId,
-        qemu_version: &str,
-    ) -> Result<MemoryState, MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn seal(&self, location: &Path, id: MemoryId, qemu_version: &str) -> Result<MemoryState, MemoryError> {
+        let path = path_of(location, id);
         self.process.call(Call::SealMemory, |state| state.seal_memory(&path, qemu_version)).await
     }
 
@@ -45,8 +35,13 @@ impl MemoryStates for SimMemory {
         opened.map(|stream| OpenedMemory::file(stream, memory.bytes))
     }
 
-    async fn remove(&self, location: &Path, checkpoint: CheckpointId) -> Result<(), MemoryError> {
-        let path = path_of(location, checkpoint);
+    async fn keep(&self, memory: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError> {
+        let path = path_of(memory.path.parent().unwrap_or(&memory.path), id);
+        self.process.call(Call::KeepMemory, |state| state.keep_memory(memory, &path)).await
+    }
+
+    async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError> {
+        let path = path_of(location, id);
         self.process
             .call(Call::RemoveMemory, |state| {
                 state.memories.remove(&path);

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::lab::{Lab, SIZE, layer, quiet};
-use stillpoint_common::{CheckpointId, InstanceId, LayerFile, MemoryState};
+use stillpoint_common::{InstanceId, LayerFile, MemoryId, MemoryState};
 use stillpoint_engine::ports::{Capture, HypervisorError, MemoryError, RunState, StartMode};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A standard checkpoint by hand: the memory, and the overlay that Now writes to since.
-async fn capture(lab: &Lab, vm: InstanceId, id: CheckpointId) -> (Result<MemoryState, MemoryError>, LayerFile) {
+async fn capture(lab: &Lab, vm: InstanceId, id: MemoryId) -> (Result<MemoryState, MemoryError>, LayerFile) {
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     let overlay = lab.attached(vm, &format!("/vm/{id}.qcow2"), &lab.bases[0]).await;
     let sink = memory.begin("/vm".as_ref(), id, None).await.expect("a place");
@@ -31,7 +31,7 @@ async fn what_is_saved_is_the_memory_of_the_instant_in_which_the_capture_started
     lab.world.set_capture_time(Duration::from_secs(2));
     lab.world.set_guest_memory(&lab.vm, 42);
     lab.write(1, 42);
-    let (state, _) = capture(&lab, vm, CheckpointId::generate()).await;
+    let (state, _) = capture(&lab, vm, MemoryId::generate()).await;
     lab.ports.hypervisor.retire(vm).await.unwrap();
 
     tokio::time::advance(Duration::from_secs(100)).await;
@@ -57,7 +57,7 @@ async fn what_is_saved_is_the_memory_of_the_instant_in_which_the_capture_started
 async fn a_launch_that_writes_below_another_layer_breaks_a_rule() {
     let lab = Lab::new();
     let vm = lab.running().await;
-    capture(&lab, vm, CheckpointId::generate()).await.0.unwrap();
+    capture(&lab, vm, MemoryId::generate()).await.0.unwrap();
     lab.ports.hypervisor.retire(vm).await.unwrap();
     lab.launch(&lab.spec(&[&lab.bases[0]], &[&lab.bases[1]], StartMode::Fresh)).await.unwrap();
     assert!(lab.world.violations()[0].starts_with("launch writes to /vm/system.qcow2"));
@@ -67,7 +67,7 @@ async fn a_launch_that_writes_below_another_layer_breaks_a_rule() {
 async fn memory_loaded_over_other_disks_breaks_a_rule() {
     let lab = Lab::new();
     let vm = lab.running().await;
-    let (state, head) = capture(&lab, vm, CheckpointId::generate()).await;
+    let (state, head) = capture(&lab, vm, MemoryId::generate()).await;
     lab.ports.hypervisor.retire(vm).await.unwrap();
     let spec = lab.spec(&[&lab.bases[0], &head], &[&lab.bases[1]], StartMode::Restore);
     lab.launch(&spec).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_capture_that_did_not_end_cannot_be_sealed() {
     lab.world.set_capture_time(Duration::from_secs(1));
     let (hypervisor, memory) = (&lab.ports.hypervisor, &lab.ports.memory);
     for ends_with_the_vm in [false, true] {
-        let id = CheckpointId::generate();
+        let id = MemoryId::generate();
         let sink = memory.begin("/vm".as_ref(), id, None).await.unwrap();
         assert!(matches!(hypervisor.start_capture(vm).await, Err(HypervisorError::WrongState(_))), "not prepared");
         hypervisor.prepare_capture(vm, sink).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_capture_that_did_not_end_cannot_be_sealed() {
 async fn spoiled_memory_costs_the_new_instance_and_nothing_else() {
     let lab = Lab::new();
     let vm = lab.running().await;
-    let (state, _) = capture(&lab, vm, CheckpointId::generate()).await;
+    let (state, _) = capture(&lab, vm, MemoryId::generate()).await;
     let state = state.unwrap();
     lab.ports.hypervisor.retire(vm).await.unwrap();
     lab.world.spoil_memory(&state.path);

@@ -152,7 +152,7 @@ pub(in crate::plans) async fn replaced(
     let onto_parent = forest.children(from).into_iter().map(|layer| Layer { backing: Some(to), ..layer.clone() });
     let onto_parent: Vec<Layer> = onto_parent.collect();
     let mut changes = onto_parent.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&cx.vm, layer));
-    let is_head = |id: LayerId| vm.heads.values().any(|head| *head == id);
+    let is_head = |id: LayerId| vm.own_layers().any(|own| own == id);
     let mut closed: Vec<Layer> = onto_parent.into_iter().filter(|layer| !is_head(layer.file.id)).collect();
     closed.extend((!is_head(from)).then(|| parent.clone()));
     for layer in freeze(cx, closed).await? {
@@ -164,8 +164,8 @@ pub(in crate::plans) async fn replaced(
             changes = changes.set_checkpoint(&checkpoint);
         }
     }
-    if vm.heads.get(&child.disk) == Some(&from) {
-        vm.heads.insert(child.disk.clone(), to);
+    if vm.own_layers().any(|own| own == from) {
+        vm.replace_layer(from, to);
         changes = changes.set_vm(&vm);
     }
     Ok(changes)

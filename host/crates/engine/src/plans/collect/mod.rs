@@ -19,6 +19,7 @@ pub(super) use self::{
     merge::replaced,
     whole::{Merge, finish_whole},
 };
+use super::detached::release;
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -58,6 +59,7 @@ pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
             },
         }
     };
+    release(cx).await?;
     forgotten.map(|()| collected)
 }
 
@@ -92,9 +94,9 @@ async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepErro
     Ok(forest.iter().filter(|layer| missing.contains(&layer.file.path)).map(|layer| layer.file.id).collect())
 }
 
-/// The layers that Now or a checkpoint refers to.
+/// The layers that Now, a detached disk or a checkpoint refers to.
 async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
-    let mut needed: BTreeSet<LayerId> = vm.heads.values().copied().collect();
+    let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         match checkpoint.state {
             CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
@@ -109,7 +111,7 @@ async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         if checkpoint.state == CheckpointState::Deleting {
-            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id).await?;
+            cx.ports().memory.remove(&vm.checkpoint_location, checkpoint.id.into()).await?;
             cx.catalogue().commit(Changes::default().delete_checkpoint(&cx.vm, checkpoint.id)).await?;
         }
     }
@@ -125,7 +127,7 @@ pub(super) async fn remove_memories(cx: &Cx) -> Result<(), StepError> {
     settle_descriptions(cx).await?;
     let vm = cx.catalogue().vm(&cx.vm).await?;
     for id in memories {
-        cx.ports().memory.remove(&vm.checkpoint_location, id).await?;
+        cx.ports().memory.remove(&vm.checkpoint_location, id.into()).await?;
         cx.catalogue().commit(Changes::default().forget_memory(&cx.vm, id)).await?;
     }
     Ok(())

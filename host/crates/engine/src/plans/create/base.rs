@@ -3,7 +3,7 @@
 use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, MemoryState};
 
 /// The memory of the nearest checkpoint that Now comes from; if none of those has any, that of the newest checkpoint.
-pub(super) fn of(checkpoints: &[Checkpoint], parent: Option<CheckpointId>) -> Option<MemoryState> {
+pub(in crate::plans) fn of(checkpoints: &[Checkpoint], parent: Option<CheckpointId>) -> Option<MemoryState> {
     let find = |id: CheckpointId| checkpoints.iter().find(|checkpoint| checkpoint.id == id);
     let mut ancestors = std::iter::successors(parent.and_then(find), |checkpoint| checkpoint.parent.and_then(find));
     let near = ancestors.by_ref().take(checkpoints.len()).find_map(memory);

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, Reason, VmId,
+    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, Reason, VmId,
     WriterOutcome, WriterResult,
 };
 
@@ -22,12 +22,28 @@ pub(super) fn capture_failed(error: HypervisorError) -> StepError {
 }
 
 /// What is proven of a checkpoint whose plan has come to its end.
-pub(super) fn consistency(checkpoint: &Checkpoint, was_on: bool) -> Consistency {
-    match (was_on, checkpoint.kind) {
-        (false, Kind::Production | Kind::Standard) => Consistency::Offline,
-        (true, Kind::Standard) => Consistency::Memory,
-        (true, Kind::Production) if all_writers_held(&checkpoint.writers) => Consistency::Application,
-        (true, Kind::Production) => Consistency::FileSystem,
+pub(super) fn consistency(checkpoint: &Checkpoint) -> Consistency {
+    match (checkpoint.vm_state(), checkpoint.kind) {
+        (PowerState::Off, Kind::Production | Kind::Standard) => Consistency::Offline,
+        (PowerState::Saved, Kind::Production | Kind::Standard)
+        | (PowerState::Running | PowerState::Paused | PowerState::PausedCritical, Kind::Standard) => {
+            Consistency::Memory
+        }
+        (PowerState::Running | PowerState::Paused | PowerState::PausedCritical, Kind::Production) => {
+            match all_writers_held(&checkpoint.writers) {
+                true => Consistency::Application,
+                false => Consistency::FileSystem,
+            }
+        }
+    }
+}
+
+/// Why the guest of a VM in this state cannot be asked to be quiet, if so. One that is off is quiet as it is.
+pub(crate) fn cannot_be_asked(power: PowerState) -> Option<&'static str> {
+    match power {
+        PowerState::Running | PowerState::PausedCritical | PowerState::Off => None,
+        PowerState::Paused => Some("the VM is paused, so that its guest cannot be asked to be quiet"),
+        PowerState::Saved => Some("the VM is saved, so that its guest cannot be asked to be quiet"),
     }
 }
 

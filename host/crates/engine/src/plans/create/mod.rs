@@ -1,6 +1,6 @@
 //! Creating a checkpoint: the plans of its three kinds, and what each step does.
 
-mod base;
+pub(super) mod base;
 mod decide;
 mod publish;
 mod undo;
@@ -10,7 +10,7 @@ use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed, Vm};
 use tokio::time::Instant;
 
 use self::decide::capture_failed;
-pub(super) use self::decide::{default_name, kind_of, quiesce_reason};
+pub(super) use self::decide::{cannot_be_asked, default_name, kind_of, quiesce_reason};
 use super::disks::{as_overlays, create_overlays, remove_overlays};
 use crate::{
     catalogue::Changes,
@@ -45,6 +45,7 @@ pub(super) enum CreateStep {
     Thaw,
     SettleWriters,
     BeginMemory,
+    KeepState,
     Pause,
     StartCapture,
     Resume,
@@ -72,8 +73,21 @@ const STANDARD: &[&[S]] = &[
     &[S::Publish],
 ];
 
+/// Both at once: the guest is quiet in its memory too. It is held until the VM runs again, for the pause longer than for
+/// a production checkpoint without memory.
+const QUIESCED: &[&[S]] = &[
+    &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory, S::PrepareWriters],
+    &[S::Freeze, S::Pause, S::SwitchHeads, S::StartCapture, S::Resume, S::Thaw, S::SettleWriters],
+    &[S::CaptureMemory, S::Describe],
+    &[S::Publish],
+    &[S::FinishWriters],
+];
+
 /// The VM is off: its disks are all there is.
 const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::Describe], &[S::Publish]];
+
+/// The VM is saved: its state never changes, so that a second name of it is as good as a copy.
+const SAVED: &[&[S]] = &[&[S::CreateOverlays, S::KeepState, S::Describe], &[S::Publish]];
 
 impl Step for CreateStep {
     fn phase(self) -> Option<&'static str> {
@@ -87,6 +101,7 @@ impl Step for CreateStep {
             Self::AttachOverlays
             | Self::SettleWriters
             | Self::BeginMemory
+            | Self::KeepState
             | Self::Pause
             | Self::StartCapture
             | Self::Resume
@@ -108,6 +123,7 @@ impl Step for CreateStep {
             | Self::Thaw
             | Self::SettleWriters
             | Self::BeginMemory
+            | Self::KeepState
             | Self::StartCapture
             | Self::Resume
             | Self::CaptureMemory
@@ -122,10 +138,12 @@ impl Plan for Create {
     type Step = CreateStep;
 
     fn bursts(&self) -> &'static [&'static [CreateStep]] {
-        match (self.facts.instance, self.facts.checkpoint.kind) {
-            (None, Kind::Production | Kind::Standard) => OFFLINE,
-            (Some(_), Kind::Production) => PRODUCTION,
-            (Some(_), Kind::Standard) => STANDARD,
+        match (self.facts.instance, &self.facts.saved, self.facts.checkpoint.kind) {
+            (None, Some(_), Kind::Production | Kind::Standard) => SAVED,
+            (None, None, Kind::Production | Kind::Standard) => OFFLINE,
+            (Some(_), _, Kind::Production) if self.facts.with_memory => QUIESCED,
+            (Some(_), _, Kind::Production) => PRODUCTION,
+            (Some(_), _, Kind::Standard) => STANDARD,
         }
     }
 
@@ -147,6 +165,7 @@ impl Plan for Create {
             S::Thaw => self.thaw(cx).await?,
             S::SettleWriters => self.settle_writers(cx).await?,
             S::BeginMemory => self.begin_memory(cx).await?,
+            S::KeepState => self.keep_state(cx).await?,
             S::Pause => {
                 self.paused_at = Some(Instant::now());
                 cx.ports().hypervisor.pause(self.instance()?).await?;
@@ -167,7 +186,11 @@ impl Plan for Create {
             S::AttachOverlays => self.detach(cx).await,
             S::PrepareWriters | S::Freeze => self.let_go(cx).await,
             S::SwitchHeads => self.adopt(cx).await,
-            S::BeginMemory => self.drop_memory(cx).await,
+            S::BeginMemory => {
+                self.give_up_capture(cx).await;
+                self.drop_memory(cx).await
+            }
+            S::KeepState => self.drop_memory(cx).await,
             S::Describe => describe::take_back(cx, self.facts.checkpoint.id).await,
             S::Pause => self.let_run(cx).await,
             S::Thaw
@@ -239,9 +262,16 @@ impl Create {
     async fn begin_memory(&mut self, cx: &Cx) -> Result<(), StepError> {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let base = base::of(&cx.catalogue().checkpoints(&cx.vm).await?, vm.parent);
-        let (location, checkpoint) = (&vm.checkpoint_location, self.facts.checkpoint.id);
+        let (location, checkpoint) = (&vm.checkpoint_location, self.facts.checkpoint.id.into());
         let sink = cx.ports().memory.begin(location, checkpoint, base.as_ref()).await?;
         cx.ports().hypervisor.prepare_capture(self.instance()?, sink).await.map_err(capture_failed)
+    }
+
+    async fn keep_state(&mut self, cx: &Cx) -> Result<(), StepError> {
+        let Some(saved) = &self.facts.saved else { return Ok(()) };
+        let checkpoint = &mut self.facts.checkpoint;
+        checkpoint.memory = Some(cx.ports().memory.keep(&saved.memory, checkpoint.id.into()).await?);
+        Ok(())
     }
 
     async fn resume(&mut self, cx: &Cx) -> Result<(), StepError> {
@@ -258,7 +288,7 @@ impl Create {
         finished.map_err(capture_failed)?;
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let version = cx.ports().hypervisor.version(instance).await?;
-        let state = cx.ports().memory.seal(&vm.checkpoint_location, self.facts.checkpoint.id, &version).await?;
+        let state = cx.ports().memory.seal(&vm.checkpoint_location, self.facts.checkpoint.id.into(), &version).await?;
         self.facts.checkpoint.memory = Some(state);
         Ok(())
     }

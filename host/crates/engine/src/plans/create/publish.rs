@@ -26,7 +26,7 @@ impl Create {
     async fn complete(&mut self, cx: &Cx) -> Result<Vm, StepError> {
         let mut vm = cx.catalogue().vm(&cx.vm).await?;
         let checkpoint = &mut self.facts.checkpoint;
-        checkpoint.consistency = consistency(checkpoint, self.facts.instance.is_some());
+        checkpoint.consistency = consistency(checkpoint);
         checkpoint.phases = cx.reporter.now().phases;
         vm.parent = Some(checkpoint.id);
         vm.heads.extend(self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)));

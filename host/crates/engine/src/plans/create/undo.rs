@@ -82,12 +82,16 @@ impl Create {
         Ok(cx.catalogue().commit(changes.set_vm(&vm)).await?)
     }
 
-    pub(super) async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {
-        match cx.ports().hypervisor.cancel_capture(self.instance()?).await {
+    pub(super) async fn give_up_capture(&self, cx: &Cx) {
+        let Some(instance) = self.facts.instance else { return };
+        match cx.ports().hypervisor.cancel_capture(instance).await {
             Ok(()) | Err(HypervisorError::Gone) => {}
             Err(error) => cx.reporter.warn(format!("giving up the memory capture: {error}")),
         }
+    }
+
+    pub(super) async fn drop_memory(&self, cx: &Cx) -> Result<(), StepError> {
         let vm = cx.catalogue().vm(&cx.vm).await?;
-        Ok(cx.ports().memory.remove(&vm.checkpoint_location, self.facts.checkpoint.id).await?)
+        Ok(cx.ports().memory.remove(&vm.checkpoint_location, self.facts.checkpoint.id.into()).await?)
     }
 }

@@ -1,18 +1,27 @@
 //! Applying a checkpoint: the VM goes back to it, Now is lost, every checkpoint stays.
 
-use async_trait::async_trait;
-use stillpoint_common::{Checkpoint, GuestService, InstanceId, Layer, NicBackend, Reason, Vm, VmDefinition};
-use tokio::time::{Instant, sleep};
+mod decide;
+mod run;
 
-use super::disks::{create_overlays, launch_chains, remove_overlays, verify_layers};
+use async_trait::async_trait;
+use stillpoint_common::{Checkpoint, InstanceId, Layer, MemoryState, NicBackend, SavedState, Vm, VmDefinition};
+
+pub(crate) use self::{
+    decide::{Landing, landing, warning},
+    run::{apply, what_remains},
+};
+use super::{
+    disks::{create_overlays, remove_overlays, verify_layers},
+    machine::{drop_saved, launch_spec, let_run, load_memory, set_clock},
+};
 use crate::{
     catalogue::Changes,
     context::Cx,
     describe,
     error::StepError,
     job::{ApplyFacts, Facts},
-    ports::{HypervisorError, LaunchSpec, RunState, StartMode},
-    saga::{Nature, Plan, Step, up_to},
+    ports::{HypervisorError, StartMode},
+    saga::{Nature, Plan, Step},
 };
 
 /// One apply.
@@ -22,6 +31,8 @@ pub(super) struct Apply {
     /// Layers that `CreateOverlays` has made.
     made: Vec<Layer>,
     launched: Option<stillpoint_common::Accelerator>,
+    /// The checkpoint's memory, kept once more for the VM, if it is saved afterwards.
+    kept: Option<MemoryState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,31 +41,37 @@ pub(super) enum ApplyStep {
     FreeHost,
     LaunchNew,
     LoadMemory,
+    KeepState,
     MoveHead,
     Describe,
     StopOld,
     Resume,
     SetClock,
+    DropState,
 }
 
 use ApplyStep as S;
 
-/// The checkpoint has memory: the old process is given up only when the new one has taken the state.
-const WITH_MEMORY: &[&[S]] = &[
+/// The machine goes on: the old process is given up only when the new one has taken the state.
+const TO_RUNNING: &[&[S]] = &[
     &[S::CreateOverlays, S::LaunchNew, S::LoadMemory],
     &[S::MoveHead],
-    &[S::Describe, S::StopOld, S::Resume, S::SetClock],
+    &[S::Describe, S::StopOld, S::Resume, S::SetClock, S::DropState],
 ];
 
 /// The same for a VM with host resources that two processes cannot share: the old one has to give them up first.
-const WITH_MEMORY_EXCLUSIVE: &[&[S]] = &[
+const TO_RUNNING_EXCLUSIVE: &[&[S]] = &[
     &[S::CreateOverlays, S::FreeHost, S::LaunchNew, S::LoadMemory],
     &[S::MoveHead],
-    &[S::Describe, S::Resume, S::SetClock],
+    &[S::Describe, S::Resume, S::SetClock, S::DropState],
 ];
 
-/// The checkpoint has no memory: the VM is off afterwards.
-const DISKS_ONLY: &[&[S]] = &[&[S::CreateOverlays], &[S::MoveHead], &[S::Describe, S::StopOld]];
+/// The machine will go on at the next start.
+const TO_SAVED: &[&[S]] =
+    &[&[S::CreateOverlays, S::KeepState], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
+
+/// There is no memory, or it is not wanted: the VM is off afterwards.
+const TO_OFF: &[&[S]] = &[&[S::CreateOverlays], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
 
 impl Step for ApplyStep {
     fn phase(self) -> Option<&'static str> {
@@ -64,7 +81,7 @@ impl Step for ApplyStep {
             Self::LoadMemory => Some("load"),
             Self::StopOld | Self::FreeHost => Some("stop"),
             Self::SetClock => Some("clock"),
-            Self::MoveHead | Self::Describe | Self::Resume => None,
+            Self::MoveHead | Self::Describe | Self::Resume | Self::KeepState | Self::DropState => None,
         }
     }
 
@@ -77,8 +94,10 @@ impl Step for ApplyStep {
             | Self::FreeHost
             | Self::LoadMemory
             | Self::Describe
+            | Self::KeepState
             | Self::Resume
-            | Self::SetClock => Nature::Plain,
+            | Self::SetClock
+            | Self::DropState => Nature::Plain,
         }
     }
 }
@@ -88,10 +107,13 @@ impl Plan for Apply {
     type Step = ApplyStep;
 
     fn bursts(&self) -> &'static [&'static [ApplyStep]] {
-        match self.facts.new {
-            None => DISKS_ONLY,
-            Some(_) if self.facts.old.is_some() && is_exclusive(&self.checkpoint.definition) => WITH_MEMORY_EXCLUSIVE,
-            Some(_) => WITH_MEMORY,
+        match (self.facts.new, self.facts.new_saved) {
+            (None, None) => TO_OFF,
+            (None, Some(_)) => TO_SAVED,
+            (Some(_), _) if self.facts.old.is_some() && is_exclusive(&self.checkpoint.definition) => {
+                TO_RUNNING_EXCLUSIVE
+            }
+            (Some(_), _) => TO_RUNNING,
         }
     }
 
@@ -105,12 +127,15 @@ impl Plan for Apply {
             S::FreeHost => self.free_host(cx).await?,
             S::LaunchNew => self.launch(cx).await?,
             S::LoadMemory => self.load(cx).await?,
+            S::KeepState => self.keep_state(cx).await?,
             S::MoveHead => return self.move_head(cx).await,
             // Before the guest can write to what nobody would find again without the catalogue.
             S::Describe => describe::now_only(cx).await,
             S::StopOld => self.stop_old(cx).await?,
-            S::Resume => self.resume(cx).await?,
-            S::SetClock => self.set_clock(cx).await,
+            S::Resume if self.checkpoint.was_running => let_run(cx, self.new_instance()?).await?,
+            S::SetClock if self.checkpoint.was_running => set_clock(cx, self.new_instance()?).await,
+            S::Resume | S::SetClock => {}
+            S::DropState => self.drop_state(cx).await,
         }
         Ok(Changes::default())
     }
@@ -122,6 +147,7 @@ impl Plan for Apply {
                 cx.ports().guest.forget(new).await;
                 Ok(cx.ports().hypervisor.retire(new).await?)
             }
+            (S::KeepState, _) => self.forget_kept(cx).await,
             (
                 S::LaunchNew
                 | S::FreeHost
@@ -130,7 +156,8 @@ impl Plan for Apply {
                 | S::Describe
                 | S::StopOld
                 | S::Resume
-                | S::SetClock,
+                | S::SetClock
+                | S::DropState,
                 None | Some(_),
             ) => Ok(()),
         }
@@ -139,7 +166,7 @@ impl Plan for Apply {
 
 impl Apply {
     pub(super) fn new(facts: ApplyFacts, checkpoint: Checkpoint) -> Self {
-        Self { facts, checkpoint, made: Vec::new(), launched: None }
+        Self { facts, checkpoint, made: Vec::new(), launched: None, kept: None }
     }
 
     fn new_instance(&self) -> Result<InstanceId, StepError> {
@@ -159,7 +186,9 @@ impl Apply {
             definition: self.checkpoint.definition.clone(),
             parent: Some(self.checkpoint.id),
             heads: self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)).collect(),
+            detached: Vec::new(),
             instance: self.facts.new,
+            saved: self.saved(now),
             generation_id: self.facts.generation_id,
             accelerator: self.launched.clone().or(vm.accelerator),
             updated: now,
@@ -175,34 +204,50 @@ impl Apply {
         self.stop_old(cx).await
     }
 
+    /// The saved state that the VM will have.
+    fn saved(&self, now: jiff::Timestamp) -> Option<SavedState> {
+        let (id, memory) = (self.facts.new_saved?, self.kept.clone()?);
+        Some(SavedState { id, memory, was_running: self.checkpoint.was_running, saved: now })
+    }
+
     async fn launch(&mut self, cx: &Cx) -> Result<(), StepError> {
         let vm = self.applied(cx.catalogue().vm(&cx.vm).await?, cx.ports().clock.now());
         let mut forest = cx.catalogue().forest(&cx.vm).await?;
         forest.extend(self.made.iter().cloned());
-        let spec = LaunchSpec {
-            vm: vm.id.clone(),
-            instance: self.new_instance()?,
-            uid: vm.uid,
-            generation_id: vm.generation_id,
-            chains: launch_chains(&forest, &vm)?,
-            definition: vm.definition,
-            mode: StartMode::Restore,
-        };
+        let spec = launch_spec(vm, &forest, self.new_instance()?, StartMode::Restore)?;
         self.launched = Some(cx.ports().hypervisor.launch(&spec).await?.accelerator);
         Ok(())
     }
 
     async fn load(&self, cx: &Cx) -> Result<(), StepError> {
         let Some(memory) = &self.checkpoint.memory else { return Ok(()) };
-        let (source, outcome) = cx.ports().memory.open(memory).await?.split();
-        let loaded = cx.ports().hypervisor.load_memory(self.new_instance()?, source, cx.world.config.memory_load).await;
-        // Damage that is found while the state is read is the cause of whatever the hypervisor says.
-        outcome.told(cx.world.config.memory_told).await?;
-        Ok(loaded.map_err(|error| StepError::from(error).blamed_on(Reason::RestoreFailed))?)
+        load_memory(cx, self.new_instance()?, memory).await
     }
 
+    /// The checkpoint's own state stays with it: the VM gives its own up when it starts.
+    async fn keep_state(&mut self, cx: &Cx) -> Result<(), StepError> {
+        let (Some(memory), Some(saved)) = (&self.checkpoint.memory, self.facts.new_saved) else { return Ok(()) };
+        self.kept = Some(cx.ports().memory.keep(memory, saved).await?);
+        Ok(())
+    }
+
+    async fn forget_kept(&self, cx: &Cx) -> Result<(), StepError> {
+        let Some(saved) = self.facts.new_saved else { return Ok(()) };
+        let vm = cx.catalogue().vm(&cx.vm).await?;
+        Ok(cx.ports().memory.remove(&vm.checkpoint_location, saved).await?)
+    }
+
+    async fn drop_state(&self, cx: &Cx) {
+        if let Some(saved) = &self.facts.old_saved {
+            drop_saved(cx, saved).await;
+        }
+    }
+
+    /// The configuration goes back too; the operation tells what that changes.
     async fn move_head(&self, cx: &Cx) -> Result<Changes, StepError> {
-        let vm = self.applied(cx.catalogue().vm(&cx.vm).await?, cx.ports().clock.now());
+        let now = cx.catalogue().vm(&cx.vm).await?;
+        cx.reporter.set_changes(now.definition.changes(&self.checkpoint.definition));
+        let vm = self.applied(now, cx.ports().clock.now());
         let layers = self.made.iter().fold(Changes::default(), |changes, layer| changes.new_layer(&cx.vm, layer));
         Ok(layers.set_vm(&vm))
     }
@@ -211,43 +256,6 @@ impl Apply {
         let Some(old) = self.facts.old else { return Ok(()) };
         cx.ports().guest.forget(old).await;
         Ok(cx.ports().hypervisor.retire(old).await?)
-    }
-
-    async fn resume(&self, cx: &Cx) -> Result<(), StepError> {
-        if self.checkpoint.was_running {
-            let instance = self.new_instance()?;
-            up_to(5, "letting the VM run", || cx.ports().hypervisor.resume(instance)).await?;
-        }
-        Ok(())
-    }
-
-    /// The guest's clock stands where it stood at the checkpoint until somebody sets it. A guest without an agent keeps
-    /// that time; this is said, and is no failure.
-    async fn set_clock(&self, cx: &Cx) {
-        let (Ok(instance), true) = (self.new_instance(), self.checkpoint.was_running) else { return };
-        let vm = cx.catalogue().vm(&cx.vm).await;
-        if vm.is_ok_and(|vm| vm.settings.services_off.contains(&GuestService::TimeSync)) {
-            let why = "service TIME_SYNC is switched off for this VM";
-            return cx.reporter.warn(format!("the guest's clock goes on from the time of the checkpoint: {why}"));
-        }
-        let until = Instant::now() + cx.world.config.clock_after_apply;
-        loop {
-            match cx.ports().guest.set_clock(instance).await {
-                Ok(set) => {
-                    tracing::info!(vm = %cx.vm, was_off_by_ms = set.was_off_by_ms, "guest clock set");
-                    return;
-                }
-                Err(_) if Instant::now() < until && self.runs(cx).await => {
-                    sleep(std::time::Duration::from_millis(50)).await
-                }
-                Err(error) => return cx.reporter.warn(format!("the guest's clock was not set: {error}")),
-            }
-        }
-    }
-
-    async fn runs(&self, cx: &Cx) -> bool {
-        let Some(instance) = self.facts.new else { return false };
-        cx.ports().hypervisor.observe(instance).await.is_ok_and(|observed| observed.run == RunState::Running)
     }
 }
 

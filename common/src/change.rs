@@ -1,0 +1,149 @@
+//! What differs between two definitions, in the words of their fields. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Boot, DiskDefinition, NicBackend, NicDefinition, PassThroughDisk, VmDefinition};
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionChange {
+    /// Path of the field: `cpus`, `disks.data`, `nics[0]`.
+    pub field: String,
+    /// What it was; empty: there was none.
+    pub from: String,
+    /// What it is; empty: there is none any more.
+    pub to: String,
+}
+
+impl VmDefinition {
+    /// What changes if this definition is replaced by `new`, in the order of the fields.
+    #[must_use]
+    pub fn changes(&self, new: &Self) -> Vec<DefinitionChange> {
+        let mut changes = Vec::new();
+        let mut field = |field: &str, from: String, to: String| {
+            if from != to {
+                changes.push(DefinitionChange { field: field.to_owned(), from, to });
+            }
+        };
+        field("cpus", self.cpus.to_string(), new.cpus.to_string());
+        field("memory_mib", self.memory_mib.to_string(), new.memory_mib.to_string());
+        field("accelerator", format!("{:?}", self.accelerator), format!("{:?}", new.accelerator));
+        field("boot", boot(&self.boot), boot(&new.boot));
+        for (name, from, to) in by_name(&self.disks, &new.disks, |disk| disk.name.to_string(), disk) {
+            field(&format!("disks.{name}"), from, to);
+        }
+        for (name, from, to) in by_name(&self.pass_through, &new.pass_through, |d| d.name.to_string(), pass_through) {
+            field(&format!("pass_through.{name}"), from, to);
+        }
+        for at in 0..self.nics.len().max(new.nics.len()) {
+            let text = |nics: &[NicDefinition]| nics.get(at).map(nic).unwrap_or_default();
+            field(&format!("nics[{at}]"), text(&self.nics), text(&new.nics));
+        }
+        let log = |definition: &Self| definition.serial_log.as_ref().map(|path| path.display().to_string());
+        field("serial_log", log(self).unwrap_or_default(), log(new).unwrap_or_default());
+        field("extra_arguments", self.extra_arguments.join(" "), new.extra_arguments.join(" "));
+        changes
+    }
+}
+
+/// What both lists call by the same name, side by side: the old ones in their order, then those that are new.
+fn by_name<T>(
+    old: &[T],
+    new: &[T],
+    name: impl Fn(&T) -> String,
+    text: impl Fn(&T) -> String,
+) -> Vec<(String, String, String)> {
+    let find = |list: &[T], wanted: &str| list.iter().find(|item| name(item) == wanted).map(&text).unwrap_or_default();
+    let added = new.iter().filter(|item| !old.iter().any(|known| name(known) == name(item)));
+    let names = old.iter().chain(added).map(&name);
+    names.map(|name| (name.clone(), find(old, &name), find(new, &name))).collect()
+}
+
+fn boot(boot: &Boot) -> String {
+    match boot {
+        Boot::Bios => "BIOS".to_owned(),
+        Boot::Kernel { kernel, initrd, command_line } => {
+            let initrd = initrd.as_ref().map(|initrd| format!(" with {}", initrd.display())).unwrap_or_default();
+            format!("{}{initrd}: {command_line}", kernel.display())
+        }
+    }
+}
+
+fn disk(disk: &DiskDefinition) -> String {
+    format!("{} ({})", disk.path.display(), disk.format.driver())
+}
+
+fn pass_through(disk: &PassThroughDisk) -> String {
+    format!("{}{}", disk.device.display(), if disk.read_only { " (read-only)" } else { "" })
+}
+
+fn nic(nic: &NicDefinition) -> String {
+    let backend = match &nic.backend {
+        NicBackend::User => "user".to_owned(),
+        NicBackend::Tap { interface } => format!("tap {interface}"),
+    };
+    nic.mac.as_ref().map_or_else(|| backend.clone(), |mac| format!("{backend}, {mac}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AcceleratorChoice, DiskFormat};
+
+    fn definition() -> VmDefinition {
+        VmDefinition {
+            cpus: 1,
+            memory_mib: 256,
+            accelerator: AcceleratorChoice::Auto,
+            boot: Boot::Bios,
+            disks: vec![named("system"), named("data")],
+            pass_through: vec![],
+            nics: vec![NicDefinition { backend: NicBackend::User, mac: None }],
+            serial_log: None,
+            extra_arguments: vec![],
+        }
+    }
+
+    fn named(name: &str) -> DiskDefinition {
+        DiskDefinition { name: name.parse().unwrap(), path: format!("/vm/{name}").into(), format: DiskFormat::Raw }
+    }
+
+    #[test]
+    fn every_field_that_differs_is_told_once_and_no_other() {
+        assert_eq!(definition().changes(&definition()), []);
+        type Change = fn(&mut VmDefinition);
+        let cases: [(Change, &str, &str, &str); 11] = [
+            (|d| d.cpus = 2, "cpus", "1", "2"),
+            (|d| d.memory_mib = 512, "memory_mib", "256", "512"),
+            (|d| d.accelerator = AcceleratorChoice::Tcg, "accelerator", "Auto", "Tcg"),
+            (|d| d.boot = kernel(), "boot", "BIOS", "/k with /i: quiet"),
+            (|d| drop(d.disks.remove(0)), "disks.system", "/vm/system (raw)", ""),
+            (|d| d.disks.push(named("more")), "disks.more", "", "/vm/more (raw)"),
+            (|d| d.disks[1].format = DiskFormat::Qcow2, "disks.data", "/vm/data (raw)", "/vm/data (qcow2)"),
+            (|d| d.pass_through.push(passed()), "pass_through.tape", "", "/dev/st0 (read-only)"),
+            (|d| d.nics[0] = tap(), "nics[0]", "user", "tap tap0, 52:54:00:12:34:56"),
+            (|d| d.serial_log = Some("/log".into()), "serial_log", "", "/log"),
+            (|d| d.extra_arguments.push("-x".into()), "extra_arguments", "", "-x"),
+        ];
+        for (change, field, from, to) in cases {
+            let mut new = definition();
+            change(&mut new);
+            let expected = DefinitionChange { field: field.into(), from: from.into(), to: to.into() };
+            assert_eq!(definition().changes(&new), [expected]);
+            assert_eq!(new.changes(&definition()).len(), 1, "{field}, the other way");
+        }
+    }
+
+    fn kernel() -> Boot {
+        Boot::Kernel { kernel: "/k".into(), initrd: Some("/i".into()), command_line: "quiet".into() }
+    }
+
+    fn passed() -> PassThroughDisk {
+        PassThroughDisk { name: "tape".parse().unwrap(), device: "/dev/st0".into(), read_only: true }
+    }
+
+    fn tap() -> NicDefinition {
+        let backend = NicBackend::Tap { interface: "tap0".into() };
+        NicDefinition { backend, mac: Some("52:54:00:12:34:56".into()) }
+    }
+}

@@ -1,0 +1,83 @@
+//! What several plans do with a VM's process and its memory.
+
+use stillpoint_common::{GuestService, InstanceId, MemoryState, Reason, SavedState, Vm};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::disks::launch_chains;
+use crate::{
+    context::Cx,
+    error::StepError,
+    forest::Forest,
+    ports::{LaunchSpec, RunState, StartMode},
+    saga::up_to,
+};
+
+/// How often to look whether an agent answers again.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The VM as its record says, as a process.
+pub(super) fn launch_spec(
+    vm: Vm,
+    forest: &Forest,
+    instance: InstanceId,
+    mode: StartMode,
+) -> Result<LaunchSpec, StepError> {
+    Ok(LaunchSpec {
+        vm: vm.id.clone(),
+        instance,
+        uid: vm.uid,
+        generation_id: vm.generation_id,
+        chains: launch_chains(forest, &vm)?,
+        definition: vm.definition,
+        mode,
+    })
+}
+
+/// Loads a memory state into a process that awaits one; its VM is paused afterwards.
+pub(super) async fn load_memory(cx: &Cx, instance: InstanceId, memory: &MemoryState) -> Result<(), StepError> {
+    let (source, outcome) = cx.ports().memory.open(memory).await?.split();
+    let loaded = cx.ports().hypervisor.load_memory(instance, source, cx.world.config.memory_load).await;
+    // Damage that is found while the state is read is the cause of whatever the hypervisor says.
+    outcome.told(cx.world.config.memory_told).await?;
+    Ok(loaded.map_err(|error| StepError::from(error).blamed_on(Reason::RestoreFailed))?)
+}
+
+/// Lets a machine that was brought back run. It is worth several tries: nothing else would.
+pub(super) async fn let_run(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
+    Ok(up_to(5, "letting the VM run", || cx.ports().hypervisor.resume(instance)).await?)
+}
+
+/// The guest's clock stands where it stood when its memory was saved until somebody sets it. A guest without an agent
+/// keeps that time; this is said, and is no failure.
+pub(super) async fn set_clock(cx: &Cx, instance: InstanceId) {
+    let vm = cx.catalogue().vm(&cx.vm).await;
+    if vm.is_ok_and(|vm| vm.settings.services_off.contains(&GuestService::TimeSync)) {
+        let why = "service TIME_SYNC is switched off for this VM";
+        return cx.reporter.warn(format!("the guest's clock goes on from the time when its memory was saved: {why}"));
+    }
+    let until = Instant::now() + cx.world.config.clock_after_apply;
+    loop {
+        match cx.ports().guest.set_clock(instance).await {
+            Ok(set) => {
+                tracing::info!(vm = %cx.vm, was_off_by_ms = set.was_off_by_ms, "guest clock set");
+                return;
+            }
+            Err(_) if Instant::now() < until && runs(cx, instance).await => sleep(LOOK).await,
+            Err(error) => return cx.reporter.warn(format!("the guest's clock was not set: {error}")),
+        }
+    }
+}
+
+async fn runs(cx: &Cx, instance: InstanceId) -> bool {
+    cx.ports().hypervisor.observe(instance).await.is_ok_and(|observed| observed.run == RunState::Running)
+}
+
+/// Removes the file of a saved state that the catalogue does not know any more. A failure is told: the file stays.
+pub(super) async fn drop_saved(cx: &Cx, saved: &SavedState) {
+    let path = &saved.memory.path;
+    let location = path.parent().unwrap_or(path);
+    let remove = || cx.ports().memory.remove(location, saved.id);
+    if let Err(error) = up_to(5, "removing a saved state", remove).await {
+        cx.reporter.warn(format!("{} is of no use any more and could not be removed: {error}", path.display()));
+    }
+}
