@@ -254,7 +254,7 @@ async fn a_clock_that_is_not_to_be_set_stays_behind_after_an_apply_and_this_is_s
     switch_off(&host, GuestService::TimeSync).await;
     let made = host.create(CheckpointPolicy::Standard).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
-    let accepted = host.engine.submit(&host.vm(), Request::Apply(made.id), None).await.unwrap();
+    let accepted = host.engine.submit(&host.vm(), Request::Apply(made.id.into()), None).await.unwrap();
     host.end_of(&accepted).await.unwrap();
     let warnings = host.engine.operation(accepted.id).await.unwrap().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("TIME_SYNC is switched off")), "{warnings:?}");
