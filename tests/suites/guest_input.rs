@@ -206,22 +206,33 @@ async fn a_busy_vm_says_with_what_and_a_checkpoint_under_deletion_is_not_applied
     let made = desk.client.wait(&desk.client.create_checkpoint(&desk.web, "first", only).await?.id).await?;
     let first = made.checkpoint_response().ok_or("no checkpoint")?.id;
     lab.run_within("stillpoint-lab fill /data/bulk 300 1", Duration::from_secs(60)).await?;
-    let deletion = desk.client.delete_checkpoint(&desk.web, first).await?.id;
-    while !desk.client.checkpoint(&desk.web, first).await?.deleting {}
-    let apply = desk.client.apply_checkpoint(&desk.web, first).await.unwrap_err();
-    assert_eq!(apply.reason(), Some("CHECKPOINT_DELETING"), "{apply}");
-    assert!(apply.to_string().contains("\"first\""), "{apply}");
-    let id = deletion.to_string();
+    // A merge makes way for whatever is asked for; an export does not.
+    let second = desk.client.wait(&desk.client.create_checkpoint(&desk.web, "second", only).await?.id).await?;
+    let second = second.checkpoint_response().ok_or("no checkpoint")?.id;
+    let target = desk.set.path().join("export").display().to_string();
+    let export = desk.client.export_checkpoint(&desk.web, second, &target, None).await?.id;
+    let id = export.to_string();
     for words in [&["checkpoint", "create", "web"][..], &["vm", "stop", "web"], &["vm", "update", "web", "--cpus", "2"]]
     {
         let words: Vec<&str> = ["--json"].iter().chain(words).copied().collect();
         let (said, also, code) = desk.service.stillpoint(&words).await?;
-        assert!(!desk.client.operation(deletion).await?.done, "the deletion was too quick for the test");
+        assert!(!desk.client.operation(export).await?.done, "the export was too quick for the test");
         let error = &serde_json::from_str::<Value>(&said)?["error"];
         assert!(code == 1 && error["reason"] == "VM_BUSY", "{words:?}: {said}{also}");
         let message = error["message"].as_str().unwrap_or("");
-        assert!(message.contains(&id) && message.contains("delete checkpoint"), "{words:?}: {message}");
+        assert!(message.contains(&id) && message.contains("export checkpoint"), "{words:?}: {message}");
     }
+    desk.client.cancel_operation(export).await?;
+    desk.client.wait(&export).await.unwrap_err();
+    desk.client.wait(&desk.client.delete_checkpoint(&desk.web, second).await?.id).await?;
+    let deletion = desk.client.delete_checkpoint(&desk.web, first).await?.id;
+    // It is refused at once, or when what it waited for has made way.
+    let apply = match desk.client.apply_checkpoint(&desk.web, first).await {
+        Ok(begun) => desk.client.wait(&begun.id).await.unwrap_err(),
+        Err(refused) => refused,
+    };
+    let reason = apply.reason().unwrap_or_default();
+    assert!(["CHECKPOINT_DELETING", "CHECKPOINT_NOT_FOUND"].contains(&reason), "{apply}");
     desk.client.wait(&deletion).await?;
     assert!(desk.client.list_checkpoints(&desk.web).await?.is_empty());
     lab.run_within("stillpoint-lab check /data/bulk 300 1", Duration::from_secs(60)).await?;

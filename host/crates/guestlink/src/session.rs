@@ -44,7 +44,14 @@ impl QuiesceSession {
         let (id, window) = (request.session, request.writers.window);
         let mut session = Self { id, limits, budget, window, steps, answers, thawed: None };
         match session.answer("prepare", limits.prepare).await? {
-            Step::Prepared(prepared) => Ok((session, convert::prepared(&prepared)?)),
+            Step::Prepared(prepared) => {
+                let prepared = convert::prepared(&prepared)?;
+                if prepared.writers.is_empty() {
+                    // File systems alone are frozen within their budget: an agent that hangs is not waited for longer.
+                    session.window = Duration::ZERO;
+                }
+                Ok((session, prepared))
+            }
             Step::Refused(refused) => Err(convert::refusal(&refused, limits.prepare)),
             other @ (Step::Frozen(_) | Step::Thawed(_) | Step::Lapsed(_) | Step::Settled(_) | Step::Completed(_)) => {
                 Err(unexpected(&other))

@@ -23,11 +23,15 @@ pub(crate) async fn keep(world: Arc<World>) -> Result<(), Failure> {
     kept.read(&world.catalogue).await?;
     world.catalogue.tell_news(kept.tokens.back().map_or(0, |token| token.revision));
     let mut news = world.catalogue.news();
+    // Only a look at the world: whoever holds it keeps the store open.
+    let world = Arc::downgrade(&world);
     tokio::spawn(async move {
         loop {
+            let Some(world) = world.upgrade() else { return };
             if let Err(failure) = kept.keep(&world).await {
                 tracing::warn!(%failure, "old events could not be forgotten yet");
             }
+            drop(world);
             if news.changed().await.is_err() {
                 return;
             }
