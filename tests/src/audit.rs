@@ -13,6 +13,8 @@ type Audited<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// How long a VM may be at work on what a fault has left.
 const QUIET_LIMIT: Duration = Duration::from_secs(60);
+/// How long files that nothing needs may stay.
+const COLLECTED_LIMIT: Duration = Duration::from_secs(15);
 
 /// Waits until nothing is at work on the VM: neither its recovery, nor what was asked for, nor a merge.
 ///
@@ -51,8 +53,7 @@ pub async fn assert_layers_sound(client: &Client, vm: &VmId, folder: &Path, what
     if running {
         client.wait(&client.pause_vm(vm).await?.id).await?;
     }
-    let needed = layers(client, vm).await?;
-    let found: BTreeSet<PathBuf> = images(folder)?;
+    let (needed, found) = collected(client, vm, folder).await?;
     assert_eq!(found, needed, "{what}: files that are there, files that are needed");
     for layer in &needed {
         let check = Command::new(qemu_img()).args(["check", "-q", "-U", "-f", "qcow2"]).arg(layer).output().await?;
@@ -63,6 +64,19 @@ pub async fn assert_layers_sound(client: &Client, vm: &VmId, folder: &Path, what
         client.wait(&client.resume_vm(vm).await?.id).await?;
     }
     Ok(())
+}
+
+/// The files that are needed and those that are there, as soon as they are the same: what a failure has left is collected
+/// a moment later, by itself.
+async fn collected(client: &Client, vm: &VmId, folder: &Path) -> Audited<(BTreeSet<PathBuf>, BTreeSet<PathBuf>)> {
+    let until = tokio::time::Instant::now() + COLLECTED_LIMIT;
+    loop {
+        let (needed, found) = (layers(client, vm).await?, images(folder)?);
+        if needed == found || tokio::time::Instant::now() >= until {
+            return Ok((needed, found));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// All files that the VM's disks and its checkpoints read through.
