@@ -32,7 +32,7 @@ async fn dies(guest: &mut Steps, act: Act, point: &str) -> Tested<bool> {
     println!("{what}: {}", ended.as_ref().map_or_else(String::as_str, |()| "done"));
     let done = ended.is_ok();
     assert_eq!(guest.client.vm(&guest.vm).await?.state, Some(PowerState::Running), "{what}");
-    guest.is_sound(&guest.set.path().to_owned(), &contents, &what).await?;
+    guest.is_sound(guest.set.path(), &contents, &what).await?;
     if done && matches!(act, Act::Apply(_)) {
         guest.lab = guest.service.lab().await?;
     } else {

@@ -50,7 +50,7 @@ async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Test
     })
     .await?;
     guest.becomes(PowerState::Off).await?;
-    guest.is_sound(&guest.set.path().to_owned(), &contents, &what).await?;
+    guest.is_sound(guest.set.path(), &contents, &what).await?;
     let after = guest.names().await?;
     let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
     let (made, deleted) = match (act, ended.is_ok()) {
@@ -100,7 +100,7 @@ async fn agent_dies(guest: &Steps, point: &str) -> Tested {
     })
     .await?;
     guest.becomes(PowerState::Running).await?;
-    guest.is_sound(&guest.set.path().to_owned(), &contents, &what).await?;
+    guest.is_sound(guest.set.path(), &contents, &what).await?;
     guest.writes(&what).await?;
     assert_eq!(guest.names().await?.len() - names.len(), usize::from(ended.is_ok()), "{what}");
     assert_eq!(guest.value().await?, value, "{what}");
