@@ -41,6 +41,8 @@ pub enum EventKind {
     CheckpointRenamed,
     /// A checkpoint is gone; its layers are merged later.
     CheckpointDeleted,
+    /// The memory of a checkpoint is gone; the checkpoint stays.
+    MemoryStateDeleted,
     /// A checkpoint was copied out.
     CheckpointExported,
     /// Layers that nothing needs were merged and removed.

@@ -25,6 +25,8 @@ pub enum OperationKind {
     ApplyCheckpoint,
     /// Delete a checkpoint and merge what nothing needs any more.
     DeleteCheckpoint,
+    /// Delete the memory of a checkpoint, which stays.
+    DeleteMemoryState,
     /// Merge and remove layers that nothing needs, left over by something else.
     CollectLayers,
     /// Copy a checkpoint out as a stand-alone VM.
@@ -41,6 +43,7 @@ impl std::fmt::Display for OperationKind {
             Self::CreateCheckpoint => "create checkpoint",
             Self::ApplyCheckpoint => "apply checkpoint",
             Self::DeleteCheckpoint => "delete checkpoint",
+            Self::DeleteMemoryState => "delete memory state",
             Self::CollectLayers => "merge layers",
             Self::ExportCheckpoint => "export checkpoint",
         })

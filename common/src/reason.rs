@@ -92,6 +92,7 @@ reasons! {
     CheckpointLimit, "CHECKPOINT_LIMIT", ResourceExhausted, "A VM has at most 50 checkpoints: delete some.";
     HazardRefused, "HAZARD_REFUSED", FailedPrecondition, "Take the guest out of its cluster first, or allow it: `stillpoint vm set VM --hazards warn`.";
     NoCheckpoint, "NO_CHECKPOINT", FailedPrecondition, "The VM has no checkpoint to go back to.";
+    NoMemoryState, "NO_MEMORY_STATE", FailedPrecondition, "The checkpoint has no memory to delete; `stillpoint checkpoint list VM` shows which have one.";
     QuiesceFailed, "QUIESCE_FAILED", FailedPrecondition, "Mend what the guest reported, or allow a standard checkpoint: `--policy production`.";
     LaunchFailed, "LAUNCH_FAILED", FailedPrecondition, "QEMU did not start; its own words are in the message. Correct the definition.";
     AcceleratorMissing, "ACCELERATOR_MISSING", FailedPrecondition, "KVM does not work on this host; use accelerator AUTO or TCG.";

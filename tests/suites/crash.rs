@@ -91,6 +91,9 @@ crash_tests! {
     DeleteBranchPoint 11 16 while_a_branch_point_is_deleted;
     DeleteMiddleWhileOff 28 45 while_a_middle_checkpoint_of_a_vm_that_is_off_is_deleted;
     DeleteParentOfNowWhileOff 25 45 while_the_parent_of_a_now_that_is_off_is_deleted;
+    DeleteSubtree 20 20 while_a_subtree_is_deleted;
+    DeleteMany 10 10 while_two_checkpoints_are_deleted_at_once;
+    DeleteMemory 5 5 while_the_memory_of_a_checkpoint_is_deleted;
     Export 17 9 while_a_checkpoint_is_exported;
     Start 13 13 while_a_vm_is_started;
     TurnOff 11 9 while_a_vm_is_turned_off;

@@ -111,6 +111,9 @@ fault_tests! {
     DeleteBranchPoint 66 14 of_the_deletion_of_a_branch_point;
     DeleteMiddleWhileOff 107 36 of_the_deletion_of_a_middle_checkpoint_while_off;
     DeleteParentOfNowWhileOff 100 32 of_the_deletion_of_the_parent_of_now_while_off;
+    DeleteSubtree 60 20 of_the_deletion_of_a_subtree;
+    DeleteMany 60 10 of_the_deletion_of_two_checkpoints_at_once;
+    DeleteMemory 20 5 of_the_deletion_of_a_memory;
     Export 78 11 of_an_export;
     Start 68 7 of_a_start;
     TurnOff 51 7 of_a_stop;

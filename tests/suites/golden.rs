@@ -82,6 +82,10 @@ async fn records_of_today() -> Golden {
     host.run(export("one")).await.expect("it works");
     host.run(Request::Apply(standard.id)).await.expect("it works");
     host.run(Request::Revert).await.expect("it works");
+    let root = host.create(CheckpointPolicy::Standard).await.expect("it works");
+    let child = host.create(CheckpointPolicy::Standard).await.expect("it works");
+    host.run(Request::DeleteCheckpoints([child.id].into())).await.expect("it works");
+    host.run(Request::DeleteSubtree(root.id)).await.expect("it works");
     host.run(Request::Stop(StopMode::Graceful)).await.expect("it works");
     host.run(Request::Start).await.expect("it works");
     host.world.set_full(true);
@@ -92,6 +96,7 @@ async fn records_of_today() -> Golden {
     host.run(Request::Resume).await.expect("it works");
     let descriptions = host.world.descriptions();
     for (request, call) in [
+        (Request::DeleteMemory(standard.id), Call::RemoveMemory),
         (Request::DeleteCheckpoint(production.id), Call::RemoveFile),
         (Request::DeleteCheckpoint(standard.id), Call::FinishMerge),
         (Request::Stop(StopMode::TurnOff), Call::Retire),

@@ -9,7 +9,7 @@ use stillpoint_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{peer, refuse, respond};
+use super::{peer, preview, refuse, respond};
 
 pub(crate) struct Checkpoints {
     engine: Engine,
@@ -72,8 +72,34 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     }
 
     async fn delete_checkpoint(&self, asked: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {
-        let (vm, id, request_id) = request::delete_checkpoint(asked.get_ref()).map_err(refuse)?;
-        respond::submit(&self.engine, &vm, Work::DeleteCheckpoint(id), request_id).await
+        let asked = request::delete_checkpoint(asked.get_ref()).map_err(refuse)?;
+        let work = match asked.subtree {
+            true => Work::DeleteSubtree(asked.checkpoint),
+            false => Work::DeleteCheckpoint(asked.checkpoint),
+        };
+        respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
+    }
+
+    async fn batch_delete_checkpoints(
+        &self,
+        asked: Request<pb::BatchDeleteCheckpointsRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let (vm, ids, request_id) = request::batch_delete_checkpoints(asked.get_ref()).map_err(refuse)?;
+        respond::submit(&self.engine, &vm, Work::DeleteCheckpoints(ids), request_id).await
+    }
+
+    async fn delete_memory_state(
+        &self,
+        asked: Request<pb::DeleteMemoryStateRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let (vm, id, request_id) = request::delete_memory_state(asked.get_ref()).map_err(refuse)?;
+        respond::submit(&self.engine, &vm, Work::DeleteMemory(id), request_id).await
+    }
+
+    async fn preview_delete(&self, asked: Request<pb::PreviewDeleteRequest>) -> Answer<pb::DeletePreview> {
+        let (vm, doomed) = request::preview_delete(asked.get_ref()).map_err(refuse)?;
+        let preview = self.engine.preview_delete(&vm, &preview::doomed(doomed)).await.map_err(refuse)?;
+        Ok(Response::new(preview::preview(&vm, &preview)))
     }
 
     async fn export_checkpoint(&self, asked: Request<pb::ExportCheckpointRequest>) -> Answer<longrunning::Operation> {

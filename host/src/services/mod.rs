@@ -7,6 +7,7 @@ mod host;
 mod integrity;
 mod operations;
 mod peer;
+mod preview;
 mod respond;
 mod vms;
 

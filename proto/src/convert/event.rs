@@ -42,8 +42,8 @@ macro_rules! kinds {
 
 kinds! {
     VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, VmPaused, VmResumed, VmCritical, VmCriticalOver,
-    CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed, CheckpointDeleted, CheckpointExported,
-    LayersMerged, OperationFailed, Host,
+    CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed, CheckpointDeleted, MemoryStateDeleted,
+    CheckpointExported, LayersMerged, OperationFailed, Host,
 }
 
 /// Where a watch begins.

@@ -65,6 +65,7 @@ pub const fn kind(kind: OperationKind) -> &'static str {
         OperationKind::CreateCheckpoint => "CREATE_CHECKPOINT",
         OperationKind::ApplyCheckpoint => "APPLY_CHECKPOINT",
         OperationKind::DeleteCheckpoint => "DELETE_CHECKPOINT",
+        OperationKind::DeleteMemoryState => "DELETE_MEMORY_STATE",
         OperationKind::CollectLayers => "COLLECT_LAYERS",
         OperationKind::ExportCheckpoint => "EXPORT_CHECKPOINT",
     }

@@ -39,6 +39,7 @@ fn label(operation: &Operation) -> &'static str {
         OperationKind::ApplyCheckpoint => "Applying checkpoint",
         OperationKind::DeleteCheckpoint if operation.phase != MERGE => "Deleting checkpoint",
         OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => "Merging",
+        OperationKind::DeleteMemoryState => "Deleting memory state",
         OperationKind::ExportCheckpoint => "Exporting",
     }
 }

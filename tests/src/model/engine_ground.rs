@@ -1,6 +1,7 @@
 //! Stories told to an engine: on the simulated world, and on real image files of a VM that is off.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     process::Command,
@@ -237,6 +238,18 @@ impl<B: Bytes> Ground for EngineGround<B> {
 
     async fn delete(&mut self, id: CheckpointId) -> Result<(), Failure> {
         self.host.run(Request::DeleteCheckpoint(id)).await.map(drop)
+    }
+
+    async fn delete_all(&mut self, ids: BTreeSet<CheckpointId>) -> Result<(), Failure> {
+        self.host.run(Request::DeleteCheckpoints(ids)).await.map(drop)
+    }
+
+    async fn delete_subtree(&mut self, id: CheckpointId) -> Result<(), Failure> {
+        self.host.run(Request::DeleteSubtree(id)).await.map(drop)
+    }
+
+    async fn delete_memory(&mut self, id: CheckpointId) -> Result<(), Failure> {
+        self.host.run(Request::DeleteMemory(id)).await.map(drop)
     }
 
     async fn export(&mut self, id: CheckpointId) -> Result<Blocks, Failure> {

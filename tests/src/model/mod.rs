@@ -4,7 +4,10 @@
 
 pub mod engine_ground;
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use proptest::{collection::vec, prelude::*};
 use stillpoint_common::{CheckpointId, Failure};
@@ -30,6 +33,12 @@ pub enum Step {
     Revert,
     /// A checkpoint is deleted.
     Delete(usize),
+    /// Two checkpoints are deleted at once.
+    DeleteTwo(usize, usize),
+    /// A checkpoint is deleted with all that came after it.
+    DeleteSubtree(usize),
+    /// The memory of a checkpoint is deleted.
+    DeleteMemory(usize),
     /// A checkpoint is copied out.
     Export(usize),
     /// The service is started anew.
@@ -47,6 +56,9 @@ pub fn stories(longest: usize, power: bool) -> impl Strategy<Value = Vec<Step>> 
         2 => any::<u8>().prop_map(|n| Step::Apply(n.into())),
         1 => Just(Step::Revert),
         3 => any::<u8>().prop_map(|n| Step::Delete(n.into())),
+        1 => any::<(u8, u8)>().prop_map(|(n, m)| Step::DeleteTwo(n.into(), m.into())),
+        1 => any::<u8>().prop_map(|n| Step::DeleteSubtree(n.into())),
+        1 => any::<u8>().prop_map(|n| Step::DeleteMemory(n.into())),
         1 => any::<u8>().prop_map(|n| Step::Export(n.into())),
         1 => Just(Step::Restart),
         1 => Just(if power { Step::Power } else { Step::Restart }),
@@ -66,6 +78,12 @@ pub trait Ground {
     fn revert(&mut self) -> impl Future<Output = Result<(), Failure>>;
     /// Deletes a checkpoint.
     fn delete(&mut self, id: CheckpointId) -> impl Future<Output = Result<(), Failure>>;
+    /// Deletes checkpoints, all at once.
+    fn delete_all(&mut self, ids: BTreeSet<CheckpointId>) -> impl Future<Output = Result<(), Failure>>;
+    /// Deletes a checkpoint and all that came after it.
+    fn delete_subtree(&mut self, id: CheckpointId) -> impl Future<Output = Result<(), Failure>>;
+    /// Deletes the memory of a checkpoint.
+    fn delete_memory(&mut self, id: CheckpointId) -> impl Future<Output = Result<(), Failure>>;
     /// Copies a checkpoint out, and reads what was copied.
     fn export(&mut self, id: CheckpointId) -> impl Future<Output = Result<Blocks, Failure>>;
     /// Starts the service anew.
@@ -118,6 +136,18 @@ impl Model {
         parents.filter(|parent| **parent == Some(gone.id)).for_each(|parent| *parent = gone.parent);
     }
 
+    /// A point and all that came after it.
+    fn below(&self, root: Point) -> Vec<CheckpointId> {
+        let mut found = vec![root.id];
+        for point in &self.points {
+            // Points stand in the order in which they were made.
+            if point.parent.is_some_and(|parent| found.contains(&parent)) {
+                found.push(point.id);
+            }
+        }
+        found
+    }
+
     /// Tells one step to both. A step that makes no sense now is passed over.
     ///
     /// # Errors
@@ -145,6 +175,30 @@ impl Model {
                 let Some(point) = self.choose(n).cloned() else { return Ok(()) };
                 ground.delete(point.id).await?;
                 self.forgets(&point);
+            }
+            Step::DeleteTwo(n, m) => {
+                let (Some(one), Some(other)) = (self.choose(n).cloned(), self.choose(m).cloned()) else {
+                    return Ok(());
+                };
+                ground.delete_all([one.id, other.id].into()).await?;
+                // What the first one leaves to others, it leaves to the other one too.
+                self.forgets(&one);
+                let other = self.points.iter().find(|point| point.id == other.id).cloned();
+                other.iter().for_each(|other| self.forgets(other));
+            }
+            Step::DeleteSubtree(n) => {
+                let Some(point) = self.choose(n).cloned() else { return Ok(()) };
+                ground.delete_subtree(point.id).await?;
+                for gone in self.below(point) {
+                    let gone = self.points.iter().find(|point| point.id == gone).cloned();
+                    gone.iter().for_each(|gone| self.forgets(gone));
+                }
+            }
+            Step::DeleteMemory(n) => {
+                let Some(point) = self.choose(n).cloned().filter(|point| point.memory) else { return Ok(()) };
+                ground.delete_memory(point.id).await?;
+                let known = self.points.iter_mut().filter(|known| known.id == point.id);
+                known.for_each(|known| known.memory = false);
             }
             Step::Export(n) => {
                 let Some(point) = self.choose(n).cloned() else { return Ok(()) };

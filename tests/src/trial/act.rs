@@ -1,5 +1,7 @@
 //! What is done in a trial.
 
+use std::collections::BTreeSet;
+
 use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, PowerState};
 use stillpoint_engine::{NewCheckpoint, Request, StopMode, VmChange};
 use stillpoint_sim::{AgentScript, WriterScript};
@@ -37,6 +39,9 @@ acts! {
     DeleteBranchPoint "A checkpoint goes that two branches lie on.";
     DeleteMiddleWhileOff "A checkpoint between two others goes, of a VM that is off.";
     DeleteParentOfNowWhileOff "The checkpoint goes that a VM came from that is off.";
+    DeleteSubtree "A checkpoint goes with all that came after it; Now stays.";
+    DeleteMany "Two checkpoints go at once that two branches lie on.";
+    DeleteMemory "The memory of a checkpoint goes, which stays.";
     Export "A checkpoint is copied out.";
     Start "The VM is started.";
     TurnOff "Its plug is pulled.";
@@ -54,7 +59,7 @@ impl Act {
     }
 
     pub(super) const fn needs_branch(self) -> bool {
-        matches!(self, Self::DeleteLeaf | Self::DeleteBranchPoint)
+        matches!(self, Self::DeleteLeaf | Self::DeleteBranchPoint | Self::DeleteSubtree | Self::DeleteMany)
     }
 
     pub(super) const fn begins_off(self) -> bool {
@@ -96,6 +101,11 @@ impl Act {
             Self::DeleteParentOfNow | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
                 delete(trial.standard())
             }
+            Self::DeleteSubtree => Wish::Operation(Request::DeleteSubtree(trial.standard())),
+            Self::DeleteMany => {
+                Wish::Operation(Request::DeleteCheckpoints([trial.production(), trial.standard()].into()))
+            }
+            Self::DeleteMemory => Wish::Operation(Request::DeleteMemory(trial.standard())),
             Self::Export => Wish::Operation(Request::Export {
                 checkpoint: trial.standard(),
                 folder: "/exports/one".into(),
@@ -114,11 +124,13 @@ impl Act {
         }
     }
 
-    /// The checkpoint that goes, if one does.
-    pub(super) fn deletes(self, trial: &Trial) -> Option<CheckpointId> {
+    /// The checkpoints that go.
+    pub(super) fn deletes(self, trial: &Trial) -> BTreeSet<CheckpointId> {
         match self.wish(trial) {
-            Wish::Operation(Request::DeleteCheckpoint(id)) => Some(id),
-            Wish::Operation(_) | Wish::Change(_) | Wish::Rename(_) | Wish::DeleteVm => None,
+            Wish::Operation(Request::DeleteCheckpoint(id)) => [id].into(),
+            Wish::Operation(Request::DeleteCheckpoints(ids)) => ids,
+            Wish::Operation(Request::DeleteSubtree(id)) => trial.leaf.into_iter().chain([id]).collect(),
+            Wish::Operation(_) | Wish::Change(_) | Wish::Rename(_) | Wish::DeleteVm => BTreeSet::new(),
         }
     }
 

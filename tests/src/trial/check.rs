@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stillpoint_common::{CheckpointId, CheckpointState, OperationState, Outcome, PowerState, Reason};
+use stillpoint_common::{CheckpointId, CheckpointState, Consistency, OperationState, Outcome, PowerState, Reason};
 use stillpoint_engine::{CheckpointView, Request, VmView};
 
 use super::{Act, LEASE, Trial, client::RENAMED};
@@ -82,8 +82,12 @@ impl Trial {
         let mut present: BTreeMap<CheckpointId, CheckpointView> =
             host.checkpoints().await.into_iter().map(|view| (view.checkpoint.id, view)).collect();
         let outcome = self.outcome().await;
+        let going = self.act.deletes(self);
+        let left = present.values().filter(|view| view.checkpoint.state == CheckpointState::Ready);
+        let left = left.filter(|view| going.contains(&view.checkpoint.id)).count();
+        assert!(left == 0 || left == going.len(), "{what}: of {} checkpoints that go {left} are left", going.len());
         for (id, content) in &self.contents {
-            let goes = self.act.deletes(self) == Some(*id);
+            let goes = going.contains(id);
             match present.remove(id) {
                 Some(view) if view.checkpoint.state == CheckpointState::Ready => {
                     assert_eq!(host.content(&view), *content, "{what}: a checkpoint has changed");
@@ -104,6 +108,13 @@ impl Trial {
                 }
             }
             (new, outcome) => panic!("{what}: {} checkpoints more, and the end was {outcome:?}", new.len()),
+        }
+        if self.act == Act::DeleteMemory {
+            let standard = host.checkpoint(self.standard()).await;
+            let kept = standard.checkpoint.memory.is_some();
+            assert!(!(kept && matches!(outcome, Some(Ok(_)))), "{what}: its memory was said to be gone");
+            assert_eq!(standard.checkpoint.consistency == Consistency::Memory, kept, "{what}");
+            assert_eq!(standard.missing, [""; 0].map(std::path::PathBuf::from), "{what}: it promises a memory");
         }
         if self.act == Act::Rename && self.told.is_done() {
             assert_eq!(host.checkpoint(self.production()).await.checkpoint.name.as_str(), RENAMED, "{what}");

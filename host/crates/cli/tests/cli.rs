@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use fake::{CLEAN, Fake, HANGING, TWIN_A, UPGRADE};
+use fake::{CLEAN, Fake, HANGING, TWIN_A, TWIN_B, UPGRADE};
 use serde_json::Value;
 
 fn command(fake: &Fake, arguments: &[&str]) -> Command {
@@ -243,6 +243,57 @@ fn what_would_be_lost_must_be_agreed_to() {
     assert_eq!(back, "brought back web: Running\n");
     assert_eq!(says(&fake, &["checkpoint", "delete", "web", &TWIN_A[..12], "--yes"]), "\"twin\" is deleted\n");
     assert_eq!(fake.asked(), [format!("apply web {CLEAN}"), format!("delete web {TWIN_A}")]);
+}
+
+#[test]
+fn many_checkpoints_and_a_whole_subtree_are_deleted_in_one_operation_and_only_if_agreed_to() {
+    let fake = Fake::start();
+    let (code, error) = refused(&fake, &["checkpoint", "delete", "web", "--yes"]);
+    assert_eq!((code, error.contains("it is not said which checkpoints")), (2, true), "{error}");
+    let (code, _) = refused(&fake, &["checkpoint", "delete", "web", "twin", "--older-than", "7d", "--yes"]);
+    assert_eq!(code, 2, "either one or many");
+    let (code, error) = refused(&fake, &["checkpoint", "delete", "web", "clean install", "--subtree"]);
+    assert_eq!((code, error.contains("Add --yes")), (2, true), "{error}");
+    assert_eq!(fake.asked(), [""; 0]);
+    let deleted = says(&fake, &["checkpoint", "delete", "web", "clean install", "--subtree", "--yes"]);
+    assert_eq!(deleted, "4 checkpoints are deleted\n");
+    assert_eq!(fake.asked(), [format!("delete web {CLEAN} {UPGRADE} {TWIN_A} {TWIN_B}")]);
+    says(&fake, &["checkpoint", "delete", "web", "--older-than", "7d", "--kind", "production", "--yes"]);
+    let list = "list vms/web where kind = PRODUCTION AND age > 7d".to_owned();
+    assert_eq!(fake.asked()[1..], [list, format!("delete web {CLEAN} {UPGRADE} {TWIN_A} {TWIN_B}")]);
+}
+
+#[test]
+fn a_preview_says_what_a_deletion_moves_and_deletes_nothing() {
+    let fake = Fake::start();
+    let says_so = "\
+DISK    MOVES    FROM             INTO
+system  512 MiB  /vm/web-b.qcow2  /vm/web.qcow2
+
+removed: /vm/web-c.qcow2
+checkpoints that go: 1
+to move: 512 MiB
+space needed, at most: 100 MiB
+free again, at least: 412 MiB
+memory that goes: 0 B
+time, about: 3.0 s
+";
+    let preview = says(&fake, &["checkpoint", "delete", "web", "clean install", "--preview"]);
+    assert_eq!(preview, says_so, "{preview}");
+    let document = json(&fake, &["checkpoint", "delete", "web", "clean install", "--subtree", "--preview"]);
+    assert_eq!(document["checkpoints"].as_array().map(Vec::len), Some(4));
+    assert_eq!((&document["merges"][0]["direction"], &document["estimated_time_ms"]), (&"DOWN".into(), &3000.0.into()));
+    assert_eq!(fake.asked(), [""; 0]);
+}
+
+#[test]
+fn the_memory_of_a_checkpoint_is_deleted_only_if_agreed_to() {
+    let fake = Fake::start();
+    let (code, _) = refused(&fake, &["checkpoint", "delete-memory", "web", "clean install"]);
+    assert_eq!(code, 2);
+    let deleted = says(&fake, &["checkpoint", "delete-memory", "web", "clean install", "--yes"]);
+    assert_eq!(deleted, "the memory of \"clean install\" is deleted; its disks stay\n");
+    assert_eq!(fake.asked(), [format!("delete memory web {CLEAN}")]);
 }
 
 #[test]

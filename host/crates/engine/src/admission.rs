@@ -38,8 +38,19 @@ impl Situation<'_> {
             Request::Start | Request::Stop(_) => {}
             Request::Pause | Request::Resume => self.is_on()?,
             Request::CreateCheckpoint(new) => self.may_create(new.policy.unwrap_or(self.vm.checkpoint_policy))?,
-            Request::Apply(id) | Request::DeleteCheckpoint(id) => self.is_ready(*id)?,
-            Request::Revert => self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?,
+            Request::Apply(id) | Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => {
+                self.is_ready(*id)?;
+            }
+            Request::DeleteCheckpoints(ids) => {
+                if ids.is_empty() {
+                    return Err(Failure::field("names", "must name at least one checkpoint"));
+                }
+                ids.iter().try_for_each(|id| self.is_ready(*id).map(drop))?;
+            }
+            Request::DeleteMemory(id) => has_memory(self.is_ready(*id)?)?,
+            Request::Revert => {
+                self.is_ready(self.vm.parent.ok_or_else(|| self.nothing_to_revert_to())?)?;
+            }
             Request::Export { checkpoint, folder, .. } => {
                 if !folder.is_absolute() {
                     let problem = format!("must be an absolute path, not {:?}", folder.display().to_string());
@@ -83,16 +94,28 @@ impl Situation<'_> {
         Ok(())
     }
 
-    fn is_ready(&self, id: CheckpointId) -> Result<(), Failure> {
+    fn is_ready(&self, id: CheckpointId) -> Result<&Checkpoint, Failure> {
         let vm = &self.vm.id;
         match self.checkpoints.iter().find(|checkpoint| checkpoint.id == id) {
             None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
-            Some(found) => ready(found),
+            Some(found) => ready(found).map(|()| found),
         }
     }
 
     fn nothing_to_revert_to(&self) -> Failure {
         Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id))
+    }
+}
+
+/// Says that a checkpoint has no memory, if so.
+pub(crate) fn has_memory(checkpoint: &Checkpoint) -> Result<(), Failure> {
+    match checkpoint.memory {
+        Some(_) => Ok(()),
+        None => {
+            let Checkpoint { id, name, .. } = checkpoint;
+            let message = format!("checkpoint {:?} ({id}) has no memory", name.as_str());
+            Err(Failure::new(Reason::NoMemoryState, message))
+        }
     }
 }
 

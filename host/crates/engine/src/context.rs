@@ -10,6 +10,7 @@ use crate::{
     catalogue::Catalogue,
     config::EngineConfig,
     ports::{Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
+    speed::Speed,
     way::Way,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) ports: Ports,
     pub(crate) catalogue: Catalogue,
     pub(crate) config: EngineConfig,
+    /// How fast layers were merged so far.
+    pub(crate) merge_speed: Speed,
 }
 
 /// What one operation on one VM works with.

@@ -33,6 +33,18 @@ impl Forest {
         self.layers.extend(layers.into_iter().map(|layer| (layer.file.id, layer)));
     }
 
+    /// The forest without this layer.
+    pub(crate) fn take(&mut self, id: LayerId) {
+        self.layers.remove(&id);
+    }
+
+    /// The forest without this layer; what lay on it lies on another from now on.
+    pub(crate) fn replace(&mut self, gone: &Layer, by: LayerId) {
+        self.take(gone.file.id);
+        let onto = self.layers.values_mut().filter(|layer| layer.backing == Some(gone.file.id));
+        onto.for_each(|layer| layer.backing = Some(by));
+    }
+
     pub(crate) fn get(&self, id: LayerId) -> Option<&Layer> {
         self.layers.get(&id)
     }
@@ -106,12 +118,13 @@ impl Forest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 
     use super::*;
 
-    fn forest(edges: &[Option<usize>]) -> (Forest, Vec<LayerId>) {
+    /// Layers, each over the one of this index.
+    pub(crate) fn forest(edges: &[Option<usize>]) -> (Forest, Vec<LayerId>) {
         let ids: Vec<_> = edges.iter().map(|_| LayerId::generate()).collect();
         let layers = edges.iter().enumerate().map(|(i, backing)| Layer {
             file: LayerFile { id: ids[i], path: format!("/{i}").into(), format: DiskFormat::Qcow2 },
@@ -134,15 +147,12 @@ mod tests {
         while let Some(next) = forest.collect(&needed, &BTreeSet::new()) {
             match next {
                 Collect::Remove(layer) => {
-                    forest.layers.remove(&layer.file.id);
+                    forest.take(layer.file.id);
                     done.push(format!("remove {}", at(layer.file.id)));
                 }
                 Collect::Merge { parent, child } => {
                     done.push(format!("{} into {}", at(child.file.id), at(parent.file.id)));
-                    forest.layers.remove(&child.file.id);
-                    for layer in forest.layers.values_mut().filter(|l| l.backing == Some(child.file.id)) {
-                        layer.backing = Some(parent.file.id);
-                    }
+                    forest.replace(&child, parent.file.id);
                     if needed.remove(&child.file.id) {
                         needed.insert(parent.file.id);
                     }

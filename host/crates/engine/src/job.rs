@@ -93,15 +93,20 @@ impl Job {
     /// A job that has just been accepted.
     pub(crate) fn new(kind: OperationKind, vm: VmId, request: Option<Request>, now: Timestamp) -> Self {
         let checkpoint = match &request {
-            Some(Request::Apply(id) | Request::DeleteCheckpoint(id) | Request::Export { checkpoint: id, .. }) => {
-                Some(*id)
-            }
+            Some(
+                Request::Apply(id)
+                | Request::DeleteCheckpoint(id)
+                | Request::DeleteSubtree(id)
+                | Request::DeleteMemory(id)
+                | Request::Export { checkpoint: id, .. },
+            ) => Some(*id),
             Some(
                 Request::Start
                 | Request::Stop(_)
                 | Request::Pause
                 | Request::Resume
                 | Request::Revert
+                | Request::DeleteCheckpoints(_)
                 | Request::CreateCheckpoint(_),
             )
             | None => None,

@@ -20,10 +20,13 @@ mod job;
 pub mod layout;
 mod plans;
 pub mod ports;
+mod preview;
 mod rebuild;
 mod request;
 mod saga;
 mod space;
+mod speed;
+mod tree;
 mod truth;
 mod way;
 
@@ -33,8 +36,9 @@ pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
 pub use engine::Engine;
 pub use events::{EventReader, EventsFrom};
+pub use preview::{DeletePreview, PlannedMerge};
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
-    CheckpointChange, CheckpointView, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected, Request,
-    StopMode, VmChange, VmView,
+    CheckpointChange, CheckpointView, Doomed, ExportedFile, LayerView, NewCheckpoint, NewVm, Reconnect, Reconnected,
+    Request, StopMode, VmChange, VmView,
 };

@@ -1,6 +1,9 @@
 //! What a client can ask of the engine.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use stillpoint_common::{
@@ -102,6 +105,12 @@ pub enum Request {
     Revert,
     /// Delete a checkpoint.
     DeleteCheckpoint(CheckpointId),
+    /// Delete a checkpoint and all that came after it.
+    DeleteSubtree(CheckpointId),
+    /// Delete these checkpoints.
+    DeleteCheckpoints(BTreeSet<CheckpointId>),
+    /// Delete the memory of a checkpoint, which stays.
+    DeleteMemory(CheckpointId),
     /// Copy a checkpoint out.
     Export {
         /// Which one.
@@ -111,6 +120,24 @@ pub enum Request {
         /// Format of the images.
         format: DiskFormat,
     },
+}
+
+/// Checkpoints that are to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doomed {
+    /// These.
+    These(BTreeSet<CheckpointId>),
+    /// This one and all that came after it.
+    Subtree(CheckpointId),
+}
+
+impl From<Doomed> for Request {
+    fn from(doomed: Doomed) -> Self {
+        match doomed {
+            Doomed::These(ids) => Self::DeleteCheckpoints(ids),
+            Doomed::Subtree(root) => Self::DeleteSubtree(root),
+        }
+    }
 }
 
 /// How to stop a VM.
@@ -134,7 +161,10 @@ impl Request {
             | Self::Resume
             | Self::Revert
             | Self::CreateCheckpoint { .. }
-            | Self::DeleteCheckpoint(_) => None,
+            | Self::DeleteCheckpoint(_)
+            | Self::DeleteSubtree(_)
+            | Self::DeleteCheckpoints(_)
+            | Self::DeleteMemory(_) => None,
         }
     }
 
@@ -153,7 +183,10 @@ impl Request {
             Self::Resume => OperationKind::ResumeVm,
             Self::CreateCheckpoint(_) => OperationKind::CreateCheckpoint,
             Self::Apply(_) | Self::Revert => OperationKind::ApplyCheckpoint,
-            Self::DeleteCheckpoint(_) => OperationKind::DeleteCheckpoint,
+            Self::DeleteCheckpoint(_) | Self::DeleteSubtree(_) | Self::DeleteCheckpoints(_) => {
+                OperationKind::DeleteCheckpoint
+            }
+            Self::DeleteMemory(_) => OperationKind::DeleteMemoryState,
             Self::Export { .. } => OperationKind::ExportCheckpoint,
         }
     }

@@ -37,6 +37,7 @@ impl Way {
             | OperationKind::ResumeVm
             | OperationKind::CreateCheckpoint
             | OperationKind::ApplyCheckpoint
+            | OperationKind::DeleteMemoryState
             | OperationKind::ExportCheckpoint => {}
         }
         way

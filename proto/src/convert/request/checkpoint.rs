@@ -128,15 +128,6 @@ pub fn revert_vm(request: &pb::RevertVmRequest) -> Result<(VmId, Option<Uuid>), 
     Ok((vm, request_id(&request.request_id)?))
 }
 
-/// Reads a `DeleteCheckpointRequest`.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn delete_checkpoint(request: &pb::DeleteCheckpointRequest) -> Result<(VmId, CheckpointId, Option<Uuid>), Failure> {
-    let (vm, checkpoint) = names::parse_checkpoint(&request.name, "name")?;
-    Ok((vm, checkpoint, request_id(&request.request_id)?))
-}
-
 /// A checkpoint to copy out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportCheckpoint {

@@ -2,6 +2,7 @@
 //! its field.
 
 mod checkpoint;
+mod delete;
 pub mod filter;
 mod integrity;
 mod operation;
@@ -9,7 +10,10 @@ mod vm;
 
 pub use checkpoint::{
     CreateCheckpoint, ExportCheckpoint, ListCheckpoints, UpdateCheckpoint, apply_checkpoint, create_checkpoint,
-    delete_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
+    export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,
+};
+pub use delete::{
+    DeleteCheckpoint, PreviewDelete, batch_delete_checkpoints, delete_checkpoint, delete_memory_state, preview_delete,
 };
 pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};

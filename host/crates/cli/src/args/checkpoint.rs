@@ -29,7 +29,7 @@ pub struct RemarkFlags {
 }
 
 /// Which checkpoints of a VM; what is not given does not matter.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct FilterFlags {
     /// Of this kind: production, standard.
     #[arg(long, value_enum)]
@@ -64,6 +64,31 @@ pub enum KindArg {
     Production,
     /// Disks and memory of one instant.
     Standard,
+}
+
+/// What is to be deleted.
+#[derive(Debug, Args)]
+pub struct DeleteCheckpoints {
+    /// Of which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// The checkpoint: its id, the beginning of its id, or its name if only one has it.
+    pub checkpoint: Option<String>,
+    /// Or all that are so.
+    #[command(flatten)]
+    pub filter: FilterFlags,
+    /// With all checkpoints that came after.
+    #[arg(long)]
+    pub subtree: bool,
+    /// Only say what would be merged: bytes to move, space that is needed, time.
+    #[arg(long)]
+    pub preview: bool,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What can be done with checkpoints.
@@ -170,8 +195,11 @@ pub enum CheckpointCommand {
         #[arg(long, conflicts_with = "keep")]
         keep_for_ever: bool,
     },
-    /// Delete a checkpoint. Now and every other checkpoint keep their data; layers are merged while the VM runs.
-    Delete {
+    /// Delete a checkpoint, or all that are so. Now and every other checkpoint keep their data; layers are merged while
+    /// the VM runs.
+    Delete(DeleteCheckpoints),
+    /// Delete the memory of a checkpoint, which stays with its disks: applied from then on, it leaves the VM off.
+    DeleteMemory {
         /// Which one.
         #[command(flatten)]
         which: CheckpointRef,

@@ -9,7 +9,7 @@ mod settings;
 mod vm;
 
 pub use check::CheckArgs;
-pub use checkpoint::{CheckpointCommand, CheckpointRef, FilterFlags, KindArg, RemarkFlags};
+pub use checkpoint::{CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, SetVms, Switch, VmChoice};

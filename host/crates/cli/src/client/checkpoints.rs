@@ -166,16 +166,6 @@ impl Client {
         Ok(self.answered(answer)?.try_into()?)
     }
 
-    /// Deletes a checkpoint and begins to merge the layers that nothing needs any more.
-    ///
-    /// # Errors
-    /// The service refused or cannot be reached.
-    pub async fn delete_checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Operation, ClientError> {
-        let request = pb::DeleteCheckpointRequest { name: names::checkpoint(vm, id), request_id: request_id() };
-        let answer = self.checkpoints().delete_checkpoint(request).await;
-        Ok(self.answered(answer)?.try_into()?)
-    }
-
     /// Begins to copy a checkpoint into a new folder of the host.
     ///
     /// # Errors
@@ -206,7 +196,7 @@ impl Client {
         Ok(self.answered(answer)?.into())
     }
 
-    fn checkpoints(&self) -> CheckpointsClient<Channel> {
+    pub(super) fn checkpoints(&self) -> CheckpointsClient<Channel> {
         CheckpointsClient::new(self.channel.clone())
     }
 }

@@ -5,6 +5,7 @@
 //! caller's to bound.
 
 mod checkpoints;
+mod delete;
 mod error;
 mod events;
 mod integrity;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{PowerState, VmId};
 
-use super::{Context, confirm, hazards, select, show, vm::state, work};
+use super::{Context, confirm, delete, hazards, select, show, vm::state, work};
 use crate::{
     CliError,
     args::{CheckpointCommand, CheckpointRef, Consent, RemarkFlags, Waiting, parse},
@@ -25,7 +25,8 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
             }
             confirm::can_ask(*consent)
         }
-        CheckpointCommand::Delete { consent, .. } => confirm::can_ask(*consent),
+        CheckpointCommand::Delete(asked) => delete::check(asked),
+        CheckpointCommand::DeleteMemory { consent, .. } => confirm::can_ask(*consent),
         CheckpointCommand::Create { .. }
         | CheckpointCommand::List { .. }
         | CheckpointCommand::Tree { .. }
@@ -77,7 +78,10 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
         }
         CheckpointCommand::Rename { which, new_name } => rename(context, which, new_name).await,
         CheckpointCommand::Set { which, remarks, keep_for_ever } => set(context, which, remarks, *keep_for_ever).await,
-        CheckpointCommand::Delete { which, consent, waiting } => delete(context, which, *consent, *waiting).await,
+        CheckpointCommand::Delete(asked) => delete::run(context, asked).await,
+        CheckpointCommand::DeleteMemory { which, consent, waiting } => {
+            delete::memory(context, which, *consent, *waiting).await
+        }
         CheckpointCommand::Export { which, folder, format, waiting } => {
             let folder = parse::absolute(folder);
             let folder = folder.map_err(|problem| CliError::usage(problem, "Give another folder."))?;
@@ -128,19 +132,6 @@ async fn set(
     let checkpoint = find(context, which).await?;
     let changed = context.client.update_checkpoint(&which.vm, checkpoint.id, &change).await?;
     Answer::new(format!("{:?} is changed", changed.display_name), &changed)
-}
-
-async fn delete(
-    context: &Context,
-    which: &CheckpointRef,
-    consent: Consent,
-    waiting: Waiting,
-) -> Result<Answer, CliError> {
-    let checkpoint = find(context, which).await?;
-    let question = format!("Delete {}? Now and every other checkpoint stay as they are.", called(&checkpoint));
-    confirm::ask(consent, &question)?;
-    let begun = context.client.delete_checkpoint(&which.vm, checkpoint.id).await?;
-    work::finish(context, begun, waiting, |_| format!("{:?} is deleted", checkpoint.display_name)).await
 }
 
 async fn find(context: &Context, which: &CheckpointRef) -> Result<Checkpoint, CliError> {

@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod confirm;
+mod delete;
 mod events;
 mod guest;
 mod hazards;

@@ -12,6 +12,7 @@ mod growth;
 mod guest;
 mod integrity;
 mod operation;
+mod preview;
 mod spec;
 mod vm;
 
@@ -23,6 +24,7 @@ pub use growth::{Growth, Usage, growth, usage};
 pub use guest::{FileSystem, Guest, Host, Writer};
 pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response};
+pub use preview::{DeletePreview, MergePreview};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
 pub use vm::{DiskStatus, Vm};
 

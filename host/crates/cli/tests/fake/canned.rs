@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub(crate) const CLEAN: &str = "019a0000-0000-7000-8000-000000000001";
 pub(crate) const UPGRADE: &str = "019b1111-0000-7000-8000-000000000002";
 pub(crate) const TWIN_A: &str = "019c2222-0000-7000-8000-000000000003";
-const TWIN_B: &str = "019c2222-3333-7000-8000-000000000004";
+pub(crate) const TWIN_B: &str = "019c2222-3333-7000-8000-000000000004";
 /// The operation that never ends.
 pub(crate) const HANGING: &str = "019d0000-0000-7000-8000-00000000000f";
 
@@ -273,4 +273,27 @@ pub(crate) fn layers() -> Vec<pb::Layer> {
         ..base.clone()
     };
     vec![base, head]
+}
+
+/// One merge of 512 MiB, of which it is known how long it takes.
+pub(crate) fn preview(checkpoints: Vec<String>) -> pb::DeletePreview {
+    let merge = pb::MergePreview {
+        disk: "system".into(),
+        from: "/vm/web-b.qcow2".into(),
+        into: "/vm/web.qcow2".into(),
+        bytes: 512 << 20,
+        grows_bytes: 100 << 20,
+        direction: pb::MergeDirection::Down.into(),
+    };
+    pb::DeletePreview {
+        checkpoints,
+        merges: vec![merge],
+        removed_files: vec!["/vm/web-c.qcow2".into()],
+        kept_files: vec![],
+        move_bytes: 512 << 20,
+        needed_bytes: 100 << 20,
+        freed_bytes: 412 << 20,
+        memory_bytes: 0,
+        estimated_time: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
+    }
 }

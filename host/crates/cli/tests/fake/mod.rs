@@ -4,7 +4,7 @@
 mod canned;
 mod services;
 
-pub(crate) use canned::{CLEAN, HANGING, TWIN_A, UPGRADE};
+pub(crate) use canned::{CLEAN, HANGING, TWIN_A, TWIN_B, UPGRADE};
 
 use std::{
     path::{Path, PathBuf},

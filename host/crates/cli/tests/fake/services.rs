@@ -39,7 +39,7 @@ fn refused(failure: Failure) -> Status {
 }
 
 /// Operations are told apart by their last digits: what they do, and how they end.
-const KINDS: [(&str, OperationKind); 8] = [
+const KINDS: [(&str, OperationKind); 9] = [
     ("019d0000-0000-7000-8000-000000000001", OperationKind::StartVm),
     ("019d0000-0000-7000-8000-000000000002", OperationKind::StopVm),
     ("019d0000-0000-7000-8000-000000000003", OperationKind::CreateCheckpoint),
@@ -47,6 +47,7 @@ const KINDS: [(&str, OperationKind); 8] = [
     ("019d0000-0000-7000-8000-000000000005", OperationKind::DeleteCheckpoint),
     ("019d0000-0000-7000-8000-000000000006", OperationKind::ExportCheckpoint),
     ("019d0000-0000-7000-8000-000000000007", OperationKind::PauseVm),
+    ("019d0000-0000-7000-8000-000000000008", OperationKind::DeleteMemoryState),
     (HANGING, OperationKind::ResumeVm),
 ];
 /// The creation that fails.
@@ -69,7 +70,7 @@ fn ended(id: &str) -> longrunning::Operation {
 
 fn response(kind: OperationKind) -> Option<Any> {
     match kind {
-        OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => None,
+        OperationKind::DeleteCheckpoint | OperationKind::DeleteMemoryState | OperationKind::CollectLayers => None,
         OperationKind::CreateCheckpoint => {
             let checkpoint = canned::production(UPGRADE, "before the upgrade", None, 0);
             Some(any(&canned::message(&canned::fallback(checkpoint))))
@@ -214,9 +215,30 @@ impl Checkpoints for Service {
         Ok(Response::new(begun(OperationKind::ApplyCheckpoint)))
     }
     async fn delete_checkpoint(&self, request: Request<pb::DeleteCheckpointRequest>) -> Answer<longrunning::Operation> {
-        let (vm, checkpoint, _) = request::delete_checkpoint(request.get_ref()).map_err(refused)?;
-        self.asked.note(format!("delete {vm} {checkpoint}"));
+        let asked = request::delete_checkpoint(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("delete {} {}", asked.vm, asked.checkpoint));
         Ok(Response::new(begun(OperationKind::DeleteCheckpoint)))
+    }
+    async fn batch_delete_checkpoints(
+        &self,
+        request: Request<pb::BatchDeleteCheckpointsRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let (vm, ids, _) = request::batch_delete_checkpoints(request.get_ref()).map_err(refused)?;
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        self.asked.note(format!("delete {vm} {}", ids.join(" ")));
+        Ok(Response::new(begun(OperationKind::DeleteCheckpoint)))
+    }
+    async fn delete_memory_state(
+        &self,
+        request: Request<pb::DeleteMemoryStateRequest>,
+    ) -> Answer<longrunning::Operation> {
+        let (vm, checkpoint, _) = request::delete_memory_state(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("delete memory {vm} {checkpoint}"));
+        Ok(Response::new(begun(OperationKind::DeleteMemoryState)))
+    }
+    async fn preview_delete(&self, request: Request<pb::PreviewDeleteRequest>) -> Answer<pb::DeletePreview> {
+        request::preview_delete(request.get_ref()).map_err(refused)?;
+        Ok(Response::new(canned::preview(request.into_inner().names)))
     }
     async fn export_checkpoint(&self, request: Request<pb::ExportCheckpointRequest>) -> Answer<longrunning::Operation> {
         let export = request::export_checkpoint(request.get_ref()).map_err(refused)?;

@@ -88,6 +88,7 @@ impl VmActor {
                 | OperationKind::ResumeVm
                 | OperationKind::CreateCheckpoint
                 | OperationKind::ApplyCheckpoint
+                | OperationKind::DeleteMemoryState
                 | OperationKind::ExportCheckpoint,
                 _,
             ) => return,

@@ -57,6 +57,7 @@ impl Changes {
 
     pub(crate) fn delete_checkpoint(mut self, vm: &VmId, id: CheckpointId) -> Self {
         self.put(Put::Delete(keys::checkpoint(vm, id)));
+        self.put(Put::Delete(keys::leftover_memory(vm, id)));
         self.put(Put::Set(keys::debt(vm, Some(id)), encode(&Some(id))));
         self.owe(vm)
     }
@@ -88,6 +89,18 @@ impl Changes {
     /// The file of a layer that was let go is gone.
     pub(crate) fn forget_leftover(mut self, vm: &VmId, layer: &Layer) -> Self {
         self.put(Put::Delete(keys::leftover(vm, layer.file.id)));
+        self
+    }
+
+    /// Notes that the memory of a checkpoint was let go and its file is still there, to be removed.
+    pub(crate) fn retire_memory(mut self, vm: &VmId, id: CheckpointId) -> Self {
+        self.put(Put::Set(keys::leftover_memory(vm, id), encode(&id)));
+        self
+    }
+
+    /// The file of a memory that was let go is gone.
+    pub(crate) fn forget_memory(mut self, vm: &VmId, id: CheckpointId) -> Self {
+        self.put(Put::Delete(keys::leftover_memory(vm, id)));
         self
     }
 

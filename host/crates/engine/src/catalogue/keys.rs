@@ -84,3 +84,12 @@ pub(super) fn leftovers(vm: &VmId) -> String {
 pub(super) fn leftover(vm: &VmId, id: LayerId) -> String {
     format!("leftover/{vm}/{id}")
 }
+
+pub(super) fn leftover_memories(vm: &VmId) -> String {
+    format!("leftover-memory/{vm}/")
+}
+
+/// The memory of a checkpoint that was let go.
+pub(super) fn leftover_memory(vm: &VmId, id: CheckpointId) -> String {
+    format!("leftover-memory/{vm}/{id}")
+}

@@ -83,6 +83,11 @@ impl Catalogue {
         self.all(&keys::leftovers(vm)).await
     }
 
+    /// Checkpoints whose memory was let go and is still to be removed.
+    pub(crate) async fn leftover_memories(&self, vm: &VmId) -> Result<Vec<CheckpointId>, Failure> {
+        self.all(&keys::leftover_memories(vm)).await
+    }
+
     /// Descriptions of a VM that are not in line with the catalogue: its own, and those of checkpoints that are gone.
     pub(crate) async fn debts(&self, vm: &VmId) -> Result<Vec<Option<CheckpointId>>, Failure> {
         self.all(&keys::debts(vm)).await

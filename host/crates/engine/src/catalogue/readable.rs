@@ -22,6 +22,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "standstill" => decode::<Standstill>(key, value).map(drop),
         "event" => decode::<Event>(key, value).map(drop),
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
+        "leftover-memory" => decode::<CheckpointId>(key, value).map(drop),
         "describe" => decode::<Option<CheckpointId>>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
     }

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod operations;
+mod preview;
 mod rebuild;
 mod truth;
 
@@ -35,6 +36,7 @@ use crate::{
     job::Job,
     plans::{chain_files, describe_critical},
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
+    speed::Speed,
 };
 
 /// How many jobs one transaction forgets.
@@ -60,7 +62,7 @@ impl Engine {
     pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
         let ports = bounded(ports, config.limits);
         let catalogue = Catalogue::new(ports.store.clone());
-        let world = Arc::new(World { ports, catalogue, config });
+        let world = Arc::new(World { ports, catalogue, config, merge_speed: Speed::default() });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
         engine.forget_old_operations().await?;
         events::keep(engine.world.clone()).await?;

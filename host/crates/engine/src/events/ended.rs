@@ -44,7 +44,8 @@ fn done(job: &Job, outcome: &Outcome) -> Option<(EventKind, String)> {
         OperationKind::ResumeVm => (EventKind::VmResumed, format!("{vm} was resumed")),
         OperationKind::CreateCheckpoint => created(job),
         OperationKind::ApplyCheckpoint => (EventKind::CheckpointApplied, format!("{vm} was brought back")),
-        // That the checkpoint is gone was told when it went.
+        // What is gone was told of when it went.
+        OperationKind::DeleteMemoryState => return None,
         OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => {
             job.operation.phases.iter().find(|phase| phase.name == MERGE)?;
             (EventKind::LayersMerged, format!("layers of {vm} that nothing needs were merged"))

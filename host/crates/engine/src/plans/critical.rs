@@ -76,6 +76,9 @@ pub(super) async fn admit(cx: &Cx, vm: &Vm, power: PowerState, request: &Request
         | Request::Apply(_)
         | Request::Revert
         | Request::DeleteCheckpoint(_)
+        | Request::DeleteSubtree(_)
+        | Request::DeleteCheckpoints(_)
+        | Request::DeleteMemory(_)
         | Request::Export { .. } => Ok(()),
     }
 }

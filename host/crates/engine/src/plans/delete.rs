@@ -1,7 +1,9 @@
-//! Deleting a checkpoint: it is gone first, which stays true; then its layers are collected.
+//! Deleting checkpoints: they are gone first, which stays true; then their layers are collected.
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use stillpoint_common::{CheckpointId, CheckpointState, Event, EventKind, Reason};
+use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Event, EventKind, Reason};
 
 use super::collect::{Collected, collect};
 use crate::{
@@ -10,11 +12,12 @@ use crate::{
     error::StepError,
     job::Facts,
     saga::{Nature, Plan, Step},
+    tree::heir,
 };
 
-/// One deletion; without a checkpoint, the collection of what something else left.
+/// One deletion, of all that go in it; without any, the collection of what something else left.
 pub(super) struct Delete {
-    checkpoint: Option<CheckpointId>,
+    going: BTreeSet<CheckpointId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,34 +42,42 @@ impl Step for DeleteStep {
 }
 
 impl Delete {
-    pub(super) const fn new(checkpoint: Option<CheckpointId>) -> Self {
-        Self { checkpoint }
+    pub(super) const fn new(going: BTreeSet<CheckpointId>) -> Self {
+        Self { going }
     }
 
-    /// Its children, and Now if it is one, become children of its parent.
+    /// All go in one transaction. What came after them, and Now if it did, comes after the nearest above that stays.
     async fn mark_gone(&self, cx: &Cx) -> Result<Changes, StepError> {
-        let Some(id) = self.checkpoint else { return Ok(Changes::default()) };
-        let mut gone = cx.catalogue().checkpoint(&cx.vm, id).await?;
+        let all = cx.catalogue().checkpoints(&cx.vm).await?;
         let mut changes = Changes::default();
-        for mut child in cx.catalogue().checkpoints(&cx.vm).await? {
-            if child.parent == Some(id) {
-                child.parent = gone.parent;
-                changes = changes.set_checkpoint(&child);
+        for checkpoint in &all {
+            let goes = self.going.contains(&checkpoint.id);
+            let parent = heir(&all, &self.going, checkpoint.parent);
+            let state = if goes { CheckpointState::Deleting } else { checkpoint.state };
+            let after = Checkpoint { parent, state, ..checkpoint.clone() };
+            if after != *checkpoint {
+                changes = changes.set_checkpoint(&after);
+            }
+            if goes {
+                changes = changes.event(&gone(cx, checkpoint));
             }
         }
         let mut vm = cx.catalogue().vm(&cx.vm).await?;
-        if vm.parent == Some(id) {
-            vm.parent = gone.parent;
+        let parent = heir(&all, &self.going, vm.parent);
+        if vm.parent != parent {
+            vm.parent = parent;
             changes = changes.set_vm(&vm);
         }
-        gone.state = CheckpointState::Deleting;
-        let text = format!("{:?} is gone", gone.name.as_str());
-        let event = Event {
-            checkpoint: Some(id),
-            operation: Some(cx.reporter.now().id),
-            ..Event::of_vm(cx.ports().clock.now(), EventKind::CheckpointDeleted, &cx.vm, text)
-        };
-        Ok(changes.set_checkpoint(&gone).event(&event))
+        Ok(changes)
+    }
+}
+
+fn gone(cx: &Cx, checkpoint: &Checkpoint) -> Event {
+    let text = format!("{:?} is gone", checkpoint.name.as_str());
+    Event {
+        checkpoint: Some(checkpoint.id),
+        operation: Some(cx.reporter.now().id),
+        ..Event::of_vm(cx.ports().clock.now(), EventKind::CheckpointDeleted, &cx.vm, text)
     }
 }
 

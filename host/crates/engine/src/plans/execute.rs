@@ -1,5 +1,7 @@
 //! From a request to its plan, and from a journal back to it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, InstanceId, Kind, OperationKind, Outcome,
@@ -16,6 +18,7 @@ use super::{
     devices::follow_devices,
     disks::plan_overlays,
     export::Export,
+    forget_memory::ForgetMemory,
     hazards,
     power::{Power, PowerPlan},
     room,
@@ -29,6 +32,7 @@ use crate::{
     job::{ApplyFacts, CreateFacts, Facts, Job},
     ports::QuiesceError,
     saga::{self, Journal, Plan, wait_after},
+    tree::subtree,
 };
 
 /// Does what a job asks for. On failure it has been undone, or stands as far as it is committed.
@@ -44,7 +48,7 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
     };
     follow_devices(cx).await?;
     let Some(request) = journal.job().request.clone() else {
-        return run(Delete::new(None), journal, cx).await.map(|()| Outcome::Gone);
+        return run(Delete::new(BTreeSet::new()), journal, cx).await.map(|()| Outcome::Gone);
     };
     let vm = cx.catalogue().vm(&cx.vm).await?;
     critical::admit(cx, &vm, power, &request).await?;
@@ -64,7 +68,12 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
                 || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", vm.id));
             apply(&vm, vm.parent.ok_or_else(nothing)?, journal, cx).await.map(|()| Outcome::Vm)
         }
-        Request::DeleteCheckpoint(id) => run(Delete::new(Some(id)), journal, cx).await.map(|()| Outcome::Gone),
+        Request::DeleteCheckpoint(id) => delete(BTreeSet::from([id]), journal, cx).await,
+        Request::DeleteSubtree(id) => {
+            delete(subtree(&cx.catalogue().checkpoints(&cx.vm).await?, id), journal, cx).await
+        }
+        Request::DeleteCheckpoints(ids) => delete(ids, journal, cx).await,
+        Request::DeleteMemory(id) => run(ForgetMemory::new(id), journal, cx).await.map(|()| Outcome::Gone),
         Request::Export { checkpoint, folder, format } => {
             let checkpoint = cx.catalogue().checkpoint(&cx.vm, checkpoint).await?;
             room::for_export(cx, &checkpoint, &folder).await?;
@@ -125,8 +134,11 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
 
 fn recover_without_facts(job: &Job, journal: &Journal) -> (Result<bool, StepError>, Outcome) {
     match (&job.request, job.operation.kind) {
-        // Past its commit the checkpoint is gone, which is all that was promised; the VM's actor sees to its layers.
-        (Some(Request::DeleteCheckpoint(_)), _) => (Ok(journal.committed()), Outcome::Gone),
+        // Past its commit a checkpoint, or a memory, is gone, which is all that was promised; the VM's actor sees to its
+        // files.
+        (_, OperationKind::DeleteCheckpoint | OperationKind::DeleteMemoryState) => {
+            (Ok(journal.committed()), Outcome::Gone)
+        }
         (_, OperationKind::StopVm) => (Ok(journal.committed()), Outcome::Vm),
         (Some(_) | None, _) => (Ok(false), Outcome::Vm),
     }
@@ -144,6 +156,10 @@ async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Resul
 
 pub(super) async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {
     Ok(saga::run(&mut plan, journal, cx).await?)
+}
+
+async fn delete(going: BTreeSet<CheckpointId>, journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    run(Delete::new(going), journal, cx).await.map(|()| Outcome::Gone)
 }
 
 async fn on_instance(

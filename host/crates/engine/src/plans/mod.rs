@@ -10,6 +10,7 @@ mod devices;
 mod disks;
 mod execute;
 mod export;
+mod forget_memory;
 mod hazards;
 mod power;
 mod room;

@@ -25,11 +25,15 @@ pub(super) async fn merge(cx: &Cx, merge: &Merge) -> Result<Moved, StepError> {
     verify_at_a_glance(cx.ports(), &cx.catalogue().forest(&cx.vm).await?, &merge.child).await?;
     let forest = truth::open(cx, &merge.parent, &merge.child).await?;
     room::for_merge(cx, &merge.parent, &merge.child).await?;
+    let bytes = cx.ports().images.look(&merge.child.file).await?.allocated;
     let phase = cx.reporter.begin("merge");
     let moved = match live_chain(cx, &vm, &merge.child).await? {
         Some(live) => merge_live(cx, &live, &forest, merge).await?,
         None => merge_offline(cx, &forest, merge).await?,
     };
+    if moved == Moved::Whole {
+        cx.world.merge_speed.note(bytes, phase.1.elapsed());
+    }
     cx.reporter.end(phase);
     Ok(moved)
 }

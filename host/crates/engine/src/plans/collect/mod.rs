@@ -43,7 +43,7 @@ pub(super) enum Collected {
 pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
     remove_leftovers(cx).await?;
     // A memory that cannot be removed does not keep layers from being merged.
-    let forgotten = forget_deleted(cx).await;
+    let forgotten = forget_deleted(cx).await.and(remove_memories(cx).await);
     let collected = loop {
         match next(cx).await? {
             None => break Collected::All,
@@ -65,7 +65,8 @@ pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
 pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
     let checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
     let deleted = checkpoints.iter().any(|checkpoint| checkpoint.state == CheckpointState::Deleting);
-    if deleted || !cx.catalogue().leftovers(&cx.vm).await?.is_empty() {
+    let files = !cx.catalogue().leftovers(&cx.vm).await?.is_empty();
+    if deleted || files || !cx.catalogue().leftover_memories(&cx.vm).await?.is_empty() {
         return Ok(true);
     }
     Ok(match next(cx).await? {
@@ -115,6 +116,21 @@ async fn forget_deleted(cx: &Cx) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Removes memories that were let go, once the descriptions do not promise them any more.
+pub(super) async fn remove_memories(cx: &Cx) -> Result<(), StepError> {
+    let memories = cx.catalogue().leftover_memories(&cx.vm).await?;
+    if memories.is_empty() {
+        return Ok(());
+    }
+    settle_descriptions(cx).await?;
+    let vm = cx.catalogue().vm(&cx.vm).await?;
+    for id in memories {
+        cx.ports().memory.remove(&vm.checkpoint_location, id).await?;
+        cx.catalogue().commit(Changes::default().forget_memory(&cx.vm, id)).await?;
+    }
+    Ok(())
+}
+
 /// The catalogue lets go of the layer first, and notes that its file is left over: a record without a file would be a
 /// loss.
 async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError> {
@@ -122,20 +138,24 @@ async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError
     remove_leftovers(cx).await
 }
 
-/// Removes the files of layers that were let go, once the descriptions say so too. Where there is no space to write
-/// them, making space comes first.
+/// Removes the files of layers that were let go, once the descriptions say so too.
 pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
     let leftovers = cx.catalogue().leftovers(&cx.vm).await?;
     if !leftovers.is_empty() {
-        match describe::settle(&cx.world, &cx.vm).await {
-            Ok(settled) => cx.catalogue().commit(settled).await?,
-            Err(StepError::Description(DescriptionError::NoSpace { .. })) => {}
-            Err(error) => return Err(error),
-        }
+        settle_descriptions(cx).await?;
     }
     for layer in leftovers {
         cx.ports().images.remove(&layer.file.path, layer.identity).await?;
         cx.catalogue().commit(Changes::default().forget_leftover(&cx.vm, &layer)).await?;
     }
     Ok(())
+}
+
+/// Brings the descriptions in line. Where there is no space to write them, making space comes first.
+async fn settle_descriptions(cx: &Cx) -> Result<(), StepError> {
+    match describe::settle(&cx.world, &cx.vm).await {
+        Ok(settled) => Ok(cx.catalogue().commit(settled).await?),
+        Err(StepError::Description(DescriptionError::NoSpace { .. })) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
