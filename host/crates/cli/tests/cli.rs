@@ -269,7 +269,6 @@ fn a_preview_says_what_a_deletion_moves_and_deletes_nothing() {
     let says_so = "\
 DISK    MOVES    FROM             INTO
 system  512 MiB  /vm/web-b.qcow2  /vm/web.qcow2
-
 removed: /vm/web-c.qcow2
 checkpoints that go: 1
 to move: 512 MiB
