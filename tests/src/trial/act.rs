@@ -39,7 +39,7 @@ acts! {
     DeleteBranchPoint "A checkpoint goes that two branches lie on.";
     DeleteMiddleWhileOff "A checkpoint between two others goes, of a VM that is off.";
     DeleteParentOfNowWhileOff "The checkpoint goes that a VM came from that is off.";
-    DeleteSubtree "A checkpoint goes with all that came after it; Now stays.";
+    DeleteSubtree "A checkpoint goes with all that came after it, of a VM that is off; Now stays.";
     DeleteMany "Two checkpoints go at once that two branches lie on.";
     DeleteMemory "The memory of a checkpoint goes, which stays.";
     Export "A checkpoint is copied out.";
@@ -69,6 +69,7 @@ impl Act {
                 | Self::ApplyWhileOff
                 | Self::DeleteMiddleWhileOff
                 | Self::DeleteParentOfNowWhileOff
+                | Self::DeleteSubtree
                 | Self::Start
                 | Self::DeleteVm
         )

@@ -74,6 +74,12 @@ impl State {
         Ok(Merged::Whole)
     }
 
+    /// Blocks that a merge at work moves in all.
+    pub(crate) fn blocks_to_merge(&self, id: InstanceId, disk: &DiskName) -> u64 {
+        let child = self.merges.get(&(id, disk.clone())).and_then(|job| self.files.open(job.child));
+        child.map_or(0, |child| child.blocks.len() as u64)
+    }
+
     /// The parent takes the place of a head that it has kept up with.
     pub(crate) fn finish_merge(&mut self, id: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError> {
         let instance = self.instance(id)?;
