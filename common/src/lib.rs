@@ -31,7 +31,7 @@ pub use event::{Event, EventKind, EventToken, TokenError};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, OperationId, SessionId};
-pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
+pub use layer::{FileIdentity, FileStamp, Layer, LayerFile, MergeDirection};
 pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};

@@ -9,6 +9,7 @@ mod check;
 mod config;
 mod context;
 mod describe;
+mod direction;
 mod disks;
 mod engine;
 mod error;

@@ -47,11 +47,14 @@ calls! {
     Merge "hypervisor.merge" true;
     FinishMerge "hypervisor.finish_merge" true;
     CancelMerge "hypervisor.cancel_merge" true;
+    Stream "hypervisor.stream" true;
+    CancelStream "hypervisor.cancel_stream" true;
     Version "hypervisor.version" false;
     Stat "images.stat" false;
     CreateOverlay "images.create_overlay" true;
     MergeOffline "images.merge_offline" true;
     MergeGrowth "images.merge_growth" false;
+    StreamOffline "images.stream_offline" true;
     Repoint "images.repoint" true;
     Flatten "images.flatten" true;
     RemoveFile "images.remove" true;

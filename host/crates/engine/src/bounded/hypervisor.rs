@@ -8,7 +8,7 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, Overlay, ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, Observed, Overlay, ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;
@@ -123,6 +123,16 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
     async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Answer {
         within(self.limits.act, late("cancel_merge"), named("cancel_merge", self.port.cancel_merge(instance, merge)))
             .await
+    }
+
+    async fn stream(&self, instance: InstanceId, stream: &LiveStream, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = self.port.stream(instance, stream, &sink);
+        Moving::within(seen, self.limits.stall, late("stream"), call).await
+    }
+
+    async fn cancel_stream(&self, instance: InstanceId, stream: &LiveStream) -> Answer {
+        within(self.limits.act, late("cancel_stream"), self.port.cancel_stream(instance, stream)).await
     }
 
     fn events(&self) -> broadcast::Receiver<HypervisorEvent> {
