@@ -13,6 +13,7 @@
 //! the VM is paused for the end.
 
 mod convergence;
+mod stream;
 
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use crate::{
         commands::{BlockCommit, Job, JobCancel, JobComplete, JobDismiss, QueryJobs, SetThrottle, ThrottleLimits},
     },
 };
+pub(crate) use stream::{cancel as cancel_stream, stream};
+
 use convergence::Convergence;
 #[cfg(doc)]
 use convergence::PATIENCE;
@@ -57,7 +60,7 @@ pub(crate) async fn merge(at: &Attached, merge: &LiveMerge, progress: &ProgressS
         jobs.clear().await?;
         start(at, merge, &place, &jobs.id).await?;
     }
-    let done = follow(at, merge, &mut jobs, progress).await;
+    let done = follow(at, &mut jobs, Some(merge), progress).await;
     match done {
         Ok(Followed::Ready) => Ok(()),
         Ok(Followed::Ended(error)) => conclude(at, merge, &jobs, error).await,
@@ -142,10 +145,11 @@ enum Followed {
     Ended(Option<String>),
 }
 
+/// Follows a job until it is ready or over. A merge downwards may have to slow the guest down to come to its end.
 async fn follow(
     at: &Attached,
-    merge: &LiveMerge,
     jobs: &mut Jobs<'_>,
+    down: Option<&LiveMerge>,
     progress: &ProgressSink,
 ) -> Result<Followed, HypervisorError> {
     let mut convergence = Convergence::default();
@@ -158,7 +162,7 @@ async fn follow(
         if job.status == "ready" {
             return Ok(Followed::Ready);
         }
-        if let Some(limit) = convergence.next_limit(&job, Instant::now()) {
+        if let (Some(merge), Some(limit)) = (down, convergence.next_limit(&job, Instant::now())) {
             tracing::info!(disk = %merge.disk, limit, "limiting the guest's writes so that a merge comes to its end");
             throttle(at, merge, limit).await?;
         }
@@ -203,7 +207,11 @@ struct Jobs<'a> {
 
 impl<'a> Jobs<'a> {
     fn of(at: &'a Attached, merge: &LiveMerge) -> Self {
-        Self { at, id: format!("merge-{}", merge.child), events: at.client.events() }
+        Self::named(at, format!("merge-{}", merge.child))
+    }
+
+    fn named(at: &'a Attached, id: String) -> Self {
+        Self { at, id, events: at.client.events() }
     }
 
     /// How it stands. `None` if there is none.

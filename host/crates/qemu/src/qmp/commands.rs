@@ -85,6 +85,24 @@ commands! {
         /// False keeps a finished job until it is dismissed, so that its error can be read.
         auto_dismiss: bool,
     }
+    /// Moves data of the layers below a layer up into it.
+    BlockStream<'a> = "block-stream" -> Done {
+        /// Id of the job.
+        job_id: &'a str,
+        /// The layer that takes the data.
+        device: &'a str,
+        /// The layer that it lies on afterwards.
+        base_node: &'a str,
+        /// What its header then says of its backing file.
+        backing_file: &'a str,
+        /// False keeps a finished job until it is dismissed, so that its error can be read.
+        auto_dismiss: bool,
+    }
+    /// A command of the monitor for people, for what has no other. Answers what it printed.
+    HumanCommand<'a> = "human-monitor-command" -> String {
+        /// The line.
+        command_line: &'a str,
+    }
     /// Limits what the guest writes to a disk; 0 is no limit.
     SetThrottle<'a> = "block_set_io_throttle" -> Done {
         /// Path of the backend of the guest's device.
