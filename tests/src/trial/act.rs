@@ -36,6 +36,7 @@ acts! {
     DeleteLeaf "A checkpoint goes that nothing lies on.";
     DeleteMiddle "A checkpoint between two others goes.";
     DeleteParentOfNow "The checkpoint goes that the VM came from.";
+    MergeUp "The checkpoint goes that the VM came from, whose layers are smaller than those of Now.";
     DeleteBranchPoint "A checkpoint goes that two branches lie on.";
     DeleteMiddleWhileOff "A checkpoint between two others goes, of a VM that is off.";
     DeleteParentOfNowWhileOff "The checkpoint goes that a VM came from that is off.";
@@ -60,6 +61,11 @@ impl Act {
 
     pub(super) const fn needs_branch(self) -> bool {
         matches!(self, Self::DeleteLeaf | Self::DeleteBranchPoint | Self::DeleteSubtree | Self::DeleteMany)
+    }
+
+    /// Whether the layers below Now are larger than those of Now, so that these are merged down into them.
+    pub(super) const fn needs_large_parent(self) -> bool {
+        matches!(self, Self::DeleteParentOfNow | Self::DeleteParentOfNowWhileOff)
     }
 
     pub(super) const fn begins_off(self) -> bool {
@@ -99,7 +105,7 @@ impl Act {
             Self::Revert => Wish::Operation(Request::Revert),
             Self::DeleteLeaf => delete(trial.leaf.expect("there is a leaf")),
             Self::DeleteMiddle | Self::DeleteMiddleWhileOff => delete(trial.production()),
-            Self::DeleteParentOfNow | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
+            Self::DeleteParentOfNow | Self::MergeUp | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
                 delete(trial.standard())
             }
             Self::DeleteSubtree => Wish::Operation(Request::DeleteSubtree(trial.standard())),

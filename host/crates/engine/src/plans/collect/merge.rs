@@ -68,12 +68,7 @@ async fn sizes(cx: &Cx, merge: &Merge, live: Option<&Live>) -> Result<Sizes, Ste
     Ok(Sizes { parent, child, is_live })
 }
 
-async fn merge_offline(
-    cx: &Cx,
-    forest: &Forest,
-    merge: &Merge,
-    direction: MergeDirection,
-) -> Result<Moved, StepError> {
+async fn merge_offline(cx: &Cx, forest: &Forest, merge: &Merge, direction: MergeDirection) -> Result<Moved, StepError> {
     let (images, offline, stop, progress) =
         (&cx.ports().images, merge.offline(), cx.way.stop(), cx.reporter.progress());
     let moved = match direction {
