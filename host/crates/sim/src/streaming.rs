@@ -64,6 +64,12 @@ impl State {
         Ok(Merged::Whole)
     }
 
+    /// Blocks that a stream at work moves in all, at most.
+    pub(crate) fn blocks_to_stream(&self, id: InstanceId, disk: &DiskName) -> u64 {
+        let parent = self.streams.get(&(id, disk.clone())).and_then(|job| self.files.open(job.parent));
+        parent.map_or(0, |parent| parent.blocks.len() as u64)
+    }
+
     pub(crate) fn cancel_stream(&mut self, id: InstanceId, disk: &DiskName) {
         self.streams.remove(&(id, disk.clone()));
     }

@@ -59,6 +59,7 @@ impl SimHypervisor {
         if !self.process.act(|state| state.begin_stream(id, stream))? {
             return Ok(());
         }
+        let total = self.process.act(|state| Ok::<_, HypervisorError>(state.blocks_to_stream(id, &stream.disk)))?;
         let mut done = 0;
         loop {
             tokio::task::yield_now().await;
@@ -68,7 +69,7 @@ impl SimHypervisor {
                 Merged::Whole => return Ok(()),
                 Merged::Part(moved) => done += moved,
             }
-            to(Progress { done, total: 0 });
+            to(Progress { done, total });
         }
     }
 
