@@ -155,11 +155,11 @@ fn serve_writers(registry: &Registry, arguments: &Arguments) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
         Ok(Err(error)) => {
             warn!(%error, file = %path.display(), "no built-in writers: the settings are wrong");
-            Config { scripts: None, hooks: None, users: Vec::new() }
+            Config::nothing()
         }
         Err(error) => {
             warn!(%error, file = %path.display(), "no built-in writers: the settings cannot be read");
-            Config { scripts: None, hooks: None, users: Vec::new() }
+            Config::nothing()
         }
     };
     let allowed = Allowed { users: config.users.clone() };

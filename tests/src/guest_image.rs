@@ -22,6 +22,8 @@ pub struct GuestFiles {
     pub data_disk: PathBuf,
     /// The same, with an ext4 in a file on it that the guest mounts at `/inner` through a loop device.
     pub stacked_disk: PathBuf,
+    /// Real database servers, which the guest mounts read-only at `/servers`.
+    pub servers_disk: PathBuf,
 }
 
 impl GuestFiles {
@@ -40,6 +42,7 @@ impl GuestFiles {
             initrd_with_faults: folder.join("initrd-faults"),
             data_disk: folder.join("data.qcow2"),
             stacked_disk: folder.join("stacked.qcow2"),
+            servers_disk: folder.join("servers.qcow2"),
         };
         let roots = [&files.initrd, &files.initrd_with_faults];
         let all = [&files.kernel, &files.data_disk, &files.stacked_disk].into_iter().chain(roots);
@@ -123,6 +126,19 @@ impl GuestSet {
     pub fn another_disk(&self, name: &str) -> io::Result<PathBuf> {
         let disk = self.path.join(name);
         std::fs::copy(&self.files.data_disk, &disk)?;
+        Ok(disk)
+    }
+
+    /// A disk with database servers, in the same folder; for a VM's second disk.
+    ///
+    /// # Errors
+    /// If it was not made, or cannot be copied.
+    pub fn servers_disk(&self) -> io::Result<PathBuf> {
+        if !self.files.servers_disk.is_file() {
+            return Err(not_made(&self.files.servers_disk));
+        }
+        let disk = self.path.join("servers.qcow2");
+        std::fs::copy(&self.files.servers_disk, &disk)?;
         Ok(disk)
     }
 

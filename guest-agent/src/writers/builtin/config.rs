@@ -6,6 +6,8 @@
 //! scripts.timeout = 30                            # seconds that a program may take
 //! hooks.folder    = /etc/qemu/fsfreeze-hook.d     # hooks of qemu-ga; "off": none
 //! hooks.timeout   = 30                            # seconds, for all of them together
+//! postgresql.sockets = /run/postgresql            # folders with sockets of PostgreSQL; "off": none
+//! postgresql.user    = postgres                   # a superuser of it that `peer` admits
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
@@ -20,6 +22,15 @@ pub struct Programs {
     pub timeout: Duration,
 }
 
+/// Servers that are found by their sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sockets {
+    /// Where the sockets are.
+    pub folders: Vec<PathBuf>,
+    /// As whom the server is spoken to.
+    pub user: String,
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -27,6 +38,8 @@ pub struct Config {
     pub scripts: Option<Programs>,
     /// Hooks of qemu-ga; none: not wanted.
     pub hooks: Option<Programs>,
+    /// Servers of PostgreSQL; no folders: not wanted.
+    pub postgres: Sockets,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -37,6 +50,7 @@ impl Default for Config {
         Self {
             scripts: Some(Programs { folder: "/etc/stillpoint/writers.d".into(), timeout }),
             hooks: Some(Programs { folder: "/etc/qemu/fsfreeze-hook.d".into(), timeout }),
+            postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
             users: Vec::new(),
         }
     }
@@ -53,6 +67,13 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// No built-in writer at all.
+    #[must_use]
+    pub fn nothing() -> Self {
+        let postgres = Sockets { folders: Vec::new(), user: String::new() };
+        Self { scripts: None, hooks: None, postgres, users: Vec::new() }
+    }
+
     /// Reads the settings from the text of the file.
     ///
     /// # Errors
@@ -76,6 +97,12 @@ impl Config {
             "scripts.timeout" => set_timeout(&mut self.scripts, value),
             "hooks.folder" => set_folder(&mut self.hooks, value),
             "hooks.timeout" => set_timeout(&mut self.hooks, value),
+            "postgresql.sockets" => set_sockets(&mut self.postgres, value),
+            "postgresql.user" if value.is_empty() => Err("the name of a user".to_owned()),
+            "postgresql.user" => {
+                value.clone_into(&mut self.postgres.user);
+                Ok(())
+            }
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -91,14 +118,22 @@ fn set_folder(programs: &mut Option<Programs>, value: &str) -> Result<(), String
         *programs = None;
         return Ok(());
     }
-    let folder = PathBuf::from(value);
-    if !folder.is_absolute() {
-        return Err(format!("`{value}` is not an absolute path, and not \"off\""));
-    }
+    let folder = absolute(value)?;
     if let Some(programs) = programs {
         programs.folder = folder;
     }
     Ok(())
+}
+
+fn set_sockets(sockets: &mut Sockets, value: &str) -> Result<(), String> {
+    let folders = if value == "off" { Ok(Vec::new()) } else { value.split_whitespace().map(absolute).collect() };
+    sockets.folders = folders?;
+    Ok(())
+}
+
+fn absolute(value: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value);
+    if path.is_absolute() { Ok(path) } else { Err(format!("`{value}` is not an absolute path, and not \"off\"")) }
 }
 
 fn set_timeout(programs: &mut Option<Programs>, value: &str) -> Result<(), String> {

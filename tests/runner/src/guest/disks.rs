@@ -35,7 +35,7 @@ pub(super) fn ensure(folder: &Path) -> Outcome {
 
 /// Everything is written at once: a file system that went on initialising itself in the background would write
 /// while a test counts writes.
-fn ext4(image: &Path, label: &str, mib: u64, content: Option<&Path>) -> Outcome {
+pub(super) fn ext4(image: &Path, label: &str, mib: u64, content: Option<&Path>) -> Outcome {
     let file = File::create(image).map_err(Problem::file(image))?;
     file.set_len(mib << 20).map_err(Problem::file(image))?;
     let mkfs = shell::find("mkfs.ext4").unwrap_or_else(|| PathBuf::from("mkfs.ext4"));
@@ -47,7 +47,7 @@ fn ext4(image: &Path, label: &str, mib: u64, content: Option<&Path>) -> Outcome 
     shell::read(mkfs.arg(image)).map(drop)
 }
 
-fn to_qcow2(raw: &Path, qcow2: &Path) -> Outcome {
+pub(super) fn to_qcow2(raw: &Path, qcow2: &Path) -> Outcome {
     let part = qcow2.with_extension("part");
     let mut convert = Command::new(crate::packages::qemu_img());
     shell::read(convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(&part))?;

@@ -8,6 +8,7 @@
 //! target/guest-image/vmlinuz       the kernel            target/guest/data.qcow2      template of a data disk
 //! target/guest-image/initrd        the root              target/guest/stacked.qcow2   the same, with a loop-mounted one on it
 //! target/guest-image/initrd-faults the root with an agent that makes trouble on request
+//! target/guest-image/servers.qcow2 real database servers, read-only
 //! ```
 
 mod cpio;
@@ -17,6 +18,7 @@ mod initrd;
 mod kernel;
 mod modules;
 mod programs;
+mod servers;
 
 use crate::problem::{Outcome, Problem};
 use crate::workspace::Workspace;
@@ -44,6 +46,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
         std::fs::copy(&kernel.image, &image).map_err(Problem::file(&image))?;
     }
     disks::ensure(&folder)?;
+    servers::ensure(&folder, &busybox)?;
     eprintln!("  guest: kernel {}, files in {}", kernel.version, folder.display());
     Ok(())
 }
