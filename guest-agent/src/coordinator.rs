@@ -26,6 +26,8 @@ pub struct Coordinator {
     /// Writers that are registered.
     pub writers: Registry,
     below: Option<PathBuf>,
+    /// Mount points that the guest's own settings leave out.
+    never: Vec<PathBuf>,
     /// One permit: the session that is open has it.
     slot: Arc<Semaphore>,
     /// Counts hosts: a session belongs to one of them.
@@ -53,7 +55,14 @@ impl Coordinator {
     /// Coordinates sessions on this freezer with these writers. `below` limits them to file systems mounted there.
     #[must_use]
     pub fn new(freezer: Freezer, writers: Registry, below: Option<PathBuf>) -> Self {
-        Self { freezer, writers, below, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
+        let (slot, hosts) = (Arc::new(Semaphore::new(1)), watch::Sender::new(0));
+        Self { freezer, writers, below, never: Vec::new(), slot, hosts }
+    }
+
+    /// The same, and these mount points are never frozen.
+    #[must_use]
+    pub fn never_freezing(self, never: Vec<PathBuf>) -> Self {
+        Self { never, ..self }
     }
 
     /// A new host has come: ends the session of the old one, and waits until its hold is gone.
@@ -83,7 +92,8 @@ impl Coordinator {
 
     /// What a freeze of these would deal with.
     #[must_use]
-    pub fn scope(&self, exclude: Vec<PathBuf>) -> Scope {
+    pub fn scope(&self, mut exclude: Vec<PathBuf>) -> Scope {
+        exclude.extend(self.never.iter().cloned());
         Scope { below: self.below.clone(), exclude }
     }
 

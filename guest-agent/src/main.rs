@@ -1,6 +1,10 @@
 //! The agent's program. See the library for what it does.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use stillpoint_agent::{
     PORT_NAME,
@@ -123,7 +127,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         warn!(mount_point, "an earlier agent left this frozen: thawed");
     }
     let registry = Registry::default();
-    let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone());
+    let config = read_settings(arguments.config.as_deref().unwrap_or(builtin::CONFIG.as_ref()));
+    let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone())
+        .never_freezing(config.never_frozen.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -131,7 +137,7 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             Some(path) => AgentLink::listen(SocketPort::bind(path)?),
             None => AgentLink::listen(open_port(arguments.port.clone()).await?),
         };
-        serve_writers(&registry, &arguments);
+        serve_writers(&registry, &config, arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref()));
         info!(version = env!("CARGO_PKG_VERSION"), "waiting for the host");
         tokio::select! {
             () = grpc::serve(&mut link, coordinator.clone()) => return Err("the port is lost".into()),
@@ -145,12 +151,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     })
 }
 
-/// Lets writers register, and starts those that the agent brings along. Without them file systems can be made quiet all
-/// the same: what is wrong is told, and no reason to end.
-fn serve_writers(registry: &Registry, arguments: &Arguments) {
-    let socket = arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref());
-    let path = arguments.config.as_deref().unwrap_or(builtin::CONFIG.as_ref());
-    let config = match std::fs::read_to_string(path).map(|text| Config::parse(&text)) {
+/// File systems can be made quiet whatever the settings say: what is wrong with them is told, and no reason to end.
+fn read_settings(path: &Path) -> Config {
+    match std::fs::read_to_string(path).map(|text| Config::parse(&text)) {
         Ok(Ok(config)) => config,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
         Ok(Err(error)) => {
@@ -161,13 +164,17 @@ fn serve_writers(registry: &Registry, arguments: &Arguments) {
             warn!(%error, file = %path.display(), "no built-in writers: the settings cannot be read");
             Config::nothing()
         }
-    };
+    }
+}
+
+/// Lets writers register, and starts those that the agent brings along.
+fn serve_writers(registry: &Registry, config: &Config, socket: &Path) {
     let allowed = Allowed { users: config.users.clone() };
     match writers::attach::bind(socket) {
         Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry.clone(), allowed))),
         Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
     }
-    builtin::start(registry, &config, socket.parent().unwrap_or(socket));
+    builtin::start(registry, config, socket.parent().unwrap_or(socket));
 }
 
 /// Opens the port, waiting for it: it may appear after us, and a predecessor that is stuck in the kernel keeps it.

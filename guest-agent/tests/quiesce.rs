@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use common::{Agent, Disks, Writer};
+use common::{Agent, Disks, NO_SERVERS, Writer};
 use stillpoint_agent::freezer::kernel;
 use stillpoint_proto::guest::v1::{self as pb, quiesce_request, quiesce_response::Step};
 use tokio::time::Instant;
@@ -222,6 +222,24 @@ async fn an_excluded_file_system_is_left_alone() {
     let Some(Step::Prepared(prepared)) = answer else { panic!("{answer:?}") };
     let results: Vec<_> = prepared.file_systems.iter().map(pb::FileSystem::result).collect();
     assert_eq!(results, [pb::FileSystemResult::Selected, pb::FileSystemResult::LeftOut]);
+}
+
+#[tokio::test]
+async fn what_the_guests_own_settings_exclude_is_never_frozen() {
+    let disks = Disks::stacked();
+    let settings = disks.below().join("settings");
+    let text =
+        format!("scripts.folder = off\nhooks.folder = off\n{NO_SERVERS}freeze.exclude = {}\n", disks.inner().display());
+    std::fs::write(&settings, text).unwrap();
+    let agent = Agent::start_configured(&disks, &settings);
+    let mut host = agent.host().await;
+    let mut session = host.prepared(LEASE).await;
+    session.freeze().await;
+    assert!(matches!(session.answer().await.unwrap(), Some(Step::Frozen(_))));
+    // A write to a frozen file system would wait for the end of the lease.
+    std::fs::write(disks.inner().join("written"), "while the outer one is held").unwrap();
+    let thawed = session.thaw().await;
+    assert_eq!(thawed.outcome(), pb::ThawOutcome::HeldThroughout, "{}", thawed.message);
 }
 
 #[tokio::test]

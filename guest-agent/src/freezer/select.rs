@@ -85,8 +85,9 @@ pub fn plan(mounts: &[Mount], scope: &Scope, carriers: impl Fn(Device) -> Vec<De
         }
     }
     let (excluded, targets): (Vec<_>, Vec<_>) = targets.into_values().partition(|target| is_excluded(scope, target));
-    let excluded =
-        excluded.iter().map(|target| target.outcome(FileSystemResult::LeftOut, "excluded by the host", Duration::ZERO));
+    let excluded = excluded
+        .iter()
+        .map(|target| target.outcome(FileSystemResult::LeftOut, "excluded by a setting", Duration::ZERO));
     Plan { targets: freeze_order(targets, carriers), left_out: left_out.into_values().chain(excluded).collect() }
 }
 

@@ -63,7 +63,7 @@ fn excluded_mount_points_and_those_out_of_scope_are_not_frozen() {
     let plan = plan(&parse(TABLE), &scope, carriers);
     assert_eq!(points(&plan), ["/var"]);
     assert_eq!(plan.left_out.len(), 1);
-    assert_eq!(plan.left_out[0].detail, "excluded by the host");
+    assert_eq!(plan.left_out[0].detail, "excluded by a setting");
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! hooks.timeout   = 30                            # seconds, for all of them together
 //! postgresql.sockets = /run/postgresql            # folders with sockets of PostgreSQL; "off": none
 //! postgresql.user    = postgres                   # a superuser of it that `peer` admits
+//! redis.sockets   = /run/redis                    # folders with sockets of Redis or Valkey, NAME.sock; "off": none
+//! redis.ports     = 6379                          # ports of this machine on which it may listen; "off": none
+//! freeze.exclude  =                               # mount points that are never frozen
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
@@ -31,6 +34,15 @@ pub struct Sockets {
     pub user: String,
 }
 
+/// Servers that are found by their sockets or ports, and need no user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Where the sockets are.
+    pub folders: Vec<PathBuf>,
+    /// Of this machine.
+    pub ports: Vec<u16>,
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -40,6 +52,10 @@ pub struct Config {
     pub hooks: Option<Programs>,
     /// Servers of PostgreSQL; no folders: not wanted.
     pub postgres: Sockets,
+    /// Servers of Redis and Valkey; no places: not wanted.
+    pub redis: Ports,
+    /// Mount points that are never frozen.
+    pub never_frozen: Vec<PathBuf>,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -51,6 +67,8 @@ impl Default for Config {
             scripts: Some(Programs { folder: "/etc/stillpoint/writers.d".into(), timeout }),
             hooks: Some(Programs { folder: "/etc/qemu/fsfreeze-hook.d".into(), timeout }),
             postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
+            redis: Ports { folders: vec!["/run/redis".into()], ports: vec![6379] },
+            never_frozen: Vec::new(),
             users: Vec::new(),
         }
     }
@@ -71,7 +89,8 @@ impl Config {
     #[must_use]
     pub fn nothing() -> Self {
         let postgres = Sockets { folders: Vec::new(), user: String::new() };
-        Self { scripts: None, hooks: None, postgres, users: Vec::new() }
+        let (redis, never_frozen, users) = (Ports::default(), Vec::new(), Vec::new());
+        Self { scripts: None, hooks: None, postgres, redis, never_frozen, users }
     }
 
     /// Reads the settings from the text of the file.
@@ -97,7 +116,10 @@ impl Config {
             "scripts.timeout" => set_timeout(&mut self.scripts, value),
             "hooks.folder" => set_folder(&mut self.hooks, value),
             "hooks.timeout" => set_timeout(&mut self.hooks, value),
-            "postgresql.sockets" => set_sockets(&mut self.postgres, value),
+            "postgresql.sockets" => set_list(&mut self.postgres.folders, value, absolute),
+            "redis.sockets" => set_list(&mut self.redis.folders, value, absolute),
+            "redis.ports" => set_list(&mut self.redis.ports, value, port),
+            "freeze.exclude" => set_list(&mut self.never_frozen, value, absolute),
             "postgresql.user" if value.is_empty() => Err("the name of a user".to_owned()),
             "postgresql.user" => {
                 value.clone_into(&mut self.postgres.user);
@@ -125,10 +147,13 @@ fn set_folder(programs: &mut Option<Programs>, value: &str) -> Result<(), String
     Ok(())
 }
 
-fn set_sockets(sockets: &mut Sockets, value: &str) -> Result<(), String> {
-    let folders = if value == "off" { Ok(Vec::new()) } else { value.split_whitespace().map(absolute).collect() };
-    sockets.folders = folders?;
+fn set_list<T>(list: &mut Vec<T>, value: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<(), String> {
+    *list = if value == "off" { Vec::new() } else { value.split_whitespace().map(one).collect::<Result<_, _>>()? };
     Ok(())
+}
+
+fn port(word: &str) -> Result<u16, String> {
+    word.parse().map_err(|_| format!("`{word}` is not a port, and not \"off\""))
 }
 
 fn absolute(value: &str) -> Result<PathBuf, String> {
@@ -154,6 +179,8 @@ mod tests {
         let set = Config::parse("scripts.timeout = 5\nhooks.folder=off # no\nallow.users = 26 1000").unwrap();
         assert_eq!(set.scripts.map(|scripts| scripts.timeout), Some(Duration::from_secs(5)));
         assert_eq!((set.hooks, set.users), (None, vec![26, 1000]));
+        let set = Config::parse("postgresql.sockets = off\nredis.ports = 1 2\nfreeze.exclude = /a /b").unwrap();
+        assert_eq!((set.postgres.folders.len(), set.redis.ports, set.never_frozen.len()), (0, vec![1, 2], 2));
     }
 
     #[test]
@@ -163,6 +190,7 @@ mod tests {
         assert_eq!(wrong("hooks.folder = x"), "line 1: `x` is not an absolute path, and not \"off\"");
         assert_eq!(wrong("hooks.timeout = 0"), "line 1: between 1 and 3600");
         assert_eq!(wrong("allow.users = postgres"), "line 1: `postgres` is not a user id");
+        assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }

@@ -1,4 +1,4 @@
-//! A real PostgreSQL in a real guest, under load: what was acknowledged before the cut is there after it.
+//! Real PostgreSQL and Redis in a real guest, under load: what was acknowledged before the cut is there after it.
 
 use std::time::Duration;
 
@@ -24,8 +24,9 @@ const NOTES: &str = r#"#!/bin/sh
 case "$1 ${0##*/}" in
 "identify first") echo level=front-end ;;
 "identify last") echo level=system ;;
-"freeze first") echo "acknowledged=$(tail -n1 /run/relaxed)" ;;
-"freeze last") echo "acknowledged=$(tail -n1 /run/durable)" ;;
+"prepare-backup first") echo "cache=$(tail -n1 /run/cache)" ;;
+"freeze first") echo "relaxed=$(tail -n1 /run/relaxed)"; echo "ledger=$(tail -n1 /run/ledger)" ;;
+"freeze last") echo "durable=$(tail -n1 /run/durable)" ;;
 esac
 "#;
 
@@ -36,6 +37,9 @@ for name in durable relaxed; do
     { echo "SET synchronous_commit = $commit;"
       seq 1 1000000 | sed "s/.*/BEGIN; INSERT INTO ${name} VALUES (&); INSERT INTO ${name}_too VALUES (&); COMMIT;\n\\\\echo &/"
     } | server as postgres psql -q -v ON_ERROR_STOP=1 > /run/$name 2> /run/$name.err &
+done
+for name in ledger cache; do
+    while :; do echo INCR n; usleep 1000; done | server as redis "redis-cli -s /run/redis/$name.sock" > /run/$name &
 done
 server as postgres "pgbench -n -c 2 -T 1000 -f /tmp/transfer.sql" > /run/pgbench 2>&1 < /dev/null &
 "#;
@@ -98,15 +102,32 @@ fn kept<'a>(made: &'a Checkpoint, writer: &str, key: &str) -> Tested<&'a str> {
     Ok(found.metadata.get(key).ok_or("it kept nothing")?)
 }
 
+async fn redis_has_what_it_acknowledged(guest: &Guest, made: &Checkpoint) -> Tested {
+    assert_eq!((kept(made, "Redis ledger", "persistence")?, kept(made, "Redis cache", "persistence")?), ("aof", "rdb"));
+    let checks = [
+        ("ledger", "redis-check-aof /data/ledger/appendonlydir/appendonly.aof.manifest"),
+        ("cache", "redis-check-rdb /data/cache/dump.rdb"),
+    ];
+    for (name, check) in checks {
+        guest.long(&format!("server as redis {check}")).await?;
+        guest.long(&format!("server redis {name} start")).await?;
+        let found = guest.long(&format!("server as redis redis-cli -s /run/redis/{name}.sock get n")).await?;
+        let acknowledged: u64 = kept(made, "first", name)?.parse()?;
+        println!("{name}: acknowledged {acknowledged} before the cut; found {}", found.trim());
+        assert!(found.trim().parse::<u64>()? >= acknowledged, "{name}: acknowledged {acknowledged}, found {found}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_postgresql_acknowledged_before_the_cut_is_there_after_an_apply() -> Tested {
+async fn what_servers_acknowledged_before_the_cut_is_there_after_an_apply() -> Tested {
     let mut guest = Guest::new().await?;
     for name in ["first", "last"] {
         let path = format!("/etc/stillpoint/writers.d/{name}");
         guest.lab.sh("mkdir -p /etc/stillpoint/writers.d").await?;
         guest.lab.sh(&format!("cat > /tmp/new <<'END'\n{NOTES}END\nchmod 755 /tmp/new && mv /tmp/new {path}")).await?;
     }
-    guest.long("server postgres start").await?;
+    guest.long("server postgres start && server redis ledger start && server redis cache start").await?;
     let tables = "CREATE TABLE durable (n int PRIMARY KEY); CREATE TABLE durable_too (n int PRIMARY KEY);
                   CREATE TABLE relaxed (n int PRIMARY KEY); CREATE TABLE relaxed_too (n int PRIMARY KEY);
                   CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
@@ -116,17 +137,19 @@ async fn what_postgresql_acknowledged_before_the_cut_is_there_after_an_apply() -
 \set b random(26, 50)
 BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts SET balance = balance + 1 WHERE id = :b; COMMIT;";
     guest.lab.sh(&format!("cat > /tmp/transfer.sql <<'END'\n{transfer}\nEND")).await?;
-    guest.writers(&["PostgreSQL 5432", "first", "last"]).await?;
+    guest.writers(&["PostgreSQL 5432", "Redis ledger", "Redis cache", "first", "last"]).await?;
     guest.lab.sh(LOAD).await?;
-    guest.long("until [ $(cat /run/durable | wc -l) -gt 30 ] && [ $(cat /run/relaxed | wc -l) -gt 30 ]; do usleep 100000; done").await?;
+    for name in ["durable", "relaxed", "ledger", "cache"] {
+        guest.long(&format!("until [ $(cat /run/{name} | wc -l) -gt 30 ]; do usleep 100000; done")).await?;
+    }
 
     let asked = guest.client.create_checkpoint(&guest.vm, "mid-load", Some(CheckpointPolicy::ProductionOnly)).await?;
     let made = guest.client.wait(&asked.id).await?;
     let made = made.checkpoint_response().ok_or("no checkpoint")?.clone();
     assert_eq!(made.consistency, Some(Consistency::Application));
     let position = kept(&made, "PostgreSQL 5432", "wal_lsn")?;
-    let relaxed: u64 = kept(&made, "first", "acknowledged")?.parse()?;
-    let durable: u64 = kept(&made, "last", "acknowledged")?.parse()?;
+    let relaxed: u64 = kept(&made, "first", "relaxed")?.parse()?;
+    let durable: u64 = kept(&made, "last", "durable")?.parse()?;
     assert!(relaxed > 0 && durable > 0, "there was a load: {relaxed}, {durable}");
     let later = format!("until [ $(tail -n1 /run/durable) -gt {} ]; do usleep 100000; done", durable + 20);
     guest.long(&later).await?;
@@ -134,6 +157,7 @@ BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts 
     guest.client.wait(&guest.client.apply_checkpoint(&guest.vm, made.id).await?.id).await?;
     guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
     guest.lab = guest.service.lab().await?;
+    redis_has_what_it_acknowledged(&guest, &made).await?;
     guest.long("server postgres start").await?;
     println!("log: {}", guest.lab.sh("cat /run/postgres.log").await?);
     let found = guest.sql("SELECT (SELECT max(n) FROM durable), (SELECT max(n) FROM relaxed)").await?;

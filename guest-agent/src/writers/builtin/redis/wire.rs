@@ -1,0 +1,146 @@
+//! As much of the protocol of Redis and Valkey (RESP 2) as the writer needs.
+
+use std::{fmt::Write as _, io};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+
+use crate::writers::builtin::servers::{self, LOCAL, Place};
+
+/// A longer answer is not one to our questions.
+const MAX_ANSWER: usize = 1 << 20;
+const MAX_ITEMS: usize = 64;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// The connection could not be made, or ended.
+    #[error("Redis cannot be reached: {0}")]
+    Lost(#[from] io::Error),
+    /// The server says no.
+    #[error("Redis says: {0}")]
+    Refused(String),
+    /// It is not Redis.
+    #[error("what listens there does not speak as Redis does")]
+    Strange,
+}
+
+impl WireError {
+    /// It may work next time.
+    pub(super) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Refused(message) => ["LOADING", "BUSY", "ERR Background"].iter().any(|one| message.starts_with(one)),
+            Self::Strange => false,
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to a server.
+pub(super) struct Connection {
+    stream: BufReader<Box<dyn Stream>>,
+}
+
+impl Connection {
+    /// Connects. Dropping the future leaves nothing behind.
+    pub(super) async fn open(place: &Place) -> Result<Self, WireError> {
+        let stream: Box<dyn Stream> = match place {
+            Place::Socket(path) => Box::new(servers::connect(path).await?),
+            Place::Port(port) => Box::new(TcpStream::connect((LOCAL, *port)).await?),
+        };
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks, and answers the strings of the answer, one after the other.
+    pub(super) async fn ask(&mut self, words: &[&str]) -> Result<Vec<String>, WireError> {
+        let mut question = format!("*{}\r\n", words.len());
+        for word in words {
+            // Writing to a string cannot fail.
+            let _ = write!(question, "${}\r\n{word}\r\n", word.len());
+        }
+        self.stream.write_all(question.as_bytes()).await?;
+        let (kind, rest) = self.line().await?;
+        if kind != b'*' {
+            return Ok(vec![self.text(kind, rest).await?]);
+        }
+        let items: usize = rest.parse().ok().filter(|items| *items <= MAX_ITEMS).ok_or(WireError::Strange)?;
+        let mut found = Vec::with_capacity(items);
+        for _ in 0..items {
+            let (kind, rest) = self.line().await?;
+            found.push(self.text(kind, rest).await?);
+        }
+        Ok(found)
+    }
+
+    async fn text(&mut self, kind: u8, rest: String) -> Result<String, WireError> {
+        match kind {
+            b'+' | b':' => Ok(rest),
+            b'-' => Err(WireError::Refused(rest)),
+            b'$' if rest == "-1" => Ok(String::new()),
+            b'$' => {
+                let length: usize =
+                    rest.parse().ok().filter(|length| *length <= MAX_ANSWER).ok_or(WireError::Strange)?;
+                let mut text = vec![0; length + 2];
+                self.stream.read_exact(&mut text).await?;
+                text.truncate(length);
+                Ok(String::from_utf8_lossy(&text).into_owned())
+            }
+            _ => Err(WireError::Strange),
+        }
+    }
+
+    /// A line, in its first byte and the rest.
+    async fn line(&mut self) -> Result<(u8, String), WireError> {
+        const LONGEST: u64 = 4096;
+        let mut line = Vec::new();
+        (&mut self.stream).take(LONGEST).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Err(WireError::Lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let line = line.strip_suffix(b"\r\n").ok_or(WireError::Strange)?;
+        let (kind, rest) = line.split_first().ok_or(WireError::Strange)?;
+        Ok((*kind, String::from_utf8_lossy(rest).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    async fn answered(says: &[u8]) -> Result<Vec<String>, WireError> {
+        let (ours, mut theirs) = duplex(1 << 16);
+        theirs.write_all(says).await.unwrap();
+        let mut connection = Connection { stream: BufReader::new(Box::new(ours)) };
+        let answer = connection.ask(&["CONFIG", "GET", "dir"]).await;
+        let mut asked = vec![0; 34];
+        theirs.read_exact(&mut asked).await.unwrap();
+        assert_eq!(asked, b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$3\r\ndir\r\n");
+        answer
+    }
+
+    #[tokio::test]
+    async fn answers_of_every_form_are_read() {
+        assert_eq!(answered(b"+OK\r\n").await.unwrap(), ["OK"]);
+        assert_eq!(answered(b":12\r\n").await.unwrap(), ["12"]);
+        assert_eq!(answered(b"*2\r\n$3\r\ndir\r\n$4\r\n/a\nb\r\n").await.unwrap(), ["dir", "/a\nb"]);
+        assert_eq!(answered(b"$-1\r\n").await.unwrap(), [""]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_quoted_and_what_is_not_redis_is_not_believed() {
+        let refused = answered(b"-NOAUTH Authentication required.\r\n").await.unwrap_err();
+        assert_eq!(refused.to_string(), "Redis says: NOAUTH Authentication required.");
+        assert!(!refused.is_temporary());
+        assert!(answered(b"-LOADING dataset\r\n").await.unwrap_err().is_temporary());
+        for says in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$99999999\r\n", b"*-1\r\n", b"$5\n"] {
+            assert!(matches!(answered(says).await, Err(WireError::Strange)));
+        }
+    }
+}
