@@ -189,9 +189,13 @@ impl Service {
     /// # Errors
     /// If the service refuses.
     pub async fn define(&self, name: &str, set: &GuestSet) -> Result<VmId, ClientError> {
+        self.define_as(name, guest_spec(set, 512)).await
+    }
+
+    async fn define_as(&self, name: &str, spec: Spec) -> Result<VmId, ClientError> {
         let vm = VmToCreate {
             id: name.parse().expect("tests give good names"),
-            spec: guest_spec(set, 512),
+            spec,
             checkpoint_policy: Some(CheckpointPolicy::Production),
             checkpoint_location: None,
             critical: CriticalSettings::default(),
@@ -207,7 +211,15 @@ impl Service {
     /// # Errors
     /// If any of it fails.
     pub async fn boot(&self, name: &str, set: &GuestSet) -> Result<(VmId, LabChannel), Box<dyn std::error::Error>> {
-        let vm = self.define(name, set).await?;
+        self.boot_as(name, guest_spec(set, 512)).await
+    }
+
+    /// The same, of a VM with this specification.
+    ///
+    /// # Errors
+    /// If any of it fails.
+    pub async fn boot_as(&self, name: &str, spec: Spec) -> Result<(VmId, LabChannel), Box<dyn std::error::Error>> {
+        let vm = self.define_as(name, spec).await?;
         let client = self.client().await?;
         let started: Operation = client.start_vm(&vm).await?;
         client.wait(&started.id).await?;

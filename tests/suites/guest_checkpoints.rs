@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use stillpoint_cli::{client::VmToCreate, view::PassThroughDisk};
-use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, FallbackReason, Kind, VmSettings};
+use stillpoint_cli::view::PassThroughDisk;
+use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind};
 use stillpoint_tests::{
     ext4::Ext4State,
     guest_image::GuestSet,
@@ -87,18 +87,7 @@ async fn a_pass_through_disk_is_used_by_the_guest_and_named_as_left_out() -> Tes
     let client = service.client().await?;
     let mut spec = guest_spec(&set, 512);
     spec.pass_through.push(PassThroughDisk { name: "raw".into(), device: device.0.clone(), read_only: false });
-    let id: stillpoint_common::VmId = "web".parse()?;
-    let vm = VmToCreate {
-        id: id.clone(),
-        spec,
-        checkpoint_policy: None,
-        checkpoint_location: None,
-        critical: CriticalSettings::default(),
-        settings: VmSettings::default(),
-    };
-    client.create_vm(&vm).await?;
-    client.wait(&client.start_vm(&id).await?.id).await?;
-    let lab = service.lab().await?;
+    let (id, lab) = service.boot_as("web", spec).await?;
     lab.sh("test -b /dev/vdb && echo passed | dd of=/dev/vdb conv=sync,fsync bs=4096 2>/dev/null").await?;
     let sizes = lab.sh("cat /sys/block/vda/size /sys/block/vdb/size; mount | grep vd").await?;
     let on_host = std::fs::read(&device.0)?;

@@ -2,11 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
-use stillpoint_cli::{
-    client::VmToCreate,
-    view::{Nic, TapNetwork},
-};
-use stillpoint_common::{CheckpointPolicy, CriticalSettings, VmId, VmSettings};
+use stillpoint_cli::view::{Nic, TapNetwork};
+use stillpoint_common::CheckpointPolicy;
 use stillpoint_tests::{
     guest_image::GuestSet,
     service::{Service, guest_spec},
@@ -37,19 +34,7 @@ async fn a_card_on_a_tap_reaches_the_guest_and_stays_with_it_over_an_apply() -> 
     let mut spec = guest_spec(&set, 512);
     let network = TapNetwork { interface: tap.clone() };
     spec.nics.push(Nic { user: None, tap: Some(network), mac: MAC.to_owned() });
-    let vm: VmId = "web".parse()?;
-    let new = VmToCreate {
-        id: vm.clone(),
-        spec,
-        checkpoint_policy: None,
-        checkpoint_location: None,
-        critical: CriticalSettings::default(),
-        settings: VmSettings::default(),
-    };
-    client.create_vm(&new).await?;
-    client.wait(&client.start_vm(&vm).await?.id).await?;
-
-    let lab = service.lab().await?;
+    let (vm, lab) = service.boot_as("web", spec).await?;
     let card = "load virtio_net; cat /sys/class/net/*/address";
     assert!(lab.sh(card).await?.lines().any(|address| address == MAC), "the guest has the card");
     assert_eq!(taps_of(service.qemu_pids()[0])?, [tap.as_str()]);

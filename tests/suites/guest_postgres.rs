@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use stillpoint_cli::{
-    client::{Client, VmToCreate},
+    client::Client,
     view::{Checkpoint, Disk},
 };
-use stillpoint_common::{CheckpointPolicy, Consistency, CriticalSettings, DiskFormat, VmId, VmSettings};
+use stillpoint_common::{CheckpointPolicy, Consistency, DiskFormat, VmId};
 use stillpoint_tests::{
     guest_image::GuestSet,
     lab::{Answer, LabChannel},
@@ -56,18 +56,7 @@ impl Guest {
         let mut spec = guest_spec(&set, 640);
         let path = set.servers_disk()?.display().to_string();
         spec.disks.push(Disk { name: "servers".into(), path, format: DiskFormat::Qcow2 });
-        let vm: VmId = "db".parse()?;
-        let wanted = VmToCreate {
-            id: vm.clone(),
-            spec,
-            checkpoint_policy: None,
-            checkpoint_location: None,
-            critical: CriticalSettings::default(),
-            settings: VmSettings::default(),
-        };
-        client.create_vm(&wanted).await?;
-        client.wait(&client.start_vm(&vm).await?.id).await?;
-        let lab = service.lab().await?;
+        let (vm, lab) = service.boot_as("db", spec).await?;
         Ok(Self { service, client, vm, lab, _set: set })
     }
 

@@ -29,18 +29,8 @@ impl Way {
     /// promised as soon as the checkpoint is gone, which is not interrupted.
     pub(crate) fn of(kind: OperationKind) -> Self {
         let way = Self::default();
-        match kind {
-            OperationKind::CollectLayers | OperationKind::DeleteCheckpoint => way.open(),
-            OperationKind::StartVm
-            | OperationKind::StopVm
-            | OperationKind::PauseVm
-            | OperationKind::ResumeVm
-            | OperationKind::SaveVm
-            | OperationKind::DiscardSavedState
-            | OperationKind::CreateCheckpoint
-            | OperationKind::ApplyCheckpoint
-            | OperationKind::DeleteMemoryState
-            | OperationKind::ExportCheckpoint => {}
+        if collects_layers(kind) {
+            way.open();
         }
         way
     }
@@ -62,5 +52,22 @@ impl Way {
     /// What stops the work.
     pub(crate) fn stop(&self) -> &Stop {
         &self.stop
+    }
+}
+
+/// Whether all that is left of an operation of this kind, once its promise is kept, is to collect layers.
+pub(crate) const fn collects_layers(kind: OperationKind) -> bool {
+    match kind {
+        OperationKind::CollectLayers | OperationKind::DeleteCheckpoint => true,
+        OperationKind::StartVm
+        | OperationKind::StopVm
+        | OperationKind::PauseVm
+        | OperationKind::ResumeVm
+        | OperationKind::SaveVm
+        | OperationKind::DiscardSavedState
+        | OperationKind::CreateCheckpoint
+        | OperationKind::ApplyCheckpoint
+        | OperationKind::DeleteMemoryState
+        | OperationKind::ExportCheckpoint => false,
     }
 }

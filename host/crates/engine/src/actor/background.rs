@@ -1,6 +1,6 @@
 //! Work that the engine gives itself, and how it makes way for what is asked for.
 
-use stillpoint_common::{Failure, Merges, OperationKind, OperationState};
+use stillpoint_common::{Failure, Merges, OperationState};
 use tokio::time::Instant;
 
 use super::{Running, VmActor, schedule::Ended};
@@ -11,6 +11,7 @@ use crate::{
     job::Job,
     plans,
     saga::Journal,
+    way::collects_layers,
 };
 
 impl VmActor {
@@ -73,27 +74,14 @@ impl VmActor {
     /// Learns from how an operation that collects has ended.
     pub(super) fn note_end(&mut self, running: &Running) {
         let operation = running.reporter.now();
-        let ended = match (operation.kind, &operation.state) {
-            (OperationKind::CollectLayers | OperationKind::DeleteCheckpoint, _) if running.cancel.is_cancelled() => {
-                Ended::Cancelled
-            }
-            (OperationKind::CollectLayers | OperationKind::DeleteCheckpoint, OperationState::Failed(_)) => Ended::Badly,
-            (OperationKind::CollectLayers, OperationState::Done(_) | OperationState::Running) => Ended::Well,
-            // Somebody deletes: what stood against an earlier merge may have been mended.
-            (OperationKind::DeleteCheckpoint, OperationState::Done(_) | OperationState::Running) => Ended::Well,
-            (
-                OperationKind::StartVm
-                | OperationKind::StopVm
-                | OperationKind::PauseVm
-                | OperationKind::ResumeVm
-                | OperationKind::SaveVm
-                | OperationKind::DiscardSavedState
-                | OperationKind::CreateCheckpoint
-                | OperationKind::ApplyCheckpoint
-                | OperationKind::DeleteMemoryState
-                | OperationKind::ExportCheckpoint,
-                _,
-            ) => return,
+        if !collects_layers(operation.kind) {
+            return;
+        }
+        let ended = match &operation.state {
+            _ if running.cancel.is_cancelled() => Ended::Cancelled,
+            OperationState::Failed(_) => Ended::Badly,
+            // Of a deletion, too: what stood against an earlier merge may have been mended.
+            OperationState::Done(_) | OperationState::Running => Ended::Well,
         };
         self.schedule.ended(ended, self.world.config.merge_again, Instant::now());
     }
