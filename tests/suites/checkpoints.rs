@@ -333,6 +333,30 @@ async fn qemu_killed_during_a_capture_leaves_no_half_checkpoint() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn qemu_killed_past_the_commit_of_an_apply_leaves_a_vm_that_is_off_and_no_layer_too_many() {
+    let host = SimHost::running().await;
+    let made = host.create(CheckpointPolicy::Standard).await.unwrap();
+    let old = host.world.running(&host.vm()).unwrap();
+    host.world.set_faults(FaultPlan::none().every(Call::Resume, Fault::Hang));
+    let apply = host.engine.submit(&host.vm(), Request::Apply(made.id.into()), None).await.unwrap();
+    let new = loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        match host.world.running(&host.vm()) {
+            Some(instance) if instance != old => break instance,
+            Some(_) | None => {}
+        }
+    };
+    host.world.kill_instance(new);
+    host.end_of(&apply).await.unwrap_err();
+    host.world.set_faults(FaultPlan::none());
+    host.quiet().await;
+    let vm = host.engine.vm(&host.vm()).await.unwrap().vm;
+    assert_eq!((vm.instance, vm.parent), (None, Some(made.id)), "nobody has asked for anything more");
+    assert_clean(&host).await;
+    assert_eq!(host.world.files().len(), 4, "the user's images, and Now's layers over them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_image_that_was_replaced_is_not_started() {
     let host = SimHost::new().await;
     assert!(host.world.replace_file("/vm/data.qcow2"));

@@ -84,6 +84,8 @@ pub(crate) struct VmActor {
     recovering: bool,
     /// The record may differ from the process, or the VM may be paused by us: to be looked at again.
     unsettled: bool,
+    /// Its process ended while something was at work, which may not have written it down.
+    ended_meanwhile: bool,
     /// Its description files are not as the catalogue is: to be written again. Nobody waits for that.
     undescribed: bool,
     tasks: JoinSet<()>,
@@ -125,6 +127,7 @@ impl VmActor {
             waiting: None,
             recovering: false,
             unsettled: false,
+            ended_meanwhile: false,
             undescribed: false,
             tasks: JoinSet::new(),
             critical: Watch::default(),
@@ -179,10 +182,11 @@ impl VmActor {
 
     async fn task_ended(&mut self) {
         let ended = self.running.take();
-        if std::mem::take(&mut self.recovering) {
+        let (recovered, died) = (std::mem::take(&mut self.recovering), std::mem::take(&mut self.ended_meanwhile));
+        ended.iter().filter(|_| !recovered).for_each(|running| self.note_end(running));
+        if recovered || died {
             self.settle().await;
         } else {
-            ended.iter().for_each(|running| self.note_end(running));
             // A note that is still there is of a VM that the operation could not let go on.
             self.unsettled = !matches!(self.world.catalogue.hold(&self.vm).await, Ok(None));
         }
@@ -387,11 +391,15 @@ impl VmActor {
         }
     }
 
-    /// A process has ended by itself. An operation that runs will see it; otherwise the catalogue is told now.
+    /// A process has ended. What is at work may have ended it, or will see it, or not: the catalogue is told when that
+    /// is over, otherwise now.
     async fn ended(&mut self, instance: InstanceId) {
+        if self.running.is_some() {
+            self.ended_meanwhile = true;
+            return;
+        }
         let vm = self.world.catalogue.vm(&self.vm).await;
-        let is_ours = vm.map_or(true, |vm| vm.instance == Some(instance));
-        if is_ours && self.running.is_none() {
+        if vm.map_or(true, |vm| vm.instance == Some(instance)) {
             self.settle().await;
             // A guest that has switched itself off has let go of its automatic checkpoint.
             self.look_for_layers().await;

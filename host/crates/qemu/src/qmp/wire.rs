@@ -6,6 +6,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longest line taken from a peer. QEMU's longest answer, its schema, has some 300 KiB.
 pub(super) const LINE_LIMIT: usize = 16 << 20;
+/// Room for what is read at once; most answers are shorter, and a VM may stand still until they are read.
+const ROOM: usize = 16 << 10;
 
 /// Something QEMU tells without being asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 tracing::warn!(limit = LINE_LIMIT, "QMP peer sent an endless line");
                 return None;
             }
+            self.buffer.reserve(ROOM);
             match self.peer.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}
