@@ -103,6 +103,43 @@ fn every_answer_is_also_a_json_document() {
 }
 
 #[test]
+fn the_whole_configuration_of_a_vm_and_a_checkpoint_can_be_read_and_compared() {
+    let fake = Fake::start();
+    let expected = "\
+cpus:         2
+memory:       512 MiB
+accelerator:  AUTO
+boots:        from its disks, through the BIOS
+serial log:   none
+
+Disks
+  DISK    IMAGE          FORMAT
+  system  /vm/web.qcow2  QCOW2
+";
+    assert_eq!(says(&fake, &["vm", "show", "web", "--config"]), expected);
+    assert_eq!(says(&fake, &["checkpoint", "show", "web", "clean install", "--config"]), expected);
+    let file = fake.folder.path().join("config.json");
+    std::fs::write(&file, says(&fake, &["checkpoint", "show", "web", CLEAN, "--config", "--json"])).unwrap();
+    says(&fake, &["vm", "create", "copy", "--from", file.to_str().unwrap()]);
+    assert!(fake.asked()[0].starts_with("create copy Production VmDefinition { cpus: 2"), "{:?}", fake.asked());
+
+    let same = says(&fake, &["checkpoint", "diff", "web", "clean install"]);
+    assert_eq!(same, "\"clean install\" and Now are made of the same.\n");
+    let expected = "\
+From \"clean install\" to \"before the upgrade\":
+
+WHAT        FROM  TO
+cpus        2     4
+serial_log  none  /log/web
+";
+    assert_eq!(says(&fake, &["checkpoint", "diff", "web", "clean install", "019b"]), expected);
+    let document = json(&fake, &["checkpoint", "diff", "web", "019b", "clean install"]);
+    assert_eq!((&document["from"], &document["to"]), (&UPGRADE.into(), &CLEAN.into()));
+    assert_eq!(document["spec_changes"][0], serde_json::json!({"field": "cpus", "from": "4", "to": "2"}));
+    assert_eq!(json(&fake, &["checkpoint", "diff", "web", CLEAN])["to"], Value::Null);
+}
+
+#[test]
 fn a_rebuild_says_what_it_took_and_what_it_left_and_why() {
     let fake = Fake::start();
     let expected = "\
@@ -512,6 +549,19 @@ fn many_vms_are_set_at_once_and_each_says_what_became_of_it() {
     assert_eq!(set(&[]).status.code(), Some(2), "all of them must be said");
     assert_eq!(run(&fake, &["vm", "set", "*"]).status.code(), Some(2), "nothing to set");
     assert_eq!(fake.asked().len(), 3);
+}
+
+#[test]
+fn undo_checkpoints_are_switched_for_many_vms_at_once_and_shown() {
+    let fake = Fake::start();
+    let switched = says(&fake, &["vm", "set", "w*", "--undo-checkpoint", "on", "--service-off", "quiesce"]);
+    assert!(switched.contains("undo checkpoint: no -> yes; services off: [] -> [QUIESCE]"), "{switched}");
+    let asked = fake.asked()[0].clone();
+    assert!(asked.contains("services_off: Some({Quiesce})") && asked.ends_with("undo Some(true)"), "{asked}");
+    says(&fake, &["vm", "set", "w*", "--undo-checkpoint", "off"]);
+    assert!(fake.asked()[1].ends_with("undo Some(false)"), "{:?}", fake.asked());
+    assert!(says(&fake, &["vm", "settings", "web"]).contains("undo checkpoint:"), "the page has it");
+    assert_eq!(json(&fake, &["vm", "settings", "web"])["undo_checkpoint"], false);
 }
 
 #[test]

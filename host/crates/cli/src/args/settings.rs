@@ -30,6 +30,9 @@ pub struct SetVms {
     /// Folder for configuration and memory of their checkpoints, while they have none; {vm} is replaced by the name.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint_location: Option<PathBuf>,
+    /// Whether an apply that discards Now makes a checkpoint of it first all the same.
+    #[arg(long)]
+    pub undo_checkpoint: Option<Switch>,
     /// Whether a checkpoint is made at each start if there is none, and deleted at the clean stop.
     #[arg(long)]
     pub automatic_checkpoints: Option<Switch>,

@@ -6,6 +6,7 @@ mod confirm;
 mod delete;
 mod events;
 mod guest;
+mod hardware;
 mod hazards;
 mod integrity;
 mod memory;

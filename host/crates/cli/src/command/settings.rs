@@ -6,7 +6,7 @@ use stillpoint_common::{CheckpointPolicy, GuestService, SettingsChange, VmId, Vm
 use super::Context;
 use crate::{
     CliError,
-    args::{SetVms, VmChoice, parse},
+    args::{SetVms, Switch, VmChoice, parse},
     client::VmChange,
     output::{
         Answer,
@@ -45,6 +45,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("location", location),
         ("layers", "beside their images".to_owned()),
         ("automatic at start", yes(vm.settings.automatic_checkpoints)),
+        ("undo checkpoint", yes(vm.undo_checkpoint)),
         ("hazards", text::word(Some(vm.settings.hazards))),
         ("disks it cannot hold", text::word(Some(vm.settings.unsupported_disks))),
         ("guest services off", services_off(&vm.settings)),
@@ -54,6 +55,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         "vm": vm.id,
         "checkpoint_policy": vm.checkpoint_policy,
         "checkpoint_location": vm.checkpoint_location,
+        "undo_checkpoint": vm.undo_checkpoint,
         "settings": vm.settings,
     });
     Answer::new(page, &document)
@@ -132,12 +134,12 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
     let relabelled = !set.add_label.is_empty() || !set.remove_label.is_empty();
     Ok(VmChange {
         checkpoint_policy: set.checkpoint_policy.map(Into::into),
-        undo_checkpoint: None,
+        undo_checkpoint: set.undo_checkpoint.map(Switch::is_on),
         checkpoint_location: location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?,
         critical: None,
         spec: None,
         settings: SettingsChange {
-            automatic_checkpoints: set.automatic_checkpoints.map(crate::args::Switch::is_on),
+            automatic_checkpoints: set.automatic_checkpoints.map(Switch::is_on),
             labels: relabelled.then(labels),
             hazards: set.hazards.map(Into::into),
             unsupported_disks: set.unsupported_disks.map(Into::into),
@@ -151,6 +153,7 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
         ("policy", text::word(before.checkpoint_policy), text::word(after.checkpoint_policy)),
         ("location", before.checkpoint_location.clone(), after.checkpoint_location.clone()),
         ("automatic", yes(before.settings.automatic_checkpoints), yes(after.settings.automatic_checkpoints)),
+        ("undo checkpoint", yes(before.undo_checkpoint), yes(after.undo_checkpoint)),
         ("hazards", text::word(Some(before.settings.hazards)), text::word(Some(after.settings.hazards))),
         (
             "unsupported disks",

@@ -98,8 +98,9 @@ pub(crate) fn checkpoints() -> Vec<pb::Checkpoint> {
         left_out: vec![LeftOut { disk: "tape".parse().unwrap(), why: "a pass-through disk".into() }],
         ..production(CLEAN, "clean install", None, 75)
     };
-    let upgrade =
-        fallback(Checkpoint { parent: Some(id(CLEAN)), ..production(UPGRADE, "before the upgrade", None, 2) });
+    let larger = VmDefinition { cpus: 4, serial_log: Some("/log/web".into()), ..definition() };
+    let upgrade = production(UPGRADE, "before the upgrade", None, 2);
+    let upgrade = fallback(Checkpoint { parent: Some(id(CLEAN)), definition: larger, ..upgrade });
     let twins = [TWIN_A, TWIN_B].map(|twin| production(twin, "twin", Some(id(CLEAN)), 1));
     let twins = twins.map(|twin| Checkpoint { remarks: Remarks { hazards: vec![hazard()], ..twin.remarks }, ..twin });
     [clean, upgrade].into_iter().chain(twins).map(|checkpoint| message(&checkpoint)).collect()

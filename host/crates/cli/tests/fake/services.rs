@@ -131,16 +131,20 @@ impl VirtualMachines for Service {
     }
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
-        if change.settings != SettingsChange::default() || change.checkpoint_location.is_some() {
+        let undo = change.undo_checkpoint;
+        if change.settings != SettingsChange::default() || change.checkpoint_location.is_some() || undo.is_some() {
             let (location, settings) = (change.checkpoint_location, change.settings);
-            self.asked.note(format!("set {} {:?} {location:?} {settings:?}", change.id, change.checkpoint_policy));
+            let policy = change.checkpoint_policy;
+            self.asked.note(format!("set {} {policy:?} {location:?} {settings:?} undo {undo:?}", change.id));
             if change.id.as_str() == "db" {
                 let failure = Failure::new(Reason::VmHasCheckpoints, "VM db has checkpoints");
                 return Err(refused(failure));
             }
             let record = VmSettings { automatic_checkpoints: true, ..VmSettings::default() };
             let settings = Some(convert_settings::message(&settings.applied(record)));
-            return Ok(Response::new(pb::Vm { settings, ..canned::vm(change.id.as_str(), canned::definition()) }));
+            let known = canned::vm(change.id.as_str(), canned::definition());
+            let undo_checkpoint = undo.unwrap_or(known.undo_checkpoint);
+            return Ok(Response::new(pb::Vm { settings, undo_checkpoint, ..known }));
         }
         let cpus = change.definition.map(|definition| definition.cpus);
         self.asked.note(match change.critical {
