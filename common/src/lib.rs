@@ -8,6 +8,7 @@ mod checkpoint;
 mod critical;
 mod definition;
 mod event;
+mod failing;
 mod filter;
 mod finding;
 mod ids;
@@ -30,6 +31,7 @@ pub use definition::{
     VmDefinition,
 };
 pub use event::{Event, EventKind, EventToken, TokenError};
+pub use failing::{OnFailure, VmFailure, VmFailures};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, SessionId};

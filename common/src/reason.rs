@@ -90,6 +90,7 @@ reasons! {
     VmPausedCritical, "VM_PAUSED_CRITICAL", FailedPrecondition, "Free space on the file system that is named, or mend the disk; then resume the VM, if it does not go on by itself.";
     VmHasCheckpoints, "VM_HAS_CHECKPOINTS", FailedPrecondition, "Delete its checkpoints first.";
     VmStoppedUnexpectedly, "VM_STOPPED_UNEXPECTEDLY", Unavailable, "The VM's process ended; its log says why. Start the VM again.";
+    GuestPanicked, "GUEST_PANICKED", Unavailable, "The guest's kernel has panicked; its console says why. Start the VM again, or revert it.";
     CheckpointsDisabled, "CHECKPOINTS_DISABLED", FailedPrecondition, "Set the VM's checkpoint policy: `stillpoint vm update VM --policy production`.";
     CheckpointLimit, "CHECKPOINT_LIMIT", ResourceExhausted, "A VM has at most 50 checkpoints: delete some.";
     HazardRefused, "HAZARD_REFUSED", FailedPrecondition, "Take the guest out of its cluster first, or allow it: `stillpoint vm set VM --hazards warn`.";

@@ -36,6 +36,9 @@ pub struct Vm {
     pub detached: Vec<DetachedDisk>,
     /// The process that runs it; `None` while it is off or saved.
     pub instance: Option<InstanceId>,
+    /// The boot of the host in which that process was started; empty: not known.
+    #[serde(default)]
+    pub host_boot: String,
     /// The machine state it will go on from; never together with a process.
     #[serde(default)]
     pub saved: Option<SavedState>,

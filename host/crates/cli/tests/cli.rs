@@ -565,6 +565,21 @@ fn undo_checkpoints_are_switched_for_many_vms_at_once_and_shown() {
 }
 
 #[test]
+fn what_is_done_about_a_vm_that_fails_is_set_for_many_and_shown_with_the_last_failure() {
+    let fake = Fake::start();
+    let set = says(&fake, &["vm", "set", "web", "--on-failure", "revert"]);
+    assert!(set.contains("on failure: NOTHING -> REVERT"), "{set}");
+    assert!(fake.asked()[0].contains("on_failure: Some(Revert)"), "{:?}", fake.asked());
+    let shown = says(&fake, &["vm", "show", "web"]);
+    let failed = "2026-01-01T12:00:00Z, GUEST_PANICKED: it was brought back (1 of 3 times within the last hour)";
+    assert!(shown.contains(failed) && shown.contains("nothing is done"), "{shown}");
+    assert!(!says(&fake, &["vm", "show", "db"]).contains("failed:"));
+    let vm = json(&fake, &["vm", "show", "web"]);
+    assert_eq!((&vm["failure"]["reason"], &vm["failure"]["recoveries"]), (&"GUEST_PANICKED".into(), &1.into()));
+    assert_eq!(json(&fake, &["vm", "settings", "web"])["settings"]["on_failure"], "NOTHING");
+}
+
+#[test]
 fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
     let fake = Fake::start();
     assert_eq!(json(&fake, &["guest", "services", "db"])[0]["status"], "NOT_RUNNING");

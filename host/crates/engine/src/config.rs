@@ -27,6 +27,10 @@ pub struct EngineConfig {
     pub make_way: Duration,
     /// How long after a failed merge it is tried again (30 s); each further failure doubles it, up to an hour.
     pub merge_again: Duration,
+    /// How often a VM that fails is brought back within an hour at most (3).
+    pub recoveries_an_hour: usize,
+    /// What tells one boot of the host from another. A process of another boot has not failed: it ended with the host.
+    pub host_boot: String,
     /// The most checkpoints a VM may have (50).
     pub max_checkpoints: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
@@ -93,6 +97,8 @@ impl EngineConfig {
             clock_after_apply: Duration::from_secs(20),
             make_way: Duration::from_secs(10),
             merge_again: Duration::from_secs(30),
+            recoveries_an_hour: 3,
+            host_boot: String::new(),
             max_checkpoints: 50,
             remembered_operations: 1_000,
             remembered_events: 10_000,

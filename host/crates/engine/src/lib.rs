@@ -13,6 +13,7 @@ mod disks;
 mod engine;
 mod error;
 mod events;
+mod failing;
 mod fallback;
 mod forest;
 mod hub;

@@ -37,6 +37,7 @@ calls! {
     PressPowerButton "hypervisor.press_power_button" true;
     Pause "hypervisor.pause" true;
     Resume "hypervisor.resume" true;
+    SetOnPanic "hypervisor.set_on_panic" true;
     AttachOverlays "hypervisor.attach_overlays" true;
     DetachOverlays "hypervisor.detach_overlays" true;
     SwitchHeads "hypervisor.switch_heads" true;

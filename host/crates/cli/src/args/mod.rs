@@ -14,7 +14,7 @@ pub use checkpoint::{
 };
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
-pub use settings::{HazardArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
+pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_common::{GuestService, HazardPolicy, Label, Pattern, UnsupportedDisks};
+use stillpoint_common::{GuestService, HazardPolicy, Label, OnFailure, Pattern, UnsupportedDisks};
 
 use super::PolicyArg;
 
@@ -42,6 +42,10 @@ pub struct SetVms {
     /// What to do about disks that no checkpoint can hold.
     #[arg(long, value_name = "WHAT")]
     pub unsupported_disks: Option<UnsupportedArg>,
+    /// What to do when one of them fails: its process ends by itself, or its guest's kernel panics. At most three times an
+    /// hour.
+    #[arg(long, value_name = "WHAT")]
+    pub on_failure: Option<OnFailureArg>,
     /// Use a service of the guest's agent again; may be given several times.
     #[arg(long, value_name = "SERVICE")]
     pub service_on: Vec<ServiceArg>,
@@ -88,6 +92,27 @@ impl From<UnsupportedArg> for UnsupportedDisks {
         match choice {
             UnsupportedArg::LeaveOut => Self::LeaveOut,
             UnsupportedArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+/// What to do when a VM fails, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailureArg {
+    /// Nothing.
+    Nothing,
+    /// Start it as it is.
+    Restart,
+    /// Bring it back to its last checkpoint, and start it. What happened since is lost, unless undo checkpoints are on.
+    Revert,
+}
+
+impl From<OnFailureArg> for OnFailure {
+    fn from(choice: OnFailureArg) -> Self {
+        match choice {
+            OnFailureArg::Nothing => Self::Nothing,
+            OnFailureArg::Restart => Self::Restart,
+            OnFailureArg::Revert => Self::Revert,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Settings: the page of one VM, and the same change for many.
 
 use serde::Serialize;
-use stillpoint_common::{CheckpointPolicy, GuestService, SettingsChange, VmId, VmSettings};
+use stillpoint_common::{CheckpointPolicy, GuestService, OnFailure, SettingsChange, VmId, VmSettings};
 
 use super::Context;
 use crate::{
@@ -48,6 +48,7 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("undo checkpoint", yes(vm.undo_checkpoint)),
         ("hazards", text::word(Some(vm.settings.hazards))),
         ("disks it cannot hold", text::word(Some(vm.settings.unsupported_disks))),
+        ("when it fails", when_it_fails(vm)),
         ("guest services off", services_off(&vm.settings)),
         ("labels", labels(&vm.settings)),
     ]);
@@ -59,6 +60,18 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         "settings": vm.settings,
     });
     Answer::new(page, &document)
+}
+
+/// `is started, at most 3 times an hour`
+pub(super) fn when_it_fails(vm: &Vm) -> String {
+    let what = match vm.settings.on_failure {
+        OnFailure::Nothing => return "nothing is done".to_owned(),
+        OnFailure::Restart => "it is started",
+        OnFailure::Revert if vm.undo_checkpoint => "Now is kept as a checkpoint, it is reverted and started",
+        OnFailure::Revert => "it is reverted to its last checkpoint and started; Now is lost",
+    };
+    let most = vm.failure.as_ref().map(|failure| format!(", at most {} times an hour", failure.max_recoveries));
+    format!("{what}{}", most.unwrap_or_default())
 }
 
 fn yes(on: bool) -> String {
@@ -144,6 +157,7 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
             hazards: set.hazards.map(Into::into),
             unsupported_disks: set.unsupported_disks.map(Into::into),
             services_off: switched.then(services_off),
+            on_failure: set.on_failure.map(Into::into),
         },
     })
 }
@@ -160,6 +174,7 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
             text::word(Some(before.settings.unsupported_disks)),
             text::word(Some(after.settings.unsupported_disks)),
         ),
+        ("on failure", text::word(Some(before.settings.on_failure)), text::word(Some(after.settings.on_failure))),
         (
             "services off",
             format!("[{}]", services_off(&before.settings)),

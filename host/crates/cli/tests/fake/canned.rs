@@ -7,8 +7,8 @@ use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
     FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState,
-    Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, ServiceRole, Vm,
-    VmDefinition, VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult,
+    Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Reason, Remarks,
+    ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult,
     WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
@@ -60,6 +60,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         parent: web.then(|| id(UPGRADE)),
         heads: BTreeMap::new(),
         instance: None,
+        host_boot: String::new(),
         saved: None,
         undo_checkpoint: false,
         detached: vec![],
@@ -74,11 +75,23 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
     };
     let power = if web { PowerState::Running } else { PowerState::Off };
     let mut vm = convert::vm::vm(&record, power, &[("system".parse().unwrap(), layer, 3)], None);
+    convert::vm::set_failure(&mut vm, &failures(web));
     if name == "full" {
         vm.state = pb::VmState::PausedCritical.into();
         convert::vm::set_critical(&mut vm, &critical());
     }
     vm
+}
+
+/// VM `web` has failed once.
+fn failures(web: bool) -> VmFailures {
+    let last = VmFailure {
+        time: "2026-01-01T12:00:00Z".parse().unwrap(),
+        reason: Reason::GuestPanicked,
+        at_work: false,
+        outcome: "it was brought back".into(),
+    };
+    VmFailures { last: web.then_some(last), recoveries: usize::from(web), max_recoveries: 3 }
 }
 
 /// Why VM `full` stands still.

@@ -15,6 +15,7 @@ mod background;
 mod caught;
 mod change;
 mod critical;
+mod failing;
 mod missing;
 mod reconnect;
 mod schedule;
@@ -68,6 +69,7 @@ pub(crate) enum Message {
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
     Stopped { instance: Option<InstanceId> },
+    Panicked { instance: InstanceId },
     Look,
     Stop,
 }
@@ -189,7 +191,7 @@ impl VmActor {
         match self.waiting.take() {
             Some((job, cx)) => self.begin_waiting(job, cx).await,
             None if self.unsettled => {}
-            None => self.look_for_layers().await,
+            None => self.look_for_work().await,
         }
     }
 
@@ -249,7 +251,7 @@ impl VmActor {
         if self.unsettled {
             return;
         }
-        self.look_for_layers().await;
+        self.look_for_work().await;
     }
 
     /// Work that the engine gives itself.
@@ -290,7 +292,8 @@ impl VmActor {
             Message::Cancel { operation } => self.cancel(operation),
             Message::Ended { instance } => self.ended(instance).await,
             Message::Stopped { instance } => self.stopped(instance).await,
-            Message::Look if self.running.is_none() => self.settle().await,
+            Message::Panicked { instance } => self.panicked(instance).await,
+            Message::Look if self.running.is_none() => self.recovered().await,
             Message::Look => self.stopped(None).await,
             Message::Stop => return After::End,
         }
@@ -310,6 +313,10 @@ impl VmActor {
         self.refuse_missing(&vm, &checkpoints, &request).await?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         let changes = Changes::default().set_job(&job).new_request(&job);
+        let changes = match &job.request {
+            Some(request) => self.taken_in_hand(request, changes).await?,
+            None => changes,
+        };
         self.enlist(&job, changes).await?;
         let operation = job.operation.clone();
         match admitted {
@@ -394,7 +401,7 @@ impl VmActor {
         if is_ours && self.running.is_none() {
             self.settle().await;
             // A guest that has switched itself off has let go of its automatic checkpoint.
-            self.look_for_layers().await;
+            self.look_for_work().await;
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
     disks::take_disks,
     error::StepError,
     events::{self, EventReader, EventsFrom},
+    failing,
     hub::Hub,
     job::Job,
     plans::{chain_files, describe_critical, without_process},
@@ -51,6 +52,13 @@ pub struct Engine {
     hub: Arc<Hub>,
     /// Mailboxes of the VMs' actors. Held for a look-up or an insertion, never while an actor works.
     actors: Actors,
+}
+
+/// How a VM is seen to run.
+struct Seen {
+    power: PowerState,
+    critical: Option<Critical>,
+    panicked: bool,
 }
 
 impl Engine {
@@ -105,6 +113,9 @@ impl Engine {
                     }) => tell_all(&actors, || Message::Ended { instance }).await,
                     Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Critical(_) }) => {
                         tell_all(&actors, || Message::Stopped { instance: Some(instance) }).await;
+                    }
+                    Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Panicked }) => {
+                        tell_all(&actors, || Message::Panicked { instance }).await;
                     }
                     Ok(HypervisorEvent {
                         kind: HypervisorEventKind::Reset | HypervisorEventKind::AgentChannel(_),
@@ -184,6 +195,7 @@ impl Engine {
             heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
             detached: Vec::new(),
             instance: None,
+            host_boot: String::new(),
             saved: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
@@ -226,26 +238,29 @@ impl Engine {
             disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
         }
         let operation = self.hub.of_vm(&vm.id);
-        let (power, critical) = self.power(&vm).await;
-        Ok(VmView { power, disks, critical, operation, vm })
+        let Seen { power, critical, panicked } = self.power(&vm).await;
+        let record = self.world.catalogue.failure(&vm.id).await?;
+        let failures = failing::told(record.as_ref(), self.world.config.recoveries_an_hour, self.now());
+        Ok(VmView { power, disks, critical, panicked, failures, operation, vm })
     }
 
     /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
     /// paused, not as gone.
-    async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
-        let Some(instance) = vm.instance else { return (without_process(vm), None) };
+    async fn power(&self, vm: &Vm) -> Seen {
+        let as_usual = |power| Seen { power, critical: None, panicked: false };
+        let Some(instance) = vm.instance else { return as_usual(without_process(vm)) };
         let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
-        let Ok(Ok(observed)) = observed else { return (PowerState::Paused, None) };
-        let power = match observed.run {
-            RunState::Running => PowerState::Running,
-            RunState::Paused | RunState::AwaitingMemory => PowerState::Paused,
+        let Ok(Ok(observed)) = observed else { return as_usual(PowerState::Paused) };
+        match observed.run {
+            RunState::Running => as_usual(PowerState::Running),
+            RunState::Paused | RunState::AwaitingMemory => as_usual(PowerState::Paused),
+            RunState::Panicked => Seen { panicked: true, ..as_usual(PowerState::Paused) },
             RunState::Critical(trouble) => {
                 let critical = describe_critical(&self.world, vm, &trouble).await;
-                return (PowerState::PausedCritical, Some(critical));
+                Seen { critical: Some(critical), ..as_usual(PowerState::PausedCritical) }
             }
-            RunState::Gone | RunState::ShutDown => PowerState::Off,
-        };
-        (power, None)
+            RunState::Gone | RunState::ShutDown => as_usual(PowerState::Off),
+        }
     }
 
     /// Changes a VM's record.

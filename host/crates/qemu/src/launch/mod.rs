@@ -14,7 +14,7 @@ use stillpoint_common::Accelerator;
 use stillpoint_engine::ports::{HypervisorError, LaunchSpec, Launched};
 use tokio::process::Child;
 
-pub(crate) use arguments::AGENT;
+pub(crate) use arguments::{AGENT, panic_action};
 use arguments::Hardware;
 
 use crate::{
