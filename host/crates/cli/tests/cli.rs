@@ -580,6 +580,31 @@ fn what_is_done_about_a_vm_that_fails_is_set_for_many_and_shown_with_the_last_fa
 }
 
 #[test]
+fn a_merge_of_images_says_what_it_will_do_and_is_done_only_if_agreed_to() {
+    let fake = Fake::start();
+    let merge = ["image", "merge", "--into", "/i/base.qcow2", "/i/top.qcow2"];
+    let planned = says(&fake, &[&merge[..], &["--dry-run"]].concat());
+    let expected = "\
+Into /i/base.qcow2 are merged, the first one first:
+  /i/top.qcow2
+  /i/between.qcow2
+At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
+";
+    assert_eq!(planned, expected);
+    assert_eq!(refused(&fake, &merge).0, 2, "nobody is there to ask");
+    assert_eq!(fake.asked(), [""; 0]);
+    let merged = run(&fake, &[&merge[..], &["--yes"]].concat());
+    assert!(stdout(&merged).contains("not needed any more: /i/top.qcow2"), "{}", stdout(&merged));
+    assert!(stderr(&merged).contains("/i/top.qcow2: 50%"), "{}", stderr(&merged));
+    let removed = json(&fake, &[&merge[..], &["--remove-merged", "--yes"]].concat());
+    assert_eq!(removed["removed"][1], "/i/between.qcow2");
+    assert_eq!(fake.asked(), ["merge /i/top.qcow2 remove false", "merge /i/top.qcow2 remove true"]);
+    let (code, error) = refused(&fake, &["image", "merge", "--into", "/vm/web.qcow2", "/i/top.qcow2", "--yes"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("VM web") && error.contains("checkpoint delete"), "{error}");
+}
+
+#[test]
 fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
     let fake = Fake::start();
     assert_eq!(json(&fake, &["guest", "services", "db"])[0]["status"], "NOT_RUNNING");

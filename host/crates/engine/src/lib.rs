@@ -17,6 +17,7 @@ mod failing;
 mod fallback;
 mod forest;
 mod hub;
+mod image_merge;
 mod job;
 pub mod layout;
 mod plans;
@@ -35,8 +36,9 @@ pub use advice::{Advice, AdviceCode, AdviceReason};
 pub use catalogue::readable;
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
-pub use engine::Engine;
+pub use engine::{Engine, ImageProgress};
 pub use events::{EventReader, EventsFrom};
+pub use image_merge::ImageMerge;
 pub use preview::{DeletePreview, PlannedMerge};
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{

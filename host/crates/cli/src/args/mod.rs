@@ -2,6 +2,7 @@
 
 mod check;
 mod checkpoint;
+mod image;
 mod memory;
 mod operation;
 pub(crate) mod parse;
@@ -12,6 +13,7 @@ pub use check::CheckArgs;
 pub use checkpoint::{
     ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,
 };
+pub use image::{ImageCommand, MergeImage};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
@@ -67,6 +69,9 @@ pub enum Command {
     /// Look at the system in a VM.
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Merge image files that belong to no VM.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at files of memory states, check them, make streams of them.
     #[command(subcommand)]
     Memory(MemoryCommand),

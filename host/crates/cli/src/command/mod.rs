@@ -8,6 +8,7 @@ mod events;
 mod guest;
 mod hardware;
 mod hazards;
+mod image;
 mod integrity;
 mod memory;
 mod operation;
@@ -21,7 +22,7 @@ mod work;
 
 use crate::{
     CliError,
-    args::{Cli, Command},
+    args::{Cli, Command, ImageCommand},
     client::Client,
     output::{Answer, Output},
 };
@@ -43,6 +44,11 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
     if let Command::Check(args) = &cli.command {
         return check::run(cli, args).await;
     }
+    if let Command::Image(ImageCommand::Merge(asked)) = &cli.command
+        && !asked.dry_run
+    {
+        confirm::can_ask(asked.consent)?;
+    }
     if let Command::Checkpoint(command) = &cli.command {
         checkpoint::check(command)?;
     }
@@ -54,6 +60,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Events(asked) => events::run(&context, asked).await,
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
+        Command::Image(command) => image::run(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
         Command::Memory(command) => memory::run(command),
         Command::Check(args) => check::run(cli, args).await,

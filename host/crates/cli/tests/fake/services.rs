@@ -14,6 +14,7 @@ use stillpoint_proto::{
     longrunning::{self, operations_server::Operations},
     v1::{
         self as pb, checkpoints_server::Checkpoints, guests_server::Guests, host_service_server::HostService,
+        images_server::Images,
         operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
     },
 };
@@ -335,6 +336,32 @@ impl Guests for Service {
     async fn list_writers(&self, request: Request<pb::ListWritersRequest>) -> Answer<pb::ListWritersResponse> {
         let vm = names::parse_guest(&request.get_ref().parent, "parent").map_err(refused)?;
         Ok(Response::new(pb::ListWritersResponse { writers: guest::guest(&vm, &canned::guest()).writers }))
+    }
+}
+
+#[tonic::async_trait]
+impl Images for Service {
+    type MergeImageStream = Pin<Box<dyn Stream<Item = Result<pb::MergeImageResponse, Status>> + Send>>;
+
+    async fn merge_image(&self, request: Request<pb::MergeImageRequest>) -> Answer<Self::MergeImageStream> {
+        use pb::merge_image_response::Event;
+        let asked = request::merge_image(request.get_ref()).map_err(refused)?;
+        let images = vec![asked.child.display().to_string(), "/i/between.qcow2".into()];
+        if asked.into.ends_with("web.qcow2") {
+            return Err(refused(Failure::new(Reason::ImageOfVm, "/vm/web.qcow2 is an image of VM web")));
+        }
+        let into = asked.into.display().to_string();
+        let plan = pb::ImageMergePlan { images: images.clone(), into, move_bytes: 3 << 20, needed_bytes: 1 << 20 };
+        let mut events = vec![Event::Plan(plan)];
+        if !asked.dry_run {
+            self.asked.note(format!("merge {} remove {}", images[0], asked.remove_merged));
+            let image = images[0].clone();
+            events.push(Event::Progress(pb::ImageMergeProgress { image, done_bytes: 51, total_bytes: 100 }));
+            let (removed, left) = if asked.remove_merged { (images, vec![]) } else { (vec![], images) };
+            events.push(Event::Merged(pb::ImageMerged { removed, left }));
+        }
+        let events = events.into_iter().map(|event| Ok(pb::MergeImageResponse { event: Some(event) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
     }
 }
 

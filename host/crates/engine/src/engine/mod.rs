@@ -1,10 +1,13 @@
 //! The engine as its service sees it.
 
 mod checkpoints;
+mod images;
 mod operations;
 mod preview;
 mod rebuild;
 mod truth;
+
+pub use self::images::ImageProgress;
 
 use std::{
     collections::HashMap,
