@@ -34,11 +34,15 @@ pub enum GuestService {
     Shutdown,
     /// Setting the guest's clock after an apply: without it the clock goes on from the time of the checkpoint.
     TimeSync,
+    /// Signs of life: without it the agent is only asked when somebody wants to know.
+    Heartbeat,
+    /// Keys and values that host and guest tell each other: without it none are given, and none are asked for.
+    KeyValues,
 }
 
 impl GuestService {
     /// Each of them.
-    pub const ALL: &'static [Self] = &[Self::Quiesce, Self::Shutdown, Self::TimeSync];
+    pub const ALL: &'static [Self] = &[Self::Quiesce, Self::Shutdown, Self::TimeSync, Self::Heartbeat, Self::KeyValues];
 }
 
 /// What to do about disks that no checkpoint can hold: devices that are passed through.

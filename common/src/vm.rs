@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    CheckpointId, CheckpointPolicy, CriticalSettings, DiskDefinition, DiskName, InstanceId, LayerId, MemoryId,
-    MemoryState, VmDefinition, VmId, VmSettings,
+    CheckpointId, CheckpointPolicy, CriticalSettings, DiskDefinition, DiskName, InstanceId, KeyValues, LayerId,
+    MemoryId, MemoryState, VmDefinition, VmId, VmSettings,
 };
 
 /// A virtual machine as the catalogue knows it. Its active state is called *Now*.
@@ -58,6 +58,9 @@ pub struct Vm {
     /// What its administrator has set.
     #[serde(default)]
     pub settings: VmSettings,
+    /// What its host tells its guest.
+    #[serde(default)]
+    pub values: KeyValues,
     /// When it was defined.
     pub created: Timestamp,
     /// When its record last changed.

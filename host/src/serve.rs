@@ -8,8 +8,8 @@ use stillpoint_proto::{
     longrunning::operations_server::OperationsServer,
     v1::{
         checkpoints_server::CheckpointsServer, events_server::EventsServer, guests_server::GuestsServer,
-        host_service_server::HostServiceServer, images_server::ImagesServer, operations_extra_server::OperationsExtraServer,
-        virtual_machines_server::VirtualMachinesServer,
+        host_service_server::HostServiceServer, images_server::ImagesServer,
+        operations_extra_server::OperationsExtraServer, virtual_machines_server::VirtualMachinesServer,
     },
 };
 use tokio::{

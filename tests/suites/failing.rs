@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{
-    CheckpointPolicy, Event, EventKind, OnFailure, PowerState, Reason, SettingsChange, VmFailure,
-};
+use stillpoint_common::{CheckpointPolicy, Event, EventKind, OnFailure, PowerState, Reason, SettingsChange, VmFailure};
 use stillpoint_engine::{EngineConfig, EventsFrom, Request, StopMode, VmChange, VmView};
 use stillpoint_sim::{Call, Fault, FaultPlan, PowerScript};
 use stillpoint_tests::sim_host::SimHost;

@@ -23,11 +23,7 @@ async fn failed(client: &Client, vm: &VmId, reason: &str, recoveries: u32) -> Te
     for _ in 0..1200 {
         let vm = client.vm(vm).await?;
         let failure = vm.failure.clone().ok_or("the service says nothing of failures")?;
-        if failure.reason == reason
-            && failure.recoveries == recoveries
-            && !failure.at_work
-            && vm.operation.is_none()
-        {
+        if failure.reason == reason && failure.recoveries == recoveries && !failure.at_work && vm.operation.is_none() {
             return Ok(vm);
         }
         seen = Some((vm.status_line, failure));

@@ -136,7 +136,10 @@ async fn real_qemu_img_merges_a_chain_into_an_ancestor_and_all_of_it_reads_the_s
             }
         });
         let removed = lab.engine.merge_images(&plan, false, &Stop::new(), &progress).await.unwrap();
-        assert_eq!((removed, seen.lock().unwrap().clone()), (Some(vec![]), vec!["top".into(), "two".into(), "one".into()]));
+        assert_eq!(
+            (removed, seen.lock().unwrap().clone()),
+            (Some(vec![]), vec!["top".into(), "two".into(), "one".into()])
+        );
         for name in ["top", "two", "one", base] {
             assert_eq!(lab.read(name), expected, "{name}");
         }

@@ -54,8 +54,8 @@ impl images_server::Images for Images {
 
 /// Merges until it is done or the client has hung up: then it stops, and is in nobody's way.
 async fn merge(engine: Engine, plan: ImageMerge, asked: MergeImage, answer: Answer) {
-    let stop = Stop::new();
-    let work = engine.merge_images(&plan, asked.remove_merged, &stop, &progress(&answer));
+    let (stop, progress) = (Stop::new(), progress(&answer));
+    let work = engine.merge_images(&plan, asked.remove_merged, &stop, &progress);
     tokio::pin!(work);
     let done = tokio::select! {
         done = &mut work => done,

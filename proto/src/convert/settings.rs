@@ -128,6 +128,8 @@ fn services(values: &[i32], field: &str) -> Result<BTreeSet<GuestService>, Failu
             pb::GuestService::Quiesce => GuestService::Quiesce,
             pb::GuestService::Shutdown => GuestService::Shutdown,
             pb::GuestService::TimeSync => GuestService::TimeSync,
+            pb::GuestService::Heartbeat => GuestService::Heartbeat,
+            pb::GuestService::KeyValues => GuestService::KeyValues,
         })
     };
     values.iter().enumerate().map(service).collect()
@@ -139,8 +141,16 @@ impl From<GuestService> for pb::GuestService {
             GuestService::Quiesce => Self::Quiesce,
             GuestService::Shutdown => Self::Shutdown,
             GuestService::TimeSync => Self::TimeSync,
+            GuestService::Heartbeat => Self::Heartbeat,
+            GuestService::KeyValues => Self::KeyValues,
         }
     }
+}
+
+/// A service that a message names; `None` if it is none that this version knows.
+#[must_use]
+pub fn read_service(value: i32) -> Option<GuestService> {
+    services(&[value], "service").ok()?.pop_first()
 }
 
 fn labels(texts: &[String], field: &str) -> Result<BTreeSet<Label>, Failure> {

@@ -1,6 +1,8 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm, VmFailures};
+use stillpoint_common::{
+    Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm, VmFailures,
+};
 
 use super::{critical, names, settings, spec, status_line::status_line, time};
 use crate::v1 as pb;

@@ -607,12 +607,43 @@ At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
 #[test]
 fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
     let fake = Fake::start();
-    assert_eq!(json(&fake, &["guest", "services", "db"])[0]["status"], "NOT_RUNNING");
+    let off = json(&fake, &["guest", "services", "db"]);
+    assert_eq!((&off["services"][0]["state"], &off["last_heard_time"]), (&"NOT_RUNNING".into(), &Value::Null));
     let listed = says(&fake, &["guest", "services", "web"]);
-    assert!(listed.contains("QUIESCE    OK") && listed.contains("TIME_SYNC  OK"), "{listed}");
+    assert!(listed.contains("QUIESCE     OK") && listed.contains("KEY_VALUES  OK"), "{listed}");
+    assert!(listed.contains("HEARTBEAT   DEGRADED  guest agent 0.0.9 does not know it"), "{listed}");
+    assert!(listed.contains("last heard ") && listed.contains("(just now)"), "{listed}");
+    assert_eq!(run(&fake, &["vm", "set", "web", "--service-off", "heartbeat"]).status.code(), Some(0));
+    assert!(fake.asked()[0].contains("services_off: Some({Heartbeat})"), "{:?}", fake.asked());
     let flags = ["--service-off", "quiesce", "--service-off", "time-sync", "--service-on", "time-sync"];
     assert_eq!(run(&fake, &[&["vm", "set", "web"][..], &flags].concat()).status.code(), Some(0));
-    assert!(fake.asked()[0].contains("services_off: Some({Quiesce})"), "{:?}", fake.asked());
+    assert!(fake.asked()[1].contains("services_off: Some({Quiesce})"), "{:?}", fake.asked());
+}
+
+#[test]
+fn what_host_and_guest_tell_each_other_is_listed_set_and_forgotten() {
+    let fake = Fake::start();
+    let expected = "\
+FROM       KEY     VALUE
+HOST       role    front
+GUEST      state   ready
+INTRINSIC  OSName  Debian GNU/Linux
+";
+    assert_eq!(says(&fake, &["guest", "list", "web"]), expected);
+    assert_eq!(says(&fake, &["guest", "get", "web", "OSName"]), "Debian GNU/Linux\n");
+    assert_eq!(json(&fake, &["guest", "get", "web", "state"])["from"], "GUEST");
+    assert_eq!(says(&fake, &["guest", "get", "db", "role"]), "front\n");
+    let (code, error) = refused(&fake, &["guest", "get", "db", "state"]);
+    assert!(code == 2 && error.contains("VM db is off"), "{error}");
+    assert!(stderr(&run(&fake, &["guest", "list", "db"])).contains("VM db is off"));
+    assert!(says(&fake, &["guest", "set", "web", "a=b=c", "empty="]).contains("the guest of web has it"));
+    assert!(says(&fake, &["guest", "unset", "db", "a"]).contains("when its agent answers"));
+    let asked = ["values web [(\"a\", Some(\"b=c\")), (\"empty\", Some(\"\"))]", "values db [(\"a\", None)]"];
+    assert_eq!(fake.asked(), asked);
+    assert_eq!(refused(&fake, &["guest", "set", "web", "novalue"]).0, 2);
+    let long = format!("{}=x", "k".repeat(513));
+    let (code, error) = refused(&fake, &["guest", "set", "web", &long]);
+    assert!(code == 1 && error.contains("more than 512"), "{error}");
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub struct EngineConfig {
     pub writers: WriterRequest,
     /// How long the guest may take to say what runs in it when a checkpoint is made (2 s).
     pub observe_guest: Duration,
+    /// How often the agents of running VMs are asked for a sign of life (10 s); `None`: never by itself.
+    pub heartbeat: Option<Duration>,
     /// How long a guest may take to switch itself off (90 s).
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
@@ -91,6 +93,7 @@ impl EngineConfig {
             lease: Duration::from_secs(10),
             writers: WriterRequest::default(),
             observe_guest: Duration::from_secs(2),
+            heartbeat: Some(Duration::from_secs(10)),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
             memory_told: Duration::from_secs(10),

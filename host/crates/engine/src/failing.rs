@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stillpoint_common::{
-    Failure, InstanceId, OnFailure, OperationId, OperationState, Reason, VmFailure, VmFailures,
-};
+use stillpoint_common::{Failure, InstanceId, OnFailure, OperationId, OperationState, Reason, VmFailure, VmFailures};
 
 /// The time in which recoveries are counted.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -262,14 +260,19 @@ mod tests {
         assert_eq!(counted.act(), Some(Act::Revert), "this is the third");
         let (reverting, starting) = (Stage::Reverting(operation()), Stage::Starting(operation()));
         let done = OperationState::Done(Outcome::Vm);
-        let next = Situation { ended: Some(&done), recoveries: 3, ..situation(OnFailure::Revert, &reverting, Found::Off) };
+        let next =
+            Situation { ended: Some(&done), recoveries: 3, ..situation(OnFailure::Revert, &reverting, Found::Off) };
         assert_eq!(next.act(), Some(Act::Start));
         let (interrupted, refused) = (failed(Reason::Interrupted), failed(Reason::LaunchFailed));
         let again = Situation { ended: Some(&interrupted), ..situation(OnFailure::Restart, &starting, Found::Off) };
         assert_eq!(again.act(), Some(Act::Start));
         let stands = Situation { ended: Some(&refused), ..situation(OnFailure::Restart, &starting, Found::Off) };
         assert_eq!(stands.act(), Some(end("it could not be brought back: why")));
-        let last = Situation { ended: Some(&interrupted), recoveries: 3, ..situation(OnFailure::Restart, &starting, Found::Off) };
+        let last = Situation {
+            ended: Some(&interrupted),
+            recoveries: 3,
+            ..situation(OnFailure::Restart, &starting, Found::Off)
+        };
         assert!(matches!(last.act(), Some(Act::End(_))), "not for ever");
     }
 
@@ -281,8 +284,7 @@ mod tests {
         assert_eq!(known.lately(at(3599)).len(), 2);
         assert_eq!(known.lately(at(3605)), [at(10)]);
         let next = InstanceId::generate();
-        let second =
-            FailureRecord::seen(Some(known), Reason::VmStoppedUnexpectedly, next, OnFailure::Revert, at(3605));
+        let second = FailureRecord::seen(Some(known), Reason::VmStoppedUnexpectedly, next, OnFailure::Revert, at(3605));
         assert_eq!((second.recoveries.len(), &second.stage), (1, &Stage::Seen));
         assert!(second.is_of(next, Reason::VmStoppedUnexpectedly) && !second.is_of(next, Reason::GuestPanicked));
         let taken = second.taken_in_hand().unwrap();

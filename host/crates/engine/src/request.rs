@@ -46,6 +46,8 @@ pub struct VmChange {
     pub definition: Option<VmDefinition>,
     /// New settings.
     pub settings: SettingsChange,
+    /// What the host tells the guest from now on; `None` forgets a key.
+    pub values: Vec<(String, Option<String>)>,
 }
 
 /// A checkpoint to make.

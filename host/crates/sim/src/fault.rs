@@ -86,6 +86,9 @@ calls! {
     Finish "guest.finish" true;
     SetClock "guest.set_clock" true;
     Power "guest.power" true;
+    Beat "guest.beat" false;
+    SetValues "guest.set_values" true;
+    Values "guest.values" false;
     Forget "guest.forget" true;
     Get "store.get" false;
     Scan "store.scan" false;

@@ -61,6 +61,7 @@ impl State {
             believed: BTreeMap::new(),
             clock_behind: Duration::ZERO,
             agent_started: false,
+            values: None,
         };
         self.lock_all(&instance).map_err(failed)?;
         for layer in instance.open() {
@@ -138,6 +139,7 @@ impl State {
     pub(crate) fn reboot(&mut self, id: InstanceId) {
         if let Some(instance) = self.instances.get_mut(&id).filter(|instance| instance.run == RunState::Running) {
             instance.memory = 0;
+            instance.values = None;
             self.end_holds(id);
             self.tell(id, HypervisorEventKind::Reset);
         }

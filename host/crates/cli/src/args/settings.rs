@@ -126,6 +126,10 @@ pub enum ServiceArg {
     Shutdown,
     /// Setting its clock after an apply.
     TimeSync,
+    /// Signs of life.
+    Heartbeat,
+    /// Keys and values that host and guest tell each other.
+    KeyValues,
 }
 
 impl From<ServiceArg> for GuestService {
@@ -134,6 +138,8 @@ impl From<ServiceArg> for GuestService {
             ServiceArg::Quiesce => Self::Quiesce,
             ServiceArg::Shutdown => Self::Shutdown,
             ServiceArg::TimeSync => Self::TimeSync,
+            ServiceArg::Heartbeat => Self::Heartbeat,
+            ServiceArg::KeyValues => Self::KeyValues,
         }
     }
 }

@@ -8,6 +8,7 @@ mod checkpoints;
 mod delete;
 mod error;
 mod events;
+mod guests;
 mod images;
 mod integrity;
 mod operations;

@@ -122,9 +122,27 @@ mod tests {
     fn every_field_of_a_configuration_is_in_its_tables() {
         let told = tables(&spec());
         let expected = [
-            "cpus: ", "2", "1.5 GiB", "TCG", "/k", "/i", "quiet", "/log/web", "system", "/vm/web.qcow2", "QCOW2",
-            "tape", "/dev/sdb", "nic0", "user-mode network", "chosen by QEMU", "nic1", "tap interface tap0",
-            "52:54:00:12:34:56", "-boot", "menu=on",
+            "cpus: ",
+            "2",
+            "1.5 GiB",
+            "TCG",
+            "/k",
+            "/i",
+            "quiet",
+            "/log/web",
+            "system",
+            "/vm/web.qcow2",
+            "QCOW2",
+            "tape",
+            "/dev/sdb",
+            "nic0",
+            "user-mode network",
+            "chosen by QEMU",
+            "nic1",
+            "tap interface tap0",
+            "52:54:00:12:34:56",
+            "-boot",
+            "menu=on",
         ];
         for part in expected {
             assert!(told.contains(part), "{part} is missing in\n{told}");

@@ -16,6 +16,7 @@ mod select;
 mod services;
 mod settings;
 mod show;
+mod values;
 mod vm;
 mod vm_file;
 mod work;

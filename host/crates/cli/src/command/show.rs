@@ -10,7 +10,10 @@ use crate::{
         table::{details, section},
         text,
     },
-    view::{Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, VmFailure, Writer},
+    view::{
+        Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, VmFailure,
+        Writer,
+    },
 };
 
 pub(super) fn vm(vm: &Vm) -> String {
@@ -57,7 +60,8 @@ fn failed(failure: &VmFailure) -> String {
     if failure.reason.is_empty() {
         return String::new();
     }
-    let (time, VmFailure { reason, outcome, recoveries, max_recoveries, .. }) = (text::time(failure.fail_time), failure);
+    let (time, VmFailure { reason, outcome, recoveries, max_recoveries, .. }) =
+        (text::time(failure.fail_time), failure);
     format!("{time}, {reason}: {outcome} ({recoveries} of {max_recoveries} times within the last hour)")
 }
 

@@ -16,6 +16,7 @@ mod integrity;
 mod operation;
 mod preview;
 mod spec;
+mod values;
 mod vm;
 
 pub use advice::{Advice, AdviceReason, Hazard, ObservedService};
@@ -30,6 +31,8 @@ pub use integrity::{Finding, Layer, LeftDescription, Rebuilt, RebuiltVm};
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response, SpecChange};
 pub use preview::{DeletePreview, MergePreview};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, UserNetwork};
+pub(crate) use values::values;
+pub use values::{GuestContact, GuestValues, ServiceState, Value};
 pub use vm::{DiskStatus, SavedState, Vm};
 
 use jiff::Timestamp;

@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
-    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState,
-    Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Reason, Remarks,
-    ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult,
-    WriterState,
+    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, KeyValues, Kind, LayerFile, LayerId, LeftOut,
+    MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Reason,
+    Remarks, ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent, WriterFacts,
+    WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -70,6 +70,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         merges: Default::default(),
         made_by: None,
         settings: VmSettings { labels: ["site=north".parse().unwrap()].into(), ..VmSettings::default() },
+        values: KeyValues::default(),
         created: ago(100),
         updated: ago(1),
     };

@@ -3,10 +3,13 @@
 use std::pin::Pin;
 
 use prost_types::Any;
-use stillpoint_common::{Failure, OperationKind, OperationState, Outcome, Reason, SettingsChange, VmSettings};
+use stillpoint_common::{
+    ContactState, Failure, GuestContact, GuestService, KeyValues, OperationKind, OperationState, Outcome, Reason,
+    ServiceState, SettingsChange, ToldValues, VmSettings,
+};
 use stillpoint_proto::{
     convert::{
-        failure, guest,
+        self, failure, guest,
         names::{self, parse_operation, parse_vm},
         operation::{any, export, operation},
         request, settings as convert_settings,
@@ -14,8 +17,7 @@ use stillpoint_proto::{
     longrunning::{self, operations_server::Operations},
     v1::{
         self as pb, checkpoints_server::Checkpoints, guests_server::Guests, host_service_server::HostService,
-        images_server::Images,
-        operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
+        images_server::Images, operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
     },
 };
 use tokio_stream::Stream;
@@ -336,6 +338,40 @@ impl Guests for Service {
     async fn list_writers(&self, request: Request<pb::ListWritersRequest>) -> Answer<pb::ListWritersResponse> {
         let vm = names::parse_guest(&request.get_ref().parent, "parent").map_err(refused)?;
         Ok(Response::new(pb::ListWritersResponse { writers: guest::guest(&vm, &canned::guest()).writers }))
+    }
+
+    async fn get_guest_contact(&self, request: Request<pb::GetGuestContactRequest>) -> Answer<pb::GuestContact> {
+        let vm = names::parse_guest(&request.get_ref().name, "name").map_err(refused)?;
+        let state = |service: &GuestService| {
+            let (state, detail) = match (vm.as_str(), service) {
+                ("web", GuestService::Heartbeat) => (ContactState::Degraded, "guest agent 0.0.9 does not know it"),
+                ("web", _) => (ContactState::Ok, ""),
+                _ => (ContactState::NotRunning, ""),
+            };
+            ServiceState { service: *service, state, detail: detail.to_owned() }
+        };
+        let services = GuestService::ALL.iter().map(state).collect();
+        let last_heard = (vm.as_str() == "web").then(jiff::Timestamp::now);
+        Ok(Response::new(convert::contact::contact(&vm, &GuestContact { services, last_heard, uptime: None })))
+    }
+
+    async fn list_guest_values(&self, request: Request<pb::ListGuestValuesRequest>) -> Answer<pb::GuestValues> {
+        let vm = names::parse_guest(&request.get_ref().name, "name").map_err(refused)?;
+        let told = ToldValues {
+            set: KeyValues::kept([("state", "ready")]),
+            intrinsic: KeyValues::kept([("OSName", "Debian GNU/Linux")]),
+        };
+        let guest = if vm.as_str() == "web" { Ok(told) } else { Err(format!("VM {vm} is off")) };
+        Ok(Response::new(convert::contact::guest_values(&vm, &KeyValues::kept([("role", "front")]), &guest)))
+    }
+
+    async fn set_guest_values(
+        &self,
+        request: Request<pb::SetGuestValuesRequest>,
+    ) -> Answer<pb::SetGuestValuesResponse> {
+        let (vm, values) = convert::contact::set_guest_values(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("values {vm} {values:?}"));
+        Ok(Response::new(pb::SetGuestValuesResponse { host_values: vec![], given: vm.as_str() == "web" }))
     }
 }
 

@@ -43,6 +43,12 @@ impl VmActor {
             refuse_saved(&vm, "what it is made of cannot be changed", "vm.spec")?;
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
+        for (key, value) in change.values {
+            match value {
+                Some(value) => vm.values.set(&key, &value).map_err(|problem| Failure::field("set", problem))?,
+                None => drop(vm.values.unset(&key)),
+            }
+        }
         let setting = vm.settings.on_failure;
         vm.settings = change.settings.applied(vm.settings);
         if vm.settings.on_failure != setting {

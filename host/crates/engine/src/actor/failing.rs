@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{
-    EventKind, Failure, InstanceId, OnFailure, OperationId, OperationState, Reason, Vm,
-};
+use stillpoint_common::{EventKind, Failure, InstanceId, OnFailure, OperationId, OperationState, Reason, Vm};
 
 use super::VmActor;
 use crate::{
@@ -45,9 +43,8 @@ impl VmActor {
     /// Writes down that a guest has panicked which then does what its kernel is set to do.
     async fn note_panic(&self, instance: InstanceId) -> Result<(), Failure> {
         let (earlier, now) = (self.world.catalogue.failure(&self.vm).await?, self.now());
-        let soon = |known: &FailureRecord| {
-            Duration::try_from(now.duration_since(known.time)).is_ok_and(|age| age < SELDOM)
-        };
+        let soon =
+            |known: &FailureRecord| Duration::try_from(now.duration_since(known.time)).is_ok_and(|age| age < SELDOM);
         if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::GuestPanicked) && soon(known)) {
             return Ok(());
         }
@@ -149,10 +146,7 @@ impl VmActor {
 
     async fn end_recovery(&self, known: FailureRecord, why: String) -> Result<(), Failure> {
         let text = format!("done about its failure: {why}");
-        let event = stillpoint_common::Event {
-            reason: Some(known.reason),
-            ..self.event(EventKind::VmRecovery, text)
-        };
+        let event = stillpoint_common::Event { reason: Some(known.reason), ..self.event(EventKind::VmRecovery, text) };
         let record = FailureRecord { stage: Stage::Over(why), ..known };
         let changes = Changes::default().set_failure(&self.vm, &record).event(&event);
         Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)

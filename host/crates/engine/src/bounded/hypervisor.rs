@@ -8,7 +8,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay, ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
+    ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;

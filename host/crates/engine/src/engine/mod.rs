@@ -1,13 +1,14 @@
 //! The engine as its service sees it.
 
 mod checkpoints;
+mod guests;
 mod images;
 mod operations;
 mod preview;
 mod rebuild;
 mod truth;
 
-pub use self::images::ImageProgress;
+pub use self::{guests::GuestValues, images::ImageProgress};
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use stillpoint_common::{
-    Critical, Event, EventKind, Failure, GuestDescription, Merges, Operation, PowerState, Reason, Vm, VmId,
+    Critical, Event, EventKind, Failure, GuestDescription, KeyValues, Merges, Operation, PowerState, Reason, Vm, VmId,
 };
 use tokio::{
     sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
@@ -30,6 +31,7 @@ use crate::{
     advice,
     bounded::bounded,
     catalogue::{Catalogue, Changes},
+    contact::{self, Contacts},
     context::World,
     describe,
     disks::take_disks,
@@ -73,7 +75,8 @@ impl Engine {
     pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
         let ports = bounded(ports, config.limits);
         let catalogue = Catalogue::new(ports.store.clone());
-        let world = Arc::new(World { ports, catalogue, config, merge_speed: Speed::default() });
+        let world =
+            Arc::new(World { ports, catalogue, config, merge_speed: Speed::default(), contacts: Contacts::default() });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
         engine.forget_old_operations().await?;
         events::keep(engine.world.clone()).await?;
@@ -89,6 +92,7 @@ impl Engine {
         }
         drop(actors);
         engine.forward_events();
+        contact::keep(&engine.world);
         Ok(engine)
     }
 
@@ -206,6 +210,7 @@ impl Engine {
             merges: Merges::default(),
             made_by: None,
             settings: new.settings,
+            values: KeyValues::default(),
             created: now,
             updated: now,
             definition: new.definition,

@@ -31,7 +31,10 @@ pub(super) fn position(chain: &[Image], target: FileIdentity, into: &Path) -> Re
             let names: Vec<String> = chain.iter().map(|image| image.file.path.display().to_string()).collect();
             let (child, lies_on) = names.split_first().map(|(child, rest)| (child.as_str(), rest)).unwrap_or_default();
             let lies_on = if lies_on.is_empty() { "no other image".to_owned() } else { lies_on.join(", ") };
-            Err(Failure::field("into", format!("{} is not in the chain of {child}, which lies on {lies_on}", into.display())))
+            Err(Failure::field(
+                "into",
+                format!("{} is not in the chain of {child}, which lies on {lies_on}", into.display()),
+            ))
         }
     }
 }
@@ -62,7 +65,8 @@ pub(super) fn alone(layers: &[Image], neighbours: &[Neighbour]) -> Result<(), Fa
         let above = at.checked_sub(1).map(|above| layers[above].identity);
         let other = neighbours.iter().find(|it| it.on == image.identity && Some(it.identity) != above);
         if let Some(other) = other {
-            let message = format!("{} lies on {} and would be damaged", other.path.display(), image.file.path.display());
+            let message =
+                format!("{} lies on {} and would be damaged", other.path.display(), image.file.path.display());
             return Err(Failure::new(Reason::DiskIsBacking, message));
         }
     }

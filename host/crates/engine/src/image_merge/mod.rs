@@ -17,8 +17,8 @@ use stillpoint_common::{DiskFormat, Failure, FileIdentity, LayerFile, LayerId, P
 use self::decide::{Image, Neighbour};
 use crate::{
     context::World,
-    error::StepError,
     engine::ImageProgress,
+    error::StepError,
     ports::{Moved, OfflineMerge, ProgressSink, Seen, Stop},
     space::{self, Need},
 };
@@ -57,7 +57,10 @@ impl ImageMerge {
 pub(crate) async fn plan(world: &World, child: &Path, into: &Path) -> Result<ImageMerge, Failure> {
     for (field, path) in [("child", child), ("into", into)] {
         if !path.is_absolute() {
-            return Err(Failure::field(field, format!("must be an absolute path, not {:?}", path.display().to_string())));
+            return Err(Failure::field(
+                field,
+                format!("must be an absolute path, not {:?}", path.display().to_string()),
+            ));
         }
     }
     let chain = chain(world, child).await?;
@@ -192,7 +195,8 @@ async fn neighbours(world: &World, layers: &[Image]) -> Result<Vec<Neighbour>, F
         for (path, seen) in world.ports.images.beside(folder).await.map_err(StepError::from)? {
             let Some(backing) = seen.backing else { continue };
             // What lies on a file that is not there lies on none of ours.
-            let on: Option<FileIdentity> = look(world, &as_file(backing, DiskFormat::Raw)).await.ok().map(|seen| seen.identity);
+            let on: Option<FileIdentity> =
+                look(world, &as_file(backing, DiskFormat::Raw)).await.ok().map(|seen| seen.identity);
             found.extend(on.map(|on| Neighbour { path, identity: seen.identity, on }));
         }
     }
@@ -209,7 +213,11 @@ async fn needs(world: &World, layers: &[Image]) -> Result<(u64, Vec<Need>), Fail
             grows = grows.saturating_add(more);
             moves = moves.saturating_add(look(world, &child.file).await?.allocated);
         }
-        needs.push(Need::new(format!("what is merged into {}", parent.file.path.display()), parent.file.path.clone(), grows));
+        needs.push(Need::new(
+            format!("what is merged into {}", parent.file.path.display()),
+            parent.file.path.clone(),
+            grows,
+        ));
     }
     Ok((moves, needs))
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{Accelerator, DiskName, InstanceId, LayerFile, LayerId, OnFailure, Progress, VmDefinition, VmId};
+use stillpoint_common::{
+    Accelerator, DiskName, InstanceId, LayerFile, LayerId, OnFailure, Progress, VmDefinition, VmId,
+};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 

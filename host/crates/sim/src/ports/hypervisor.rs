@@ -5,8 +5,8 @@ use std::{os::fd::OwnedFd, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId, Progress};
 use stillpoint_engine::ports::{
-    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic,
-    Overlay, ProgressSink, RunState,
+    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
+    ProgressSink, RunState,
 };
 use tokio::{sync::broadcast, time::Instant};
 
