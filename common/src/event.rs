@@ -23,6 +23,10 @@ pub enum EventKind {
     VmStopped,
     /// A VM's process has ended by itself.
     VmDied,
+    /// The kernel of a VM's guest has panicked.
+    GuestPanicked,
+    /// What is done about a VM that has failed, or that no more is done.
+    VmRecovery,
     /// A VM was paused.
     VmPaused,
     /// A paused VM was resumed.

@@ -5,9 +5,11 @@
 
 mod change;
 mod checkpoint;
+mod contact;
 mod critical;
 mod definition;
 mod event;
+mod failing;
 mod filter;
 mod finding;
 mod ids;
@@ -19,17 +21,20 @@ mod quiesce;
 mod reason;
 mod service;
 mod settings;
+mod values;
 mod vm;
 mod writer;
 
 pub use change::DefinitionChange;
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryFormat, MemoryState, Remarks};
+pub use contact::{Beat, ContactState, GuestContact, ServiceState};
 pub use critical::{Critical, CriticalAction, CriticalSettings};
 pub use definition::{
     AcceleratorChoice, Boot, DefinitionError, DiskDefinition, DiskFormat, NicBackend, NicDefinition, PassThroughDisk,
     VmDefinition,
 };
 pub use event::{Event, EventKind, EventToken, TokenError};
+pub use failing::{OnFailure, VmFailure, VmFailures};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, SessionId};
@@ -44,6 +49,7 @@ pub use quiesce::{
 pub use reason::{Category, Failure, Reason};
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
+pub use values::{KeyValues, MAX_BYTES, MAX_KEY, MAX_VALUE, MAX_VALUES, ToldValues, ValueError};
 pub use vm::{Accelerator, DetachedDisk, Merges, PowerState, SavedState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,

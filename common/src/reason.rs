@@ -80,6 +80,8 @@ reasons! {
     DiskFileUnusable, "DISK_FILE_UNUSABLE", FailedPrecondition, "Check the file with `qemu-img info` and `qemu-img check`, and the declared format.";
     DiskInUse, "DISK_IN_USE", FailedPrecondition, "Give each VM its own image: the file belongs to the VM that is named.";
     DiskIsBacking, "DISK_IS_BACKING", FailedPrecondition, "The file is a layer under another one; writing to it would destroy that one. Use the top of the chain, or a copy.";
+    ImageOfVm, "IMAGE_OF_VM", FailedPrecondition, "Its layers are merged by deleting checkpoints: `stillpoint checkpoint delete VM CHECKPOINT`.";
+    ImageInUse, "IMAGE_IN_USE", FailedPrecondition, "Stop the program that is named, then try again.";
     DiskChanged, "DISK_CHANGED", FailedPrecondition, "The file is not the one that Stillpoint knows. Find out who replaced it before going on.";
     DiskHasLayers, "DISK_HAS_LAYERS", FailedPrecondition, "Delete the VM's checkpoints first, and wait until their layers are merged.";
     VmBusy, "VM_BUSY", Aborted, "Wait for the operation that is named, or cancel it, then try again.";
@@ -90,6 +92,7 @@ reasons! {
     VmPausedCritical, "VM_PAUSED_CRITICAL", FailedPrecondition, "Free space on the file system that is named, or mend the disk; then resume the VM, if it does not go on by itself.";
     VmHasCheckpoints, "VM_HAS_CHECKPOINTS", FailedPrecondition, "Delete its checkpoints first.";
     VmStoppedUnexpectedly, "VM_STOPPED_UNEXPECTEDLY", Unavailable, "The VM's process ended; its log says why. Start the VM again.";
+    GuestPanicked, "GUEST_PANICKED", Unavailable, "The guest's kernel has panicked; its console says why. Start the VM again, or revert it.";
     CheckpointsDisabled, "CHECKPOINTS_DISABLED", FailedPrecondition, "Set the VM's checkpoint policy: `stillpoint vm update VM --policy production`.";
     CheckpointLimit, "CHECKPOINT_LIMIT", ResourceExhausted, "A VM has at most 50 checkpoints: delete some.";
     HazardRefused, "HAZARD_REFUSED", FailedPrecondition, "Take the guest out of its cluster first, or allow it: `stillpoint vm set VM --hazards warn`.";

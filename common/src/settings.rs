@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HazardPolicy, Label};
+use crate::{HazardPolicy, Label, OnFailure};
 
 /// Settings of a VM. The default is what a new VM has.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct VmSettings {
     pub unsupported_disks: UnsupportedDisks,
     /// Services of the guest's agent that the host makes no use of.
     pub services_off: BTreeSet<GuestService>,
+    /// What is done when it fails.
+    pub on_failure: OnFailure,
 }
 
 /// A service that an agent does for the host, which an administrator can switch off.
@@ -32,11 +34,15 @@ pub enum GuestService {
     Shutdown,
     /// Setting the guest's clock after an apply: without it the clock goes on from the time of the checkpoint.
     TimeSync,
+    /// Signs of life: without it the agent is only asked when somebody wants to know.
+    Heartbeat,
+    /// Keys and values that host and guest tell each other: without it none are given, and none are asked for.
+    KeyValues,
 }
 
 impl GuestService {
     /// Each of them.
-    pub const ALL: &'static [Self] = &[Self::Quiesce, Self::Shutdown, Self::TimeSync];
+    pub const ALL: &'static [Self] = &[Self::Quiesce, Self::Shutdown, Self::TimeSync, Self::Heartbeat, Self::KeyValues];
 }
 
 /// What to do about disks that no checkpoint can hold: devices that are passed through.
@@ -63,6 +69,8 @@ pub struct SettingsChange {
     pub unsupported_disks: Option<UnsupportedDisks>,
     /// New services that are not used, in place of the present ones.
     pub services_off: Option<BTreeSet<GuestService>>,
+    /// New choice about failures.
+    pub on_failure: Option<OnFailure>,
 }
 
 impl SettingsChange {
@@ -75,6 +83,7 @@ impl SettingsChange {
             hazards: self.hazards.unwrap_or(settings.hazards),
             unsupported_disks: self.unsupported_disks.unwrap_or(settings.unsupported_disks),
             services_off: self.services_off.unwrap_or(settings.services_off),
+            on_failure: self.on_failure.unwrap_or(settings.on_failure),
         }
     }
 }

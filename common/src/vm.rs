@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    CheckpointId, CheckpointPolicy, CriticalSettings, DiskDefinition, DiskName, InstanceId, LayerId, MemoryId,
-    MemoryState, VmDefinition, VmId, VmSettings,
+    CheckpointId, CheckpointPolicy, CriticalSettings, DiskDefinition, DiskName, InstanceId, KeyValues, LayerId,
+    MemoryId, MemoryState, VmDefinition, VmId, VmSettings,
 };
 
 /// A virtual machine as the catalogue knows it. Its active state is called *Now*.
@@ -36,6 +36,9 @@ pub struct Vm {
     pub detached: Vec<DetachedDisk>,
     /// The process that runs it; `None` while it is off or saved.
     pub instance: Option<InstanceId>,
+    /// The boot of the host in which that process was started; empty: not known.
+    #[serde(default)]
+    pub host_boot: String,
     /// The machine state it will go on from; never together with a process.
     #[serde(default)]
     pub saved: Option<SavedState>,
@@ -55,6 +58,9 @@ pub struct Vm {
     /// What its administrator has set.
     #[serde(default)]
     pub settings: VmSettings,
+    /// What its host tells its guest.
+    #[serde(default)]
+    pub values: KeyValues,
     /// When it was defined.
     pub created: Timestamp,
     /// When its record last changed.

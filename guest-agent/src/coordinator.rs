@@ -13,6 +13,7 @@ use crate::{
         Freezer, plan,
         select::{Plan, Scope},
     },
+    values::Values,
     writers::registry::Registry,
 };
 
@@ -26,6 +27,8 @@ pub struct Coordinator {
     /// Writers that are registered.
     pub writers: Registry,
     below: Option<PathBuf>,
+    /// What this guest and its host tell each other.
+    pub values: Values,
     /// One permit: the session that is open has it.
     slot: Arc<Semaphore>,
     /// Counts hosts: a session belongs to one of them.
@@ -52,8 +55,8 @@ impl Turn {
 impl Coordinator {
     /// Coordinates sessions on this freezer with these writers. `below` limits them to file systems mounted there.
     #[must_use]
-    pub fn new(freezer: Freezer, writers: Registry, below: Option<PathBuf>) -> Self {
-        Self { freezer, writers, below, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
+    pub fn new(freezer: Freezer, writers: Registry, below: Option<PathBuf>, values: Values) -> Self {
+        Self { freezer, writers, below, values, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
     }
 
     /// A new host has come: ends the session of the old one, and waits until its hold is gone.

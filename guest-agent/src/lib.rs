@@ -23,6 +23,7 @@ pub mod power;
 pub mod roles;
 pub mod session;
 pub mod system;
+pub mod values;
 pub mod writers;
 
 /// Name of the virtio-serial port that the host gives its guests.

@@ -1,6 +1,10 @@
 //! The agent's program. See the library for what it does.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use stillpoint_agent::{
     PORT_NAME,
@@ -9,6 +13,7 @@ use stillpoint_agent::{
     grpc,
     guardian::{self, Guardian},
     logging::{self, Sink},
+    values::{self, Values, ValuesError},
     writers::{
         self,
         attach::Allowed,
@@ -16,6 +21,7 @@ use stillpoint_agent::{
         registry::Registry,
     },
 };
+use stillpoint_common::KeyValues;
 use stillpoint_transport::{AgentLink, SocketPort, VirtioPort, find_virtio_port};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, info, warn};
@@ -23,6 +29,9 @@ use tracing::{Level, info, warn};
 const USAGE: &str = "\
 Usage: stillpoint-agent [OPTION…]
        stillpoint-agent thaw-all      let go of every file system that a dead agent left frozen
+       stillpoint-agent values        list what the host tells this guest, and what this guest tells its host
+       stillpoint-agent values get KEY | set KEY VALUE | unset KEY
+                                      read a value of the host; tell the host a value, or no more
 
 Makes this guest quiet for checkpoints of its host.
 
@@ -30,6 +39,8 @@ Makes this guest quiet for checkpoints of its host.
   --listen PATH   serve on a unix socket instead of a port (for tests; needs --below)
   --writers PATH  socket on which writers register (default /run/stillpoint/writers.sock)
   --config PATH   settings of writers (default /etc/stillpoint/writers.conf)
+  --values PATH   folder of values that host and guest tell each other (default /run/stillpoint for those of the
+                  host, /var/lib/stillpoint for those of the guest)
   --below PATH    deal only with file systems mounted at or below PATH
   --log WHERE     stderr (default) or kernel
   --verbose       say more
@@ -43,6 +54,7 @@ struct Arguments {
     writers: Option<PathBuf>,
     config: Option<PathBuf>,
     below: Option<PathBuf>,
+    values: Option<PathBuf>,
     kernel_log: bool,
     verbose: bool,
 }
@@ -58,6 +70,7 @@ impl Arguments {
                 "--writers" => found.writers = Some(value()?.into()),
                 "--config" => found.config = Some(value()?.into()),
                 "--below" => found.below = Some(value()?.into()),
+                "--values" => found.values = Some(value()?.into()),
                 "--log" => {
                     found.kernel_log = match value()?.as_str() {
                         "kernel" => true,
@@ -96,6 +109,7 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
+        Some("values") => return values_command(words.skip(1).collect()),
         Some(_) | None => {}
     }
     let arguments = match Arguments::parse(words) {
@@ -123,7 +137,8 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         warn!(mount_point, "an earlier agent left this frozen: thawed");
     }
     let registry = Registry::default();
-    let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone());
+    let values = values_in(arguments.values.as_deref());
+    let coordinator = Coordinator::new(Freezer::start(guardian)?, registry.clone(), arguments.below.clone(), values);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -143,6 +158,47 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         info!("ended");
         Ok(())
     })
+}
+
+fn values_in(folder: Option<&Path>) -> Values {
+    let (host, guest) = (values::HOST_FOLDER.as_ref(), values::GUEST_FOLDER.as_ref());
+    Values::new(folder.unwrap_or(host), folder.unwrap_or(guest))
+}
+
+/// `stillpoint-agent values …`, typed in the guest. It works with the files alone; the agent need not run.
+fn values_command(words: Vec<String>) -> ExitCode {
+    let (folder, words) = match words.as_slice() {
+        [option, folder, rest @ ..] if option == "--values" => (Some(PathBuf::from(folder)), rest),
+        words => (None, words),
+    };
+    let values = values_in(folder.as_deref());
+    let done = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | ["list"] => list_values(&values),
+        ["get", key] => values.hosts().map(|hosts| match hosts.get(key) {
+            Some(value) => {
+                println!("{value}");
+                ExitCode::SUCCESS
+            }
+            None => ExitCode::FAILURE,
+        }),
+        ["set", key, value] => values.tell(key, Some(value)).map(|()| ExitCode::SUCCESS),
+        ["unset", key] => values.tell(key, None).map(|()| ExitCode::SUCCESS),
+        _ => {
+            eprint!("stillpoint-agent: values: what is meant?\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("stillpoint-agent: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn list_values(values: &Values) -> Result<ExitCode, ValuesError> {
+    let of = |who: &str, told: &KeyValues| told.iter().for_each(|(key, value)| println!("{who} {key}={value}"));
+    of("host", &values.hosts()?);
+    of("guest", &values.guests()?);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Lets writers register, and starts those that the agent brings along. Without them file systems can be made quiet all

@@ -49,6 +49,8 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     config.space.keep_free = u64::from(options.keep_free) << 20;
     config.space.layer_room = u64::from(options.layer_room) << 20;
     config.writers = writers(options);
+    // Without it no VM is ever taken for one that ended with the host; a system without /proc has no QEMU either.
+    config.host_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
     Ok(Wired { engine, hypervisor, store })
 }

@@ -94,6 +94,10 @@ async fn records_of_today() -> Golden {
     keep(&host.world);
     host.world.set_full(false);
     host.run(Request::Resume).await.expect("it works");
+    host.world.kill_instance(host.world.running(&host.vm()).expect("it runs"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    keep(&host.world);
+    host.run(Request::Start).await.expect("it works");
     let descriptions = host.world.descriptions();
     for (request, call) in [
         (Request::DeleteMemory(standard.id), Call::RemoveMemory),

@@ -138,7 +138,7 @@ async fn an_automatic_checkpoint_lasts_for_the_run_of_its_guest_and_advice_is_of
     assert_eq!(lab.sh("cat /data/one").await?.trim(), "one");
     assert!(client.list_checkpoints(&vm).await?.iter().all(|made| made.automatic));
     let listed = says(&service, 0, &["guest", "services", "web"]).await?;
-    assert!(listed.contains("QUIESCE    OK") && listed.contains("SHUTDOWN   OK"), "{listed}");
+    assert!(listed.contains("QUIESCE     OK") && listed.contains("SHUTDOWN    OK"), "{listed}");
     says(&service, 0, &["vm", "set", "web", "--service-off", "quiesce", "--service-off", "shutdown"]).await?;
     let refused = says(&service, 1, &["checkpoint", "create", "web", "--policy", "production-only"]).await?;
     assert!(refused.contains("QUIESCE of the guest is switched off"), "{refused}");

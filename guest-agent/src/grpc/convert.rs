@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    FileSystemOutcome, FileSystemResult, ObservedService, ServiceRole, Thawed, WriterOutcome, WriterRequest,
+    FileSystemOutcome, FileSystemResult, KeyValues, ObservedService, ServiceRole, Thawed, WriterOutcome, WriterRequest,
     WriterResult,
 };
 use stillpoint_proto::{convert::writer, guest::v1 as pb};
@@ -88,6 +88,11 @@ pub(super) fn services(observed: &[ObservedService]) -> Vec<pb::ObservedService>
         evidence: cut(&service.evidence),
     };
     observed.iter().map(service).collect()
+}
+
+/// Keys and values.
+pub(super) fn values(values: &KeyValues) -> Vec<pb::Value> {
+    values.iter().map(|(key, value)| pb::Value { key: key.to_owned(), value: value.to_owned() }).collect()
 }
 
 fn cut(text: &str) -> String {

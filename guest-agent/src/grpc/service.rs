@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
+use stillpoint_common::KeyValues;
 use stillpoint_proto::guest::v1::{self as pb, guest_agent_server::GuestAgent};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -109,6 +110,34 @@ impl GuestAgent for Service {
         }
         power::begin(ending).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(pb::ShutdownResponse {}))
+    }
+
+    async fn beat(&self, _: Request<pb::BeatRequest>) -> Result<Response<pb::BeatResponse>, Status> {
+        Ok(Response::new(pb::BeatResponse {
+            uptime: Some(convert::duration(kernel::boot_time())),
+            held: self.coordinator.is_busy(),
+            values_revision: self.coordinator.values.revision(),
+        }))
+    }
+
+    async fn set_values(
+        &self,
+        request: Request<pb::SetValuesRequest>,
+    ) -> Result<Response<pb::SetValuesResponse>, Status> {
+        let pb::SetValuesRequest { revision, values } = request.into_inner();
+        let mut told = KeyValues::default();
+        let set = values.iter().try_for_each(|value| told.set(&value.key, &value.value));
+        set.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let kept = self.coordinator.values.keep_hosts(&revision, &told);
+        kept.map_err(|error| Status::internal(error.to_string()))?;
+        info!(values = values.len(), "the host has set its values");
+        Ok(Response::new(pb::SetValuesResponse {}))
+    }
+
+    async fn get_values(&self, _: Request<pb::GetValuesRequest>) -> Result<Response<pb::GetValuesResponse>, Status> {
+        let told = self.coordinator.values.told();
+        let (values, intrinsic) = (convert::values(&told.set), convert::values(&told.intrinsic));
+        Ok(Response::new(pb::GetValuesResponse { values, intrinsic }))
     }
 }
 

@@ -35,4 +35,31 @@ impl guests_server::Guests for Guests {
         let guest = self.engine.guest(&id).await.map_err(refuse)?;
         Ok(Response::new(pb::ListWritersResponse { writers: convert::guest::guest(&id, &guest).writers }))
     }
+
+    async fn get_guest_contact(
+        &self,
+        asked: Request<pb::GetGuestContactRequest>,
+    ) -> Result<Response<pb::GuestContact>, Status> {
+        let id = names::parse_guest(&asked.get_ref().name, "name").map_err(refuse)?;
+        let contact = self.engine.guest_contact(&id).await.map_err(refuse)?;
+        Ok(Response::new(convert::contact::contact(&id, &contact)))
+    }
+
+    async fn list_guest_values(
+        &self,
+        asked: Request<pb::ListGuestValuesRequest>,
+    ) -> Result<Response<pb::GuestValues>, Status> {
+        let id = names::parse_guest(&asked.get_ref().name, "name").map_err(refuse)?;
+        let values = self.engine.guest_values(&id).await.map_err(refuse)?;
+        Ok(Response::new(convert::contact::guest_values(&id, &values.host, &values.guest)))
+    }
+
+    async fn set_guest_values(
+        &self,
+        asked: Request<pb::SetGuestValuesRequest>,
+    ) -> Result<Response<pb::SetGuestValuesResponse>, Status> {
+        let (id, values) = convert::contact::set_guest_values(asked.get_ref()).map_err(refuse)?;
+        let (host, given) = self.engine.set_guest_values(&id, values).await.map_err(refuse)?;
+        Ok(Response::new(pb::SetGuestValuesResponse { host_values: convert::contact::values(&host), given }))
+    }
 }

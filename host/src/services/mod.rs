@@ -4,6 +4,7 @@ mod checkpoints;
 mod events;
 mod guests;
 mod host;
+mod images;
 mod integrity;
 mod operations;
 mod peer;
@@ -16,7 +17,7 @@ use stillpoint_proto::convert::failure;
 use tonic::Status;
 
 pub(crate) use self::{
-    checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, operations::Operations,
+    checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, images::Images, operations::Operations,
     vms::VirtualMachines,
 };
 

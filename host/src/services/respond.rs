@@ -13,6 +13,10 @@ use super::refuse;
 pub(super) fn vm(view: &VmView) -> pb::Vm {
     let mut vm = convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref());
     view.critical.iter().for_each(|critical| convert::vm::set_critical(&mut vm, critical));
+    convert::vm::set_failure(&mut vm, &view.failures);
+    if view.panicked {
+        convert::vm::set_panicked(&mut vm);
+    }
     vm
 }
 

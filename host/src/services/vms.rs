@@ -79,6 +79,7 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
             critical: asked.critical,
             definition: asked.definition,
             settings: asked.settings,
+            values: Vec::new(),
         };
         let view = self.engine.update_vm(&asked.id, change).await.map_err(refuse)?;
         Ok(Response::new(respond::vm(&view)))

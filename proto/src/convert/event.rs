@@ -41,7 +41,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, VmPaused, VmResumed, VmSaved, SavedStateDiscarded,
+    VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, GuestPanicked, VmRecovery, VmPaused, VmResumed, VmSaved, SavedStateDiscarded,
     VmCritical, VmCriticalOver, CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed,
     CheckpointDeleted, MemoryStateDeleted, CheckpointExported, LayersMerged, OperationFailed, Host,
 }

@@ -15,6 +15,7 @@
 
 pub mod advice;
 pub mod checkpoint;
+pub mod contact;
 pub mod critical;
 pub mod event;
 pub mod failure;

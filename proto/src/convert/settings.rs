@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_common::{Failure, GuestService, Label, SettingsChange, UnsupportedDisks, VmSettings};
+use stillpoint_common::{Failure, GuestService, Label, OnFailure, SettingsChange, UnsupportedDisks, VmSettings};
 
 use super::{advice, inside, known};
 use crate::v1 as pb;
@@ -18,6 +18,7 @@ pub const PATHS: &[&str] = &[
     "settings.hazards",
     "settings.unsupported_disks",
     "settings.services_off",
+    "settings.on_failure",
 ];
 
 /// The settings as they travel.
@@ -29,6 +30,7 @@ pub fn message(settings: &VmSettings) -> pb::VmSettings {
         hazards: pb::HazardPolicy::from(settings.hazards).into(),
         unsupported_disks: pb::UnsupportedDisks::from(settings.unsupported_disks).into(),
         services_off: settings.services_off.iter().map(|service| pb::GuestService::from(*service).into()).collect(),
+        on_failure: pb::OnFailure::from(settings.on_failure).into(),
     }
 }
 
@@ -45,6 +47,7 @@ pub fn settings(message: Option<&pb::VmSettings>, field: &str) -> Result<VmSetti
         hazards: advice::policy(message.hazards, &inside(field, "hazards"))?,
         unsupported_disks: unsupported_disks(message.unsupported_disks, &inside(field, "unsupported_disks"))?,
         services_off: services(&message.services_off, &inside(field, "services_off"))?,
+        on_failure: on_failure(message.on_failure, &inside(field, "on_failure"))?,
     })
 }
 
@@ -64,19 +67,21 @@ pub fn change(message: Option<&pb::VmSettings>, paths: &[String], field: &str) -
         hazards: named("hazards").then_some(settings.hazards),
         unsupported_disks: named("unsupported_disks").then_some(settings.unsupported_disks),
         services_off: named("services_off").then_some(settings.services_off),
+        on_failure: named("on_failure").then_some(settings.on_failure),
     })
 }
 
 /// The paths of a mask that names what is changed.
 #[must_use]
 pub fn paths(change: &SettingsChange) -> Vec<String> {
-    let SettingsChange { automatic_checkpoints, labels, hazards, unsupported_disks, services_off } = change;
+    let SettingsChange { automatic_checkpoints, labels, hazards, unsupported_disks, services_off, on_failure } = change;
     let named = [
         ("settings.automatic_checkpoints", automatic_checkpoints.is_some()),
         ("settings.labels", labels.is_some()),
         ("settings.hazards", hazards.is_some()),
         ("settings.unsupported_disks", unsupported_disks.is_some()),
         ("settings.services_off", services_off.is_some()),
+        ("settings.on_failure", on_failure.is_some()),
     ];
     named.iter().filter(|(_, changes)| *changes).map(|(path, _)| (*path).to_owned()).collect()
 }
@@ -97,6 +102,24 @@ impl From<UnsupportedDisks> for pb::UnsupportedDisks {
     }
 }
 
+fn on_failure(value: i32, field: &str) -> Result<OnFailure, Failure> {
+    Ok(match known(value, field)? {
+        pb::OnFailure::Unspecified | pb::OnFailure::Nothing => OnFailure::Nothing,
+        pb::OnFailure::Restart => OnFailure::Restart,
+        pb::OnFailure::Revert => OnFailure::Revert,
+    })
+}
+
+impl From<OnFailure> for pb::OnFailure {
+    fn from(choice: OnFailure) -> Self {
+        match choice {
+            OnFailure::Nothing => Self::Nothing,
+            OnFailure::Restart => Self::Restart,
+            OnFailure::Revert => Self::Revert,
+        }
+    }
+}
+
 fn services(values: &[i32], field: &str) -> Result<BTreeSet<GuestService>, Failure> {
     let service = |(i, value): (usize, &i32)| {
         let field = format!("{field}[{i}]");
@@ -105,6 +128,8 @@ fn services(values: &[i32], field: &str) -> Result<BTreeSet<GuestService>, Failu
             pb::GuestService::Quiesce => GuestService::Quiesce,
             pb::GuestService::Shutdown => GuestService::Shutdown,
             pb::GuestService::TimeSync => GuestService::TimeSync,
+            pb::GuestService::Heartbeat => GuestService::Heartbeat,
+            pb::GuestService::KeyValues => GuestService::KeyValues,
         })
     };
     values.iter().enumerate().map(service).collect()
@@ -116,8 +141,16 @@ impl From<GuestService> for pb::GuestService {
             GuestService::Quiesce => Self::Quiesce,
             GuestService::Shutdown => Self::Shutdown,
             GuestService::TimeSync => Self::TimeSync,
+            GuestService::Heartbeat => Self::Heartbeat,
+            GuestService::KeyValues => Self::KeyValues,
         }
     }
+}
+
+/// A service that a message names; `None` if it is none that this version knows.
+#[must_use]
+pub fn read_service(value: i32) -> Option<GuestService> {
+    services(&[value], "service").ok()?.pop_first()
 }
 
 fn labels(texts: &[String], field: &str) -> Result<BTreeSet<Label>, Failure> {

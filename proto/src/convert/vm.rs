@@ -1,6 +1,8 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm};
+use stillpoint_common::{
+    Accelerator, Critical, DiskName, LayerFile, Operation, PowerState, SavedState, Vm, VmFailures,
+};
 
 use super::{critical, names, settings, spec, status_line::status_line, time};
 use crate::v1 as pb;
@@ -24,6 +26,7 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         operation: operation.map(|operation| names::operation(operation.id)).unwrap_or_default(),
         critical_settings: Some(critical::settings(&vm.critical)),
         critical: None,
+        failure: None,
         create_time: Some(time::timestamp(vm.created)),
         update_time: Some(time::timestamp(vm.updated)),
         merges_suspended: vm.merges.is_suspended(),
@@ -54,6 +57,27 @@ pub fn set_critical(vm: &mut pb::Vm, why: &Critical) {
     vm.critical = Some(critical::status(why));
     if vm.operation.is_empty() {
         vm.status_line = format!("Paused: {why}");
+    }
+}
+
+/// Says how a VM has failed.
+pub fn set_failure(vm: &mut pb::Vm, failures: &VmFailures) {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let last = failures.last.as_ref();
+    vm.failure = Some(pb::FailureStatus {
+        fail_time: last.map(|last| time::timestamp(last.time)),
+        reason: last.map(|last| last.reason.code().to_owned()).unwrap_or_default(),
+        at_work: last.is_some_and(|last| last.at_work),
+        outcome: last.map(|last| last.outcome.clone()).unwrap_or_default(),
+        recoveries: count(failures.recoveries),
+        max_recoveries: count(failures.max_recoveries),
+    });
+}
+
+/// Says that a VM stands still because its guest's kernel has panicked.
+pub fn set_panicked(vm: &mut pb::Vm) {
+    if vm.operation.is_empty() {
+        "Paused: the guest's kernel has panicked".clone_into(&mut vm.status_line);
     }
 }
 

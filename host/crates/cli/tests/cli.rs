@@ -103,6 +103,43 @@ fn every_answer_is_also_a_json_document() {
 }
 
 #[test]
+fn the_whole_configuration_of_a_vm_and_a_checkpoint_can_be_read_and_compared() {
+    let fake = Fake::start();
+    let expected = "\
+cpus:         2
+memory:       512 MiB
+accelerator:  AUTO
+boots:        from its disks, through the BIOS
+serial log:   none
+
+Disks
+  DISK    IMAGE          FORMAT
+  system  /vm/web.qcow2  QCOW2
+";
+    assert_eq!(says(&fake, &["vm", "show", "web", "--config"]), expected);
+    assert_eq!(says(&fake, &["checkpoint", "show", "web", "clean install", "--config"]), expected);
+    let file = fake.folder.path().join("config.json");
+    std::fs::write(&file, says(&fake, &["checkpoint", "show", "web", CLEAN, "--config", "--json"])).unwrap();
+    says(&fake, &["vm", "create", "copy", "--from", file.to_str().unwrap()]);
+    assert!(fake.asked()[0].starts_with("create copy Production VmDefinition { cpus: 2"), "{:?}", fake.asked());
+
+    let same = says(&fake, &["checkpoint", "diff", "web", "clean install"]);
+    assert_eq!(same, "\"clean install\" and Now are made of the same.\n");
+    let expected = "\
+From \"clean install\" to \"before the upgrade\":
+
+WHAT        FROM  TO
+cpus        2     4
+serial_log  none  /log/web
+";
+    assert_eq!(says(&fake, &["checkpoint", "diff", "web", "clean install", "019b"]), expected);
+    let document = json(&fake, &["checkpoint", "diff", "web", "019b", "clean install"]);
+    assert_eq!((&document["from"], &document["to"]), (&UPGRADE.into(), &CLEAN.into()));
+    assert_eq!(document["spec_changes"][0], serde_json::json!({"field": "cpus", "from": "4", "to": "2"}));
+    assert_eq!(json(&fake, &["checkpoint", "diff", "web", CLEAN])["to"], Value::Null);
+}
+
+#[test]
 fn a_rebuild_says_what_it_took_and_what_it_left_and_why() {
     let fake = Fake::start();
     let expected = "\
@@ -515,14 +552,98 @@ fn many_vms_are_set_at_once_and_each_says_what_became_of_it() {
 }
 
 #[test]
+fn undo_checkpoints_are_switched_for_many_vms_at_once_and_shown() {
+    let fake = Fake::start();
+    let switched = says(&fake, &["vm", "set", "w*", "--undo-checkpoint", "on", "--service-off", "quiesce"]);
+    assert!(switched.contains("undo checkpoint: no -> yes; services off: [] -> [QUIESCE]"), "{switched}");
+    let asked = fake.asked()[0].clone();
+    assert!(asked.contains("services_off: Some({Quiesce})") && asked.ends_with("undo Some(true)"), "{asked}");
+    says(&fake, &["vm", "set", "w*", "--undo-checkpoint", "off"]);
+    assert!(fake.asked()[1].ends_with("undo Some(false)"), "{:?}", fake.asked());
+    assert!(says(&fake, &["vm", "settings", "web"]).contains("undo checkpoint:"), "the page has it");
+    assert_eq!(json(&fake, &["vm", "settings", "web"])["undo_checkpoint"], false);
+}
+
+#[test]
+fn what_is_done_about_a_vm_that_fails_is_set_for_many_and_shown_with_the_last_failure() {
+    let fake = Fake::start();
+    let set = says(&fake, &["vm", "set", "web", "--on-failure", "revert"]);
+    assert!(set.contains("on failure: NOTHING -> REVERT"), "{set}");
+    assert!(fake.asked()[0].contains("on_failure: Some(Revert)"), "{:?}", fake.asked());
+    let shown = says(&fake, &["vm", "show", "web"]);
+    let failed = "2026-01-01T12:00:00Z, GUEST_PANICKED: it was brought back (1 of 3 times within the last hour)";
+    assert!(shown.contains(failed) && shown.contains("nothing is done"), "{shown}");
+    assert!(!says(&fake, &["vm", "show", "db"]).contains("failed:"));
+    let vm = json(&fake, &["vm", "show", "web"]);
+    assert_eq!((&vm["failure"]["reason"], &vm["failure"]["recoveries"]), (&"GUEST_PANICKED".into(), &1.into()));
+    assert_eq!(json(&fake, &["vm", "settings", "web"])["settings"]["on_failure"], "NOTHING");
+}
+
+#[test]
+fn a_merge_of_images_says_what_it_will_do_and_is_done_only_if_agreed_to() {
+    let fake = Fake::start();
+    let merge = ["image", "merge", "--into", "/i/base.qcow2", "/i/top.qcow2"];
+    let planned = says(&fake, &[&merge[..], &["--dry-run"]].concat());
+    let expected = "\
+Into /i/base.qcow2 are merged, the first one first:
+  /i/top.qcow2
+  /i/between.qcow2
+At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
+";
+    assert_eq!(planned, expected);
+    assert_eq!(refused(&fake, &merge).0, 2, "nobody is there to ask");
+    assert_eq!(fake.asked(), [""; 0]);
+    let merged = run(&fake, &[&merge[..], &["--yes"]].concat());
+    assert!(stdout(&merged).contains("not needed any more: /i/top.qcow2"), "{}", stdout(&merged));
+    assert!(stderr(&merged).contains("/i/top.qcow2: 50%"), "{}", stderr(&merged));
+    let removed = json(&fake, &[&merge[..], &["--remove-merged", "--yes"]].concat());
+    assert_eq!(removed["removed"][1], "/i/between.qcow2");
+    assert_eq!(fake.asked(), ["merge /i/top.qcow2 remove false", "merge /i/top.qcow2 remove true"]);
+    let (code, error) = refused(&fake, &["image", "merge", "--into", "/vm/web.qcow2", "/i/top.qcow2", "--yes"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("VM web") && error.contains("checkpoint delete"), "{error}");
+}
+
+#[test]
 fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
     let fake = Fake::start();
-    assert_eq!(json(&fake, &["guest", "services", "db"])[0]["status"], "NOT_RUNNING");
+    let off = json(&fake, &["guest", "services", "db"]);
+    assert_eq!((&off["services"][0]["state"], &off["last_heard_time"]), (&"NOT_RUNNING".into(), &Value::Null));
     let listed = says(&fake, &["guest", "services", "web"]);
-    assert!(listed.contains("QUIESCE    OK") && listed.contains("TIME_SYNC  OK"), "{listed}");
+    assert!(listed.contains("QUIESCE     OK") && listed.contains("KEY_VALUES  OK"), "{listed}");
+    assert!(listed.contains("HEARTBEAT   DEGRADED  guest agent 0.0.9 does not know it"), "{listed}");
+    assert!(listed.contains("last heard ") && listed.contains("(just now)"), "{listed}");
+    assert_eq!(run(&fake, &["vm", "set", "web", "--service-off", "heartbeat"]).status.code(), Some(0));
+    assert!(fake.asked()[0].contains("services_off: Some({Heartbeat})"), "{:?}", fake.asked());
     let flags = ["--service-off", "quiesce", "--service-off", "time-sync", "--service-on", "time-sync"];
     assert_eq!(run(&fake, &[&["vm", "set", "web"][..], &flags].concat()).status.code(), Some(0));
-    assert!(fake.asked()[0].contains("services_off: Some({Quiesce})"), "{:?}", fake.asked());
+    assert!(fake.asked()[1].contains("services_off: Some({Quiesce})"), "{:?}", fake.asked());
+}
+
+#[test]
+fn what_host_and_guest_tell_each_other_is_listed_set_and_forgotten() {
+    let fake = Fake::start();
+    let expected = "\
+FROM       KEY     VALUE
+HOST       role    front
+GUEST      state   ready
+INTRINSIC  OSName  Debian GNU/Linux
+";
+    assert_eq!(says(&fake, &["guest", "list", "web"]), expected);
+    assert_eq!(says(&fake, &["guest", "get", "web", "OSName"]), "Debian GNU/Linux\n");
+    assert_eq!(json(&fake, &["guest", "get", "web", "state"])["from"], "GUEST");
+    assert_eq!(says(&fake, &["guest", "get", "db", "role"]), "front\n");
+    let (code, error) = refused(&fake, &["guest", "get", "db", "state"]);
+    assert!(code == 2 && error.contains("VM db is off"), "{error}");
+    assert!(stderr(&run(&fake, &["guest", "list", "db"])).contains("VM db is off"));
+    assert!(says(&fake, &["guest", "set", "web", "a=b=c", "empty="]).contains("the guest of web has it"));
+    assert!(says(&fake, &["guest", "unset", "db", "a"]).contains("when its agent answers"));
+    let asked = ["values web [(\"a\", Some(\"b=c\")), (\"empty\", Some(\"\"))]", "values db [(\"a\", None)]"];
+    assert_eq!(fake.asked(), asked);
+    assert_eq!(refused(&fake, &["guest", "set", "web", "novalue"]).0, 2);
+    let long = format!("{}=x", "k".repeat(513));
+    let (code, error) = refused(&fake, &["guest", "set", "web", &long]);
+    assert!(code == 1 && error.contains("more than 512"), "{error}");
 }
 
 #[test]

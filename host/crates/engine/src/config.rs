@@ -15,6 +15,8 @@ pub struct EngineConfig {
     pub writers: WriterRequest,
     /// How long the guest may take to say what runs in it when a checkpoint is made (2 s).
     pub observe_guest: Duration,
+    /// How often the agents of running VMs are asked for a sign of life (10 s); `None`: never by itself.
+    pub heartbeat: Option<Duration>,
     /// How long a guest may take to switch itself off (90 s).
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
@@ -27,6 +29,10 @@ pub struct EngineConfig {
     pub make_way: Duration,
     /// How long after a failed merge it is tried again (30 s); each further failure doubles it, up to an hour.
     pub merge_again: Duration,
+    /// How often a VM that fails is brought back within an hour at most (3).
+    pub recoveries_an_hour: usize,
+    /// What tells one boot of the host from another. A process of another boot has not failed: it ended with the host.
+    pub host_boot: String,
     /// The most checkpoints a VM may have (50).
     pub max_checkpoints: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
@@ -87,12 +93,15 @@ impl EngineConfig {
             lease: Duration::from_secs(10),
             writers: WriterRequest::default(),
             observe_guest: Duration::from_secs(2),
+            heartbeat: Some(Duration::from_secs(10)),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
             memory_told: Duration::from_secs(10),
             clock_after_apply: Duration::from_secs(20),
             make_way: Duration::from_secs(10),
             merge_again: Duration::from_secs(30),
+            recoveries_an_hour: 3,
+            host_boot: String::new(),
             max_checkpoints: 50,
             remembered_operations: 1_000,
             remembered_events: 10_000,

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalogue::Catalogue,
     config::EngineConfig,
+    contact::Contacts,
     ports::{Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
     speed::Speed,
     way::Way,
@@ -42,6 +43,8 @@ pub(crate) struct World {
     pub(crate) config: EngineConfig,
     /// How fast layers were merged so far.
     pub(crate) merge_speed: Speed,
+    /// What is known of the agents in guests.
+    pub(crate) contacts: Contacts,
 }
 
 /// What one operation on one VM works with.

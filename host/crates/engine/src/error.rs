@@ -85,7 +85,9 @@ const fn image_reason(error: &ImageError) -> Reason {
 
 const fn quiesce_reason(error: &QuiesceError) -> Reason {
     match error {
-        QuiesceError::Unreachable { .. } | QuiesceError::Incompatible { .. } => Reason::GuestUnreachable,
+        QuiesceError::Unreachable { .. } | QuiesceError::Incompatible { .. } | QuiesceError::Unknown { .. } => {
+            Reason::GuestUnreachable
+        }
         QuiesceError::Unanswered { .. } => Reason::GuestTimedOut,
         QuiesceError::WriterRefused { .. }
         | QuiesceError::WriterTimedOut { .. }

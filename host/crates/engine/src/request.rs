@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat, DiskName,
     Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, SettingsChange, Vm, VmDefinition,
-    VmId, VmSettings,
+    VmFailures, VmId, VmSettings,
 };
 
 use crate::ports::Space;
@@ -46,6 +46,8 @@ pub struct VmChange {
     pub definition: Option<VmDefinition>,
     /// New settings.
     pub settings: SettingsChange,
+    /// What the host tells the guest from now on; `None` forgets a key.
+    pub values: Vec<(String, Option<String>)>,
 }
 
 /// A checkpoint to make.
@@ -302,6 +304,10 @@ pub struct VmView {
     pub disks: Vec<(DiskName, LayerFile, usize)>,
     /// Why it stands still, if it does so by itself.
     pub critical: Option<Critical>,
+    /// It stands still because the kernel of its guest has panicked.
+    pub panicked: bool,
+    /// How it has failed.
+    pub failures: VmFailures,
     /// What works on it.
     pub operation: Option<Operation>,
 }

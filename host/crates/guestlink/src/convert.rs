@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, ObservedService, Prepared, ServiceRole, Thawed,
-    WriterOutcome, WriterResult,
+    Beat, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, KeyValues, ObservedService, Prepared,
+    ServiceRole, Thawed, ToldValues, WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::QuiesceError;
 use stillpoint_proto::{convert::writer::read_facts, guest::v1 as pb, writer::v1 as wpb};
@@ -22,6 +22,16 @@ pub(crate) fn clean(text: &str) -> String {
 /// A duration of a guest; what makes no sense is zero.
 pub(crate) fn duration(value: Option<prost_types::Duration>) -> Duration {
     value.and_then(|value| Duration::try_from(value).ok()).unwrap_or_default()
+}
+
+pub(crate) fn beat(answer: pb::BeatResponse) -> Beat {
+    Beat { uptime: duration(answer.uptime), held: answer.held, values_revision: clean(&answer.values_revision) }
+}
+
+/// What does not keep to the bounds is left out.
+pub(crate) fn told_values(answer: &pb::GetValuesResponse) -> ToldValues {
+    let kept = |values: &[pb::Value]| KeyValues::kept(values.iter().map(|it| (it.key.as_str(), it.value.as_str())));
+    ToldValues { set: kept(&answer.values), intrinsic: kept(&answer.intrinsic) }
 }
 
 pub(crate) fn description(answer: pb::HelloResponse) -> Result<GuestDescription, QuiesceError> {

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use stillpoint_common::{ClockSet, FileSystemOutcome, GuestDescription, Prepared, QuiesceRequest, WriterOutcome};
+use stillpoint_common::{
+    Beat, ClockSet, FileSystemOutcome, GuestDescription, KeyValues, Prepared, QuiesceRequest, ToldValues, WriterOutcome,
+};
 use stillpoint_engine::ports::{PowerAction, QuiesceError};
 use stillpoint_proto::guest::v1::{self as pb, guest_agent_client::GuestAgentClient, watch_response::Event};
 use stillpoint_transport::dial;
@@ -119,6 +121,54 @@ impl GuestLink {
         let limit = self.limits.connect + self.limits.ask;
         let request = pb::ShutdownRequest { action: action.into() };
         failure::within("shutdown", limit, self.client.clone().shutdown(request)).await.map(drop)
+    }
+
+    /// A sign of life of the agent.
+    ///
+    /// # Errors
+    /// If there is no agent, or one that does not know the call.
+    pub async fn beat(&self) -> Result<Beat, QuiesceError> {
+        let limit = self.limits.connect + self.limits.ask;
+        match failure::within("beat", limit, self.client.clone().beat(pb::BeatRequest {})).await {
+            Ok(answer) => Ok(convert::beat(answer.into_inner())),
+            Err(error) => Err(self.older(nobody_there(error)).await),
+        }
+    }
+
+    /// An agent that does not know a call is older, if its hello fits; otherwise it speaks another protocol.
+    async fn older(&self, error: QuiesceError) -> QuiesceError {
+        let QuiesceError::Incompatible { version, why } = error else { return error };
+        match self.hello().await {
+            Ok(known) if known.agent_version.is_empty() => QuiesceError::Unknown { version, why },
+            Ok(known) => QuiesceError::Unknown { version: known.agent_version, why },
+            Err(error) => error,
+        }
+    }
+
+    /// Gives the guest its host's values.
+    ///
+    /// # Errors
+    /// If the agent does not answer, does not know the call, or cannot keep them.
+    pub async fn set_values(&self, values: &KeyValues) -> Result<(), QuiesceError> {
+        let value = |(key, value): (&str, &str)| pb::Value { key: key.to_owned(), value: value.to_owned() };
+        let request = pb::SetValuesRequest { revision: values.revision(), values: values.iter().map(value).collect() };
+        let limit = self.limits.connect + self.limits.ask;
+        match failure::within("set_values", limit, self.client.clone().set_values(request)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.older(error).await),
+        }
+    }
+
+    /// What the guest tells its host.
+    ///
+    /// # Errors
+    /// If the agent does not answer, or does not know the call.
+    pub async fn values(&self) -> Result<ToldValues, QuiesceError> {
+        let limit = self.limits.connect + self.limits.ask;
+        match failure::within("values", limit, self.client.clone().get_values(pb::GetValuesRequest {})).await {
+            Ok(answer) => Ok(convert::told_values(&answer.into_inner())),
+            Err(error) => Err(self.older(error).await),
+        }
     }
 
     /// Listens to the agent's heartbeat.

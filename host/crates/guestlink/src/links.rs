@@ -8,7 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    ClockSet, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed, WriterOutcome,
+    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, SessionId, Thawed,
+    ToldValues, WriterOutcome,
 };
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 use tracing::debug;
@@ -148,6 +149,18 @@ impl GuestQuiesce for GuestLinks {
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError> {
         self.link(instance)?.power(action).await
+    }
+
+    async fn beat(&self, instance: InstanceId) -> Result<Beat, QuiesceError> {
+        self.link(instance)?.beat().await
+    }
+
+    async fn set_values(&self, instance: InstanceId, values: &KeyValues) -> Result<(), QuiesceError> {
+        self.link(instance)?.set_values(values).await
+    }
+
+    async fn values(&self, instance: InstanceId) -> Result<ToldValues, QuiesceError> {
+        self.link(instance)?.values().await
     }
 
     async fn forget(&self, instance: InstanceId) {

@@ -6,7 +6,7 @@ mod fake;
 use std::{sync::Arc, time::Duration};
 
 use fake::{FakeGuest, Script};
-use stillpoint_common::{InstanceId, QuiesceRequest, SessionId, Thawed, WriterRequest};
+use stillpoint_common::{InstanceId, KeyValues, QuiesceRequest, SessionId, Thawed, WriterRequest};
 use stillpoint_engine::ports::{GuestQuiesce as _, PowerAction, QuiesceError};
 use stillpoint_guestlink::{GuestEvent, GuestLinks, Limits};
 use stillpoint_proto::guest::v1 as pb;
@@ -180,4 +180,32 @@ async fn the_watch_tells_beats_and_ends_with_the_guest() {
     assert!(matches!(watch.next().await.unwrap(), GuestEvent::Inventory { .. }));
     assert!(matches!(watch.next().await.unwrap(), GuestEvent::Heartbeat { held: false, .. }));
     assert!(watch.next().await.is_err(), "beats that are missing are seen");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_older_is_told_from_one_that_speaks_another_protocol() {
+    let beat = async |script: Script| {
+        let bench = Bench::new(script);
+        bench.links.beat(bench.instance).await
+    };
+    assert_eq!(beat(Script::default()).await.unwrap().values_revision, "[2J1-a", "nothing reaches a terminal");
+    let older = beat(Script { older: true, ..Script::default() }).await.unwrap_err();
+    assert!(matches!(older, QuiesceError::Unknown { .. }), "{older}");
+    let other = beat(Script { protocols: (2, 3), ..Script::default() }).await.unwrap_err();
+    assert!(matches!(other, QuiesceError::Incompatible { .. }), "{other}");
+    let bench = Bench::new(Script { older: true, ..Script::default() });
+    let unset = bench.links.set_values(bench.instance, &KeyValues::default()).await.unwrap_err();
+    assert!(matches!(unset, QuiesceError::Unknown { .. }), "{unset}");
+}
+
+#[tokio::test]
+async fn values_of_a_guest_that_keep_to_no_bounds_are_left_out() {
+    let value = |key: &str, value: &str| pb::Value { key: key.into(), value: value.into() };
+    let mut values =
+        vec![value("state", "ready"), value("", "x"), value("bell\u{7}", "x"), value("long", &"v".repeat(4000))];
+    values.extend((0..5000).map(|at| value(&format!("k{at}"), "v")));
+    let bench = Bench::new(Script { values, ..Script::default() });
+    let told = bench.links.values(bench.instance).await.unwrap();
+    assert_eq!((told.set.get("state"), told.set.get("long")), (Some("ready"), None));
+    assert!(told.set.iter().count() <= 128 && told.intrinsic.iter().count() <= 128);
 }

@@ -11,6 +11,7 @@ pub(crate) fn translate(event: &Event) -> Option<HypervisorEventKind> {
     match event.name.as_str() {
         "SHUTDOWN" if event.data.get("guest") == Some(&Value::Bool(true)) => Some(HypervisorEventKind::ShutDown),
         "RESET" if event.data.get("guest") == Some(&Value::Bool(true)) => Some(HypervisorEventKind::Reset),
+        "GUEST_PANICKED" => Some(HypervisorEventKind::Panicked),
         "BLOCK_IO_ERROR" if member("action") == Some("stop") => {
             let path = member("qom-path").or_else(|| member("device"));
             Some(HypervisorEventKind::Critical(path.and_then(disk_of)))
@@ -53,6 +54,7 @@ mod tests {
             Some(HypervisorEventKind::AgentChannel(true))
         );
         assert_eq!(said("VSERPORT_CHANGE", json!({"id": "other", "open": true})), None);
+        assert_eq!(said("GUEST_PANICKED", json!({"action": "pause"})), Some(HypervisorEventKind::Panicked));
         assert_eq!(said("NEVER_SEEN", Value::Null), None);
     }
 }

@@ -7,7 +7,8 @@ use stillpoint_common::{InstanceId, LayerId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, Overlay, ProgressSink,
+        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
+        ProgressSink,
     },
 };
 use tokio::sync::broadcast;
@@ -17,7 +18,7 @@ use crate::{
     config::QemuConfig,
     disks, launch, merge, observe,
     process::ProcessIdentity,
-    qmp::commands::{Quit, SystemPowerdown},
+    qmp::commands::{Quit, SetAction, SystemPowerdown},
     registry::Shared,
 };
 
@@ -109,6 +110,11 @@ impl Hypervisor for QemuHypervisor {
 
     async fn resume(&self, instance: InstanceId) -> Result<(), HypervisorError> {
         capture::resume(&*self.shared.attach(instance).await?).await
+    }
+
+    async fn set_on_panic(&self, instance: InstanceId, on_panic: OnPanic) -> Result<(), HypervisorError> {
+        let panic = launch::panic_action(on_panic);
+        self.shared.attach(instance).await?.run(&SetAction { panic }).await.map(drop)
     }
 
     async fn attach_overlays(&self, instance: InstanceId, overlays: &[Overlay]) -> Result<(), HypervisorError> {

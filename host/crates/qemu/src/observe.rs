@@ -26,6 +26,7 @@ pub(crate) async fn observe(at: &Attached) -> Result<Observed, HypervisorError> 
         | RunState::AwaitingMemory
         | RunState::Paused
         | RunState::Running
+        | RunState::Panicked
         | RunState::ShutDown) => run,
     };
     // While an instance loads its memory, the same answer speaks of loading.
@@ -40,6 +41,7 @@ pub(crate) fn run_state(status: &str) -> RunState {
         "inmigrate" => RunState::AwaitingMemory,
         "io-error" | "internal-error" => RunState::Critical(Trouble { disk: None, no_space: false }),
         "shutdown" => RunState::ShutDown,
+        "guest-panicked" => RunState::Panicked,
         _ => RunState::Paused,
     }
 }
@@ -81,6 +83,7 @@ mod tests {
     fn run_states_of_later_versions_are_standing_still() {
         assert_eq!(run_state("prelaunch"), RunState::Paused);
         assert_eq!(run_state("some-new-state"), RunState::Paused);
+        assert_eq!(run_state("guest-panicked"), RunState::Panicked);
         assert_eq!(run_state("inmigrate"), RunState::AwaitingMemory);
         assert_eq!(run_state("io-error"), RunState::Critical(Trouble { disk: None, no_space: false }));
     }

@@ -37,6 +37,7 @@ calls! {
     PressPowerButton "hypervisor.press_power_button" true;
     Pause "hypervisor.pause" true;
     Resume "hypervisor.resume" true;
+    SetOnPanic "hypervisor.set_on_panic" true;
     AttachOverlays "hypervisor.attach_overlays" true;
     DetachOverlays "hypervisor.detach_overlays" true;
     SwitchHeads "hypervisor.switch_heads" true;
@@ -85,6 +86,9 @@ calls! {
     Finish "guest.finish" true;
     SetClock "guest.set_clock" true;
     Power "guest.power" true;
+    Beat "guest.beat" false;
+    SetValues "guest.set_values" true;
+    Values "guest.values" false;
     Forget "guest.forget" true;
     Get "store.get" false;
     Scan "store.scan" false;

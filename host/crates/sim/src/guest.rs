@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint_common::ObservedService;
+use stillpoint_common::{KeyValues, ObservedService};
 
 /// What the guest of a VM does when it is asked. Kept per VM: a new instance of it behaves the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct GuestScript {
     pub writers: Vec<ScriptedWriter>,
     /// Services that run in it.
     pub services: Vec<ObservedService>,
+    /// What it tells its host.
+    pub values: KeyValues,
+    /// Its agent is from before there were beats and values.
+    pub older: bool,
     /// Mount points of file systems that a freeze holds.
     pub file_systems: Vec<String>,
     /// The agent lets go at once when the service dies. By default it keeps to its lease, which is harder on the
@@ -36,6 +40,8 @@ impl Default for GuestScript {
             power: PowerScript::Obeys,
             writers: vec![],
             services: vec![],
+            values: KeyValues::default(),
+            older: false,
             file_systems: vec!["/".to_owned()],
             thaws_when_host_is_lost: false,
         }

@@ -55,6 +55,7 @@ impl State {
             stamp: image.stamp(),
             allocated: image.allocated(),
             backing: image.backing.clone(),
+            backing_format: image.backing.as_ref().and_then(|path| self.files.named(path)).map(|below| below.format),
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, VmId};
+use stillpoint_common::{DiskName, InstanceId, KeyValues, VmId};
 use stillpoint_engine::ports::{LaunchSpec, Observed, RunState};
 use tokio::time::Instant;
 
@@ -102,6 +102,12 @@ impl World {
     #[must_use]
     pub fn guest_memory(&self, vm: &VmId) -> Option<u64> {
         self.with(|state| state.instances.values().find(|instance| instance.spec.vm == *vm).map(|found| found.memory))
+    }
+
+    /// What the host has told a guest; `None` without a process, or if it has told nothing yet.
+    #[must_use]
+    pub fn told_values(&self, vm: &VmId) -> Option<KeyValues> {
+        self.with(|state| state.instances.values().find(|it| it.spec.vm == *vm).and_then(|it| it.values.clone()))
     }
 
     /// How far a guest's clock is behind; `None` without a process.

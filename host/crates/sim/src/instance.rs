@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-use stillpoint_common::{DiskName, LayerId};
+use stillpoint_common::{DiskName, KeyValues, LayerId};
 use stillpoint_engine::ports::{Capture, LaunchSpec, Observed, RunState};
 use tokio::time::Instant;
 
@@ -40,6 +40,8 @@ pub(crate) struct Instance {
     pub(crate) believed: BTreeMap<DiskName, Content>,
     pub(crate) clock_behind: Duration,
     pub(crate) agent_started: bool,
+    /// What the host has told the guest, since its agent was started.
+    pub(crate) values: Option<KeyValues>,
 }
 
 impl Instance {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use stillpoint_common::{Accelerator, DiskFormat, InstanceId, LayerFile, LayerId};
 use stillpoint_engine::ports::{
-    DiskChain, HypervisorError, HypervisorEventKind, LaunchSpec, Launched, Overlay, RunState, StartMode, Trouble,
+    DiskChain, HypervisorError, HypervisorEventKind, LaunchSpec, Launched, OnPanic, Overlay, RunState, StartMode,
+    Trouble,
 };
 
 use crate::{
@@ -60,6 +61,7 @@ impl State {
             believed: BTreeMap::new(),
             clock_behind: Duration::ZERO,
             agent_started: false,
+            values: None,
         };
         self.lock_all(&instance).map_err(failed)?;
         for layer in instance.open() {
@@ -137,16 +139,35 @@ impl State {
     pub(crate) fn reboot(&mut self, id: InstanceId) {
         if let Some(instance) = self.instances.get_mut(&id).filter(|instance| instance.run == RunState::Running) {
             instance.memory = 0;
+            instance.values = None;
             self.end_holds(id);
             self.tell(id, HypervisorEventKind::Reset);
         }
+    }
+
+    /// The guest's kernel panics: it stands still, or restarts the guest, as most kernels are set to.
+    pub(crate) fn panic(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|instance| instance.run == RunState::Running) else {
+            return;
+        };
+        match instance.spec.on_panic {
+            OnPanic::StandStill => instance.run = RunState::Panicked,
+            OnPanic::GoOn => instance.memory = 0,
+        }
+        self.end_holds(id);
+        self.tell(id, HypervisorEventKind::Panicked);
+    }
+
+    pub(crate) fn set_on_panic(&mut self, id: InstanceId, on_panic: OnPanic) -> Outcome {
+        self.instance(id)?.spec.on_panic = on_panic;
+        Ok(())
     }
 
     pub(crate) fn pause(&mut self, id: InstanceId) -> Outcome {
         let instance = self.instance(id)?;
         match instance.run {
             RunState::Running => instance.run = RunState::Paused,
-            RunState::Paused | RunState::Critical(_) | RunState::ShutDown => {}
+            RunState::Paused | RunState::Panicked | RunState::Critical(_) | RunState::ShutDown => {}
             RunState::Gone | RunState::AwaitingMemory => return wrong_state("the VM awaits its memory"),
         }
         Ok(())
@@ -163,7 +184,7 @@ impl State {
                 self.tell(id, HypervisorEventKind::Critical(disk));
                 return Ok(());
             }
-            RunState::Paused | RunState::Critical(_) => {}
+            RunState::Paused | RunState::Panicked | RunState::Critical(_) => {}
             RunState::Gone | RunState::AwaitingMemory => return wrong_state("the VM awaits its memory"),
             RunState::ShutDown => return wrong_state("the guest has switched itself off"),
         }

@@ -132,7 +132,7 @@ impl State {
         let Some(found) = self.instances.get(&instance) else { return Err(unreachable("the VM's process has ended")) };
         match found.run {
             RunState::Running => {}
-            RunState::Paused | RunState::Critical(_) => return Ok(Reply::Silence),
+            RunState::Paused | RunState::Panicked | RunState::Critical(_) => return Ok(Reply::Silence),
             RunState::Gone | RunState::AwaitingMemory | RunState::ShutDown => {
                 return Err(unreachable("the guest does not run"));
             }

@@ -243,6 +243,11 @@ impl World {
         self.with(|state| state.running(vm).into_iter().for_each(|id| state.reboot(id)));
     }
 
+    /// The kernel of the guest panics: it stands still if its process was told so, else it restarts.
+    pub fn panic_guest(&self, vm: &VmId) {
+        self.with(|state| state.running(vm).into_iter().for_each(|id| state.panic(id)));
+    }
+
     /// Somebody lets an instance go on through its control socket, past the service.
     pub fn resume_behind_the_service(&self, instance: InstanceId) {
         // One that cannot go on stays as it is.

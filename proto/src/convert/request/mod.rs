@@ -4,6 +4,7 @@
 mod checkpoint;
 mod delete;
 pub mod filter;
+mod image;
 mod integrity;
 mod operation;
 mod vm;
@@ -15,6 +16,7 @@ pub use checkpoint::{
 pub use delete::{
     DeleteCheckpoint, PreviewDelete, batch_delete_checkpoints, delete_checkpoint, delete_memory_state, preview_delete,
 };
+pub use image::{MergeImage, merge_image};
 pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};
 pub use vm::{CreateVm, StopMode, UpdateVm, create_vm, list_vms, stop_vm, update_vm};

@@ -167,6 +167,18 @@ pub enum CheckpointCommand {
         /// Which one.
         #[command(flatten)]
         which: CheckpointRef,
+        /// Show what the VM was made of then, all of it: CPUs, memory, boot, disks, network cards.
+        #[arg(long)]
+        config: bool,
+    },
+    /// Show what has changed in what the VM is made of, from a checkpoint to Now or to another checkpoint.
+    Diff {
+        /// From which one.
+        #[command(flatten)]
+        which: CheckpointRef,
+        /// To which one: its id, the beginning of its id, or its name [default: Now].
+        #[arg(value_name = "CHECKPOINT")]
+        with: Option<String>,
     },
     /// Bring the VM back to a checkpoint: its disks, its configuration and, if it has memory, the running machine.
     Apply {

@@ -2,6 +2,7 @@
 
 mod check;
 mod checkpoint;
+mod image;
 mod memory;
 mod operation;
 pub(crate) mod parse;
@@ -12,9 +13,10 @@ pub use check::CheckArgs;
 pub use checkpoint::{
     ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,
 };
+pub use image::{ImageCommand, MergeImage};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
-pub use settings::{HazardArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
+pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
 pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};
@@ -67,6 +69,9 @@ pub enum Command {
     /// Look at the system in a VM.
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Merge image files that belong to no VM.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at files of memory states, check them, make streams of them.
     #[command(subcommand)]
     Memory(MemoryCommand),
@@ -119,11 +124,44 @@ pub enum GuestCommand {
         #[arg(value_parser = parse::vm)]
         vm: VmId,
     },
-    /// Show what the agent of a VM does for the host, and whether it can: see `vm set --service-off`.
+    /// Show what the agent of a VM does for the host, and how it stands with it: see `vm set --service-off`.
     Services {
         /// Which VM.
         #[arg(value_parser = parse::vm)]
         vm: VmId,
+    },
+    /// List the values that host and guest tell each other, and what the agent says of its guest by itself.
+    List {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Print the value of a key: what the guest tells, or else what the host does.
+    Get {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Which key.
+        key: String,
+    },
+    /// Tell the guest values. They are part of the VM's settings; in the guest they are in
+    /// /run/stillpoint/host-values.json, and `stillpoint-agent values` prints them.
+    Set {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Keys, of at most 512 bytes, with their values, of at most 2048.
+        #[arg(value_name = "KEY=VALUE", value_parser = parse::value, required = true)]
+        values: Vec<(String, String)>,
+    },
+    /// Tell the guest these values no more.
+    Unset {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Which keys.
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
     },
 }
 

@@ -124,6 +124,12 @@ pub(crate) fn absolute(path: &Path) -> Result<String, String> {
     path.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))
 }
 
+/// `KEY=VALUE`; the value may have `=` in it.
+pub(crate) fn value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must look like KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// A list of `key=value`, where a comma in a value is written twice.
 struct Pairs(BTreeMap<String, String>);
 

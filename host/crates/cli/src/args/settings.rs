@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_common::{GuestService, HazardPolicy, Label, Pattern, UnsupportedDisks};
+use stillpoint_common::{GuestService, HazardPolicy, Label, OnFailure, Pattern, UnsupportedDisks};
 
 use super::PolicyArg;
 
@@ -30,6 +30,9 @@ pub struct SetVms {
     /// Folder for configuration and memory of their checkpoints, while they have none; {vm} is replaced by the name.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint_location: Option<PathBuf>,
+    /// Whether an apply that discards Now makes a checkpoint of it first all the same.
+    #[arg(long)]
+    pub undo_checkpoint: Option<Switch>,
     /// Whether a checkpoint is made at each start if there is none, and deleted at the clean stop.
     #[arg(long)]
     pub automatic_checkpoints: Option<Switch>,
@@ -39,6 +42,10 @@ pub struct SetVms {
     /// What to do about disks that no checkpoint can hold.
     #[arg(long, value_name = "WHAT")]
     pub unsupported_disks: Option<UnsupportedArg>,
+    /// What to do when one of them fails: its process ends by itself, or its guest's kernel panics. At most three times an
+    /// hour.
+    #[arg(long, value_name = "WHAT")]
+    pub on_failure: Option<OnFailureArg>,
     /// Use a service of the guest's agent again; may be given several times.
     #[arg(long, value_name = "SERVICE")]
     pub service_on: Vec<ServiceArg>,
@@ -89,6 +96,27 @@ impl From<UnsupportedArg> for UnsupportedDisks {
     }
 }
 
+/// What to do when a VM fails, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailureArg {
+    /// Nothing.
+    Nothing,
+    /// Start it as it is.
+    Restart,
+    /// Bring it back to its last checkpoint, and start it. What happened since is lost, unless undo checkpoints are on.
+    Revert,
+}
+
+impl From<OnFailureArg> for OnFailure {
+    fn from(choice: OnFailureArg) -> Self {
+        match choice {
+            OnFailureArg::Nothing => Self::Nothing,
+            OnFailureArg::Restart => Self::Restart,
+            OnFailureArg::Revert => Self::Revert,
+        }
+    }
+}
+
 /// A service of the guest's agent, as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ServiceArg {
@@ -98,6 +126,10 @@ pub enum ServiceArg {
     Shutdown,
     /// Setting its clock after an apply.
     TimeSync,
+    /// Signs of life.
+    Heartbeat,
+    /// Keys and values that host and guest tell each other.
+    KeyValues,
 }
 
 impl From<ServiceArg> for GuestService {
@@ -106,6 +138,8 @@ impl From<ServiceArg> for GuestService {
             ServiceArg::Quiesce => Self::Quiesce,
             ServiceArg::Shutdown => Self::Shutdown,
             ServiceArg::TimeSync => Self::TimeSync,
+            ServiceArg::Heartbeat => Self::Heartbeat,
+            ServiceArg::KeyValues => Self::KeyValues,
         }
     }
 }

@@ -24,6 +24,9 @@ pub enum VmCommand {
         /// Which VM.
         #[arg(value_parser = parse::vm)]
         vm: VmId,
+        /// Show what it is made of, all of it: CPUs, memory, boot, disks, network cards.
+        #[arg(long)]
+        config: bool,
     },
     /// Start a VM.
     Start {

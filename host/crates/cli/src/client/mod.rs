@@ -8,6 +8,8 @@ mod checkpoints;
 mod delete;
 mod error;
 mod events;
+mod guests;
+mod images;
 mod integrity;
 mod operations;
 mod resolve;
@@ -16,6 +18,7 @@ mod vms;
 pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
 pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
+pub use images::{ImageMergeEvent, ImageMergeStream};
 pub use resolve::resolve;
 pub use vms::{VmChange, VmToCreate};
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{PowerState, VmId};
 
-use super::{Context, confirm, delete, hazards, select, show, vm::state, work};
+use super::{Context, confirm, delete, hardware, hazards, select, show, vm::state, work};
 use crate::{
     CliError,
     args::{ApplyFlags, CheckpointCommand, CheckpointRef, RemarkFlags, parse},
@@ -29,6 +29,7 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
         | CheckpointCommand::List { .. }
         | CheckpointCommand::Tree { .. }
         | CheckpointCommand::Show { .. }
+        | CheckpointCommand::Diff { .. }
         | CheckpointCommand::Rename { .. }
         | CheckpointCommand::Set { .. }
         | CheckpointCommand::Advise { .. }
@@ -60,9 +61,13 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
             list(vm, &found.into_iter().map(|checkpoint| with_usage(checkpoint, &layers)).collect::<Vec<_>>())
         }
         CheckpointCommand::Tree { vm } => draw(&client.vm(vm).await?, &client.list_checkpoints(vm).await?),
-        CheckpointCommand::Show { which } => {
+        CheckpointCommand::Show { which, config: true } => hardware::answer(&find(context, which).await?.spec),
+        CheckpointCommand::Show { which, config: false } => {
             let checkpoint = with_usage(find(context, which).await?, &client.layers(&which.vm).await?);
             Answer::new(show::checkpoint(&checkpoint), &checkpoint)
+        }
+        CheckpointCommand::Diff { which, with } => {
+            hardware::diff(context, &which.vm, &which.checkpoint, with.as_deref()).await
         }
         CheckpointCommand::Apply { which, how } => apply(context, which, *how).await,
         CheckpointCommand::Revert { vm, how } => revert(context, vm, *how).await,

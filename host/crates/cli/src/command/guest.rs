@@ -1,6 +1,6 @@
 //! `stillpoint guest|writer|host …`
 
-use super::{Context, integrity, services, show};
+use super::{Context, integrity, services, show, values};
 use crate::{
     CliError,
     args::{GuestCommand, HostCommand, WriterCommand},
@@ -14,6 +14,10 @@ pub(super) async fn guest(context: &Context, command: &GuestCommand) -> Result<A
             Answer::new(show::guest(&guest), &guest)
         }
         GuestCommand::Services { vm } => services::list(context, vm).await,
+        GuestCommand::List { vm } => values::list(context, vm).await,
+        GuestCommand::Get { vm, key } => values::get(context, vm, key).await,
+        GuestCommand::Set { vm, values } => values::set(context, vm, values).await,
+        GuestCommand::Unset { vm, keys } => values::unset(context, vm, keys).await,
     }
 }
 

@@ -6,7 +6,9 @@ mod confirm;
 mod delete;
 mod events;
 mod guest;
+mod hardware;
 mod hazards;
+mod image;
 mod integrity;
 mod memory;
 mod operation;
@@ -14,13 +16,14 @@ mod select;
 mod services;
 mod settings;
 mod show;
+mod values;
 mod vm;
 mod vm_file;
 mod work;
 
 use crate::{
     CliError,
-    args::{Cli, Command},
+    args::{Cli, Command, ImageCommand},
     client::Client,
     output::{Answer, Output},
 };
@@ -42,6 +45,11 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
     if let Command::Check(args) = &cli.command {
         return check::run(cli, args).await;
     }
+    if let Command::Image(ImageCommand::Merge(asked)) = &cli.command
+        && !asked.dry_run
+    {
+        confirm::can_ask(asked.consent)?;
+    }
     if let Command::Checkpoint(command) = &cli.command {
         checkpoint::check(command)?;
     }
@@ -53,6 +61,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Events(asked) => events::run(&context, asked).await,
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
+        Command::Image(command) => image::run(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
         Command::Memory(command) => memory::run(command),
         Command::Check(args) => check::run(cli, args).await,

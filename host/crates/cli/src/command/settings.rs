@@ -1,12 +1,12 @@
 //! Settings: the page of one VM, and the same change for many.
 
 use serde::Serialize;
-use stillpoint_common::{CheckpointPolicy, GuestService, SettingsChange, VmId, VmSettings};
+use stillpoint_common::{CheckpointPolicy, GuestService, OnFailure, SettingsChange, VmId, VmSettings};
 
 use super::Context;
 use crate::{
     CliError,
-    args::{SetVms, VmChoice, parse},
+    args::{SetVms, Switch, VmChoice, parse},
     client::VmChange,
     output::{
         Answer,
@@ -45,8 +45,10 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         ("location", location),
         ("layers", "beside their images".to_owned()),
         ("automatic at start", yes(vm.settings.automatic_checkpoints)),
+        ("undo checkpoint", yes(vm.undo_checkpoint)),
         ("hazards", text::word(Some(vm.settings.hazards))),
         ("disks it cannot hold", text::word(Some(vm.settings.unsupported_disks))),
+        ("when it fails", when_it_fails(vm)),
         ("guest services off", services_off(&vm.settings)),
         ("labels", labels(&vm.settings)),
     ]);
@@ -54,9 +56,22 @@ pub(super) fn page(vm: &Vm) -> Result<Answer, CliError> {
         "vm": vm.id,
         "checkpoint_policy": vm.checkpoint_policy,
         "checkpoint_location": vm.checkpoint_location,
+        "undo_checkpoint": vm.undo_checkpoint,
         "settings": vm.settings,
     });
     Answer::new(page, &document)
+}
+
+/// `is started, at most 3 times an hour`
+pub(super) fn when_it_fails(vm: &Vm) -> String {
+    let what = match vm.settings.on_failure {
+        OnFailure::Nothing => return "nothing is done".to_owned(),
+        OnFailure::Restart => "it is started",
+        OnFailure::Revert if vm.undo_checkpoint => "Now is kept as a checkpoint, it is reverted and started",
+        OnFailure::Revert => "it is reverted to its last checkpoint and started; Now is lost",
+    };
+    let most = vm.failure.as_ref().map(|failure| format!(", at most {} times an hour", failure.max_recoveries));
+    format!("{what}{}", most.unwrap_or_default())
 }
 
 fn yes(on: bool) -> String {
@@ -132,16 +147,17 @@ fn change(set: &SetVms, vm: &Vm) -> Result<VmChange, CliError> {
     let relabelled = !set.add_label.is_empty() || !set.remove_label.is_empty();
     Ok(VmChange {
         checkpoint_policy: set.checkpoint_policy.map(Into::into),
-        undo_checkpoint: None,
+        undo_checkpoint: set.undo_checkpoint.map(Switch::is_on),
         checkpoint_location: location.map_err(|problem| CliError::usage(problem, "Give a folder of the host."))?,
         critical: None,
         spec: None,
         settings: SettingsChange {
-            automatic_checkpoints: set.automatic_checkpoints.map(crate::args::Switch::is_on),
+            automatic_checkpoints: set.automatic_checkpoints.map(Switch::is_on),
             labels: relabelled.then(labels),
             hazards: set.hazards.map(Into::into),
             unsupported_disks: set.unsupported_disks.map(Into::into),
             services_off: switched.then(services_off),
+            on_failure: set.on_failure.map(Into::into),
         },
     })
 }
@@ -151,12 +167,14 @@ fn differences(before: &Vm, after: &Vm) -> Vec<String> {
         ("policy", text::word(before.checkpoint_policy), text::word(after.checkpoint_policy)),
         ("location", before.checkpoint_location.clone(), after.checkpoint_location.clone()),
         ("automatic", yes(before.settings.automatic_checkpoints), yes(after.settings.automatic_checkpoints)),
+        ("undo checkpoint", yes(before.undo_checkpoint), yes(after.undo_checkpoint)),
         ("hazards", text::word(Some(before.settings.hazards)), text::word(Some(after.settings.hazards))),
         (
             "unsupported disks",
             text::word(Some(before.settings.unsupported_disks)),
             text::word(Some(after.settings.unsupported_disks)),
         ),
+        ("on failure", text::word(Some(before.settings.on_failure)), text::word(Some(after.settings.on_failure))),
         (
             "services off",
             format!("[{}]", services_off(&before.settings)),

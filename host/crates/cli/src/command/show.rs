@@ -3,14 +3,17 @@
 use jiff::Timestamp;
 use stillpoint_common::CriticalAction;
 
-use super::work::fallback_text;
+use super::{settings, work::fallback_text};
 use crate::{
     output::{
         phases,
         table::{details, section},
         text,
     },
-    view::{Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, Writer},
+    view::{
+        Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, VmFailure,
+        Writer,
+    },
 };
 
 pub(super) fn vm(vm: &Vm) -> String {
@@ -29,6 +32,8 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("undo checkpoint", if vm.undo_checkpoint { "made before every apply".to_owned() } else { String::new() }),
         ("checkpoint location", vm.checkpoint_location.clone()),
         ("without space", without_space(vm)),
+        ("when it fails", settings::when_it_fails(vm)),
+        ("failed", vm.failure.as_ref().map(failed).unwrap_or_default()),
         ("growth", vm.growth.as_ref().map(growth).unwrap_or_default()),
         ("stands still", vm.critical.as_ref().map(standstill).unwrap_or_default()),
         ("automatic", if vm.settings.automatic_checkpoints { "at each start".to_owned() } else { String::new() }),
@@ -48,6 +53,16 @@ pub(super) fn vm(vm: &Vm) -> String {
     let detached = vm.detached_disks.iter().map(|disk| [disk.name.clone(), disk.path.clone()]);
     let disks = format!("{disks}{}", section("Detached disks", ["disk", "image"], detached));
     format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
+}
+
+/// `2026-11-24T15:00:00Z, GUEST_PANICKED: it was brought back (1 of 3 times within the last hour)`
+fn failed(failure: &VmFailure) -> String {
+    if failure.reason.is_empty() {
+        return String::new();
+    }
+    let (time, VmFailure { reason, outcome, recoveries, max_recoveries, .. }) =
+        (text::time(failure.fail_time), failure);
+    format!("{time}, {reason}: {outcome} ({recoveries} of {max_recoveries} times within the last hour)")
 }
 
 /// `4 GiB since the last checkpoint, 2 GiB an hour: full in 5 h`

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{SettingsChange, VmId};
 
-use super::{Context, confirm, integrity, settings, show, vm_file, work};
+use super::{Context, confirm, hardware, integrity, settings, show, vm_file, work};
 use crate::{
     CliError,
     args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
@@ -20,7 +20,8 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             Answer::new(format!("{} is defined, and off", vm.id), &vm)
         }
         VmCommand::List { which } => list(&settings::choose(context, which).await?),
-        VmCommand::Show { vm } => {
+        VmCommand::Show { vm, config: true } => hardware::answer(&client.vm(vm).await?.spec),
+        VmCommand::Show { vm, config: false } => {
             let (vm, layers) = (client.vm(vm).await?, client.layers(vm).await?);
             let vm = Vm { growth: growth(&vm, &layers, Timestamp::now()), ..vm };
             Answer::new(show::vm(&vm), &vm)

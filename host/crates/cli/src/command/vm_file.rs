@@ -56,6 +56,8 @@ pub(crate) struct VmFile {
     _merges_suspended: Option<IgnoredAny>,
     #[serde(rename = "growth")]
     _growth: Option<IgnoredAny>,
+    #[serde(rename = "failure")]
+    _failure: Option<IgnoredAny>,
     #[serde(rename = "saved")]
     _saved: Option<IgnoredAny>,
     #[serde(rename = "undo_checkpoint")]

@@ -1,7 +1,7 @@
 //! What a VM is made of, as it stands in a JSON file.
 
 use serde::{Deserialize, Serialize};
-use stillpoint_common::{AcceleratorChoice, DiskFormat, Failure};
+use stillpoint_common::{AcceleratorChoice, DiskFormat, Failure, VmDefinition};
 use stillpoint_proto::{convert::spec, v1 as pb};
 
 /// What a VM is made of.
@@ -100,6 +100,16 @@ pub struct UserNetwork {}
 pub struct TapNetwork {
     /// Its name on the host.
     pub interface: String,
+}
+
+impl Spec {
+    /// The same in the words of the domain.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn definition(&self) -> Result<VmDefinition, Failure> {
+        spec::definition(Some(&pb::VmSpec::from(self)), "spec")
+    }
 }
 
 impl TryFrom<&pb::VmSpec> for Spec {

@@ -8,7 +8,7 @@ use stillpoint_proto::{
     v1 as pb,
 };
 
-use super::{Critical, CriticalSettings, Disk, Growth, Spec, read_checkpoint_id, read_time};
+use super::{Critical, CriticalSettings, Disk, Growth, Spec, VmFailure, read_checkpoint_id, read_time};
 
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,6 +53,8 @@ pub struct Vm {
     pub settings: VmSettings,
     /// What it has written over its last checkpoint, where it was asked for (`show`).
     pub growth: Option<Growth>,
+    /// How it has failed last.
+    pub failure: Option<VmFailure>,
     /// What it goes on from, if it is saved.
     pub saved: Option<SavedState>,
     /// An apply that discards Now makes a checkpoint of it first.
@@ -104,6 +106,7 @@ impl TryFrom<pb::Vm> for Vm {
             merges_suspended: vm.merges_suspended,
             growth: None,
             settings: settings::settings(vm.settings.as_ref(), "vm.settings")?,
+            failure: vm.failure.map(VmFailure::from),
             saved: vm.saved.map(SavedState::from),
             undo_checkpoint: vm.undo_checkpoint,
             detached_disks: vm.detached_disks.iter().map(Disk::try_from).collect::<Result<_, _>>()?,

@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
-    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, Kind, LayerFile, LayerId, LeftOut, MemoryState,
-    Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Remarks, ServiceRole, Vm,
-    VmDefinition, VmSettings, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterOutcome, WriterResult,
-    WriterState,
+    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, KeyValues, Kind, LayerFile, LayerId, LeftOut,
+    MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Reason,
+    Remarks, ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent, WriterFacts,
+    WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -60,6 +60,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         parent: web.then(|| id(UPGRADE)),
         heads: BTreeMap::new(),
         instance: None,
+        host_boot: String::new(),
         saved: None,
         undo_checkpoint: false,
         detached: vec![],
@@ -69,16 +70,29 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         merges: Default::default(),
         made_by: None,
         settings: VmSettings { labels: ["site=north".parse().unwrap()].into(), ..VmSettings::default() },
+        values: KeyValues::default(),
         created: ago(100),
         updated: ago(1),
     };
     let power = if web { PowerState::Running } else { PowerState::Off };
     let mut vm = convert::vm::vm(&record, power, &[("system".parse().unwrap(), layer, 3)], None);
+    convert::vm::set_failure(&mut vm, &failures(web));
     if name == "full" {
         vm.state = pb::VmState::PausedCritical.into();
         convert::vm::set_critical(&mut vm, &critical());
     }
     vm
+}
+
+/// VM `web` has failed once.
+fn failures(web: bool) -> VmFailures {
+    let last = VmFailure {
+        time: "2026-01-01T12:00:00Z".parse().unwrap(),
+        reason: Reason::GuestPanicked,
+        at_work: false,
+        outcome: "it was brought back".into(),
+    };
+    VmFailures { last: web.then_some(last), recoveries: usize::from(web), max_recoveries: 3 }
 }
 
 /// Why VM `full` stands still.
@@ -98,8 +112,9 @@ pub(crate) fn checkpoints() -> Vec<pb::Checkpoint> {
         left_out: vec![LeftOut { disk: "tape".parse().unwrap(), why: "a pass-through disk".into() }],
         ..production(CLEAN, "clean install", None, 75)
     };
-    let upgrade =
-        fallback(Checkpoint { parent: Some(id(CLEAN)), ..production(UPGRADE, "before the upgrade", None, 2) });
+    let larger = VmDefinition { cpus: 4, serial_log: Some("/log/web".into()), ..definition() };
+    let upgrade = production(UPGRADE, "before the upgrade", None, 2);
+    let upgrade = fallback(Checkpoint { parent: Some(id(CLEAN)), definition: larger, ..upgrade });
     let twins = [TWIN_A, TWIN_B].map(|twin| production(twin, "twin", Some(id(CLEAN)), 1));
     let twins = twins.map(|twin| Checkpoint { remarks: Remarks { hazards: vec![hazard()], ..twin.remarks }, ..twin });
     [clean, upgrade].into_iter().chain(twins).map(|checkpoint| message(&checkpoint)).collect()

@@ -15,7 +15,8 @@ use stillpoint_proto::{
     longrunning::operations_server::OperationsServer,
     v1::{
         checkpoints_server::CheckpointsServer, guests_server::GuestsServer, host_service_server::HostServiceServer,
-        operations_extra_server::OperationsExtraServer, virtual_machines_server::VirtualMachinesServer,
+        images_server::ImagesServer, operations_extra_server::OperationsExtraServer,
+        virtual_machines_server::VirtualMachinesServer,
     },
 };
 use tempfile::TempDir;
@@ -76,6 +77,7 @@ fn serve(socket: &Path, service: services::Service) -> Runtime {
         .add_service(CheckpointsServer::new(service.clone()))
         .add_service(GuestsServer::new(service.clone()))
         .add_service(HostServiceServer::new(service.clone()))
+        .add_service(ImagesServer::new(service.clone()))
         .add_service(OperationsServer::new(service.clone()))
         .add_service(OperationsExtraServer::new(service));
     runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));

@@ -3,10 +3,13 @@
 use std::pin::Pin;
 
 use prost_types::Any;
-use stillpoint_common::{Failure, OperationKind, OperationState, Outcome, Reason, SettingsChange, VmSettings};
+use stillpoint_common::{
+    ContactState, Failure, GuestContact, GuestService, KeyValues, OperationKind, OperationState, Outcome, Reason,
+    ServiceState, SettingsChange, ToldValues, VmSettings,
+};
 use stillpoint_proto::{
     convert::{
-        failure, guest,
+        self, failure, guest,
         names::{self, parse_operation, parse_vm},
         operation::{any, export, operation},
         request, settings as convert_settings,
@@ -14,7 +17,7 @@ use stillpoint_proto::{
     longrunning::{self, operations_server::Operations},
     v1::{
         self as pb, checkpoints_server::Checkpoints, guests_server::Guests, host_service_server::HostService,
-        operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
+        images_server::Images, operations_extra_server::OperationsExtra, virtual_machines_server::VirtualMachines,
     },
 };
 use tokio_stream::Stream;
@@ -131,16 +134,20 @@ impl VirtualMachines for Service {
     }
     async fn update_vm(&self, request: Request<pb::UpdateVmRequest>) -> Answer<pb::Vm> {
         let change = request::update_vm(request.get_ref()).map_err(refused)?;
-        if change.settings != SettingsChange::default() || change.checkpoint_location.is_some() {
+        let undo = change.undo_checkpoint;
+        if change.settings != SettingsChange::default() || change.checkpoint_location.is_some() || undo.is_some() {
             let (location, settings) = (change.checkpoint_location, change.settings);
-            self.asked.note(format!("set {} {:?} {location:?} {settings:?}", change.id, change.checkpoint_policy));
+            let policy = change.checkpoint_policy;
+            self.asked.note(format!("set {} {policy:?} {location:?} {settings:?} undo {undo:?}", change.id));
             if change.id.as_str() == "db" {
                 let failure = Failure::new(Reason::VmHasCheckpoints, "VM db has checkpoints");
                 return Err(refused(failure));
             }
             let record = VmSettings { automatic_checkpoints: true, ..VmSettings::default() };
             let settings = Some(convert_settings::message(&settings.applied(record)));
-            return Ok(Response::new(pb::Vm { settings, ..canned::vm(change.id.as_str(), canned::definition()) }));
+            let known = canned::vm(change.id.as_str(), canned::definition());
+            let undo_checkpoint = undo.unwrap_or(known.undo_checkpoint);
+            return Ok(Response::new(pb::Vm { settings, undo_checkpoint, ..known }));
         }
         let cpus = change.definition.map(|definition| definition.cpus);
         self.asked.note(match change.critical {
@@ -331,6 +338,66 @@ impl Guests for Service {
     async fn list_writers(&self, request: Request<pb::ListWritersRequest>) -> Answer<pb::ListWritersResponse> {
         let vm = names::parse_guest(&request.get_ref().parent, "parent").map_err(refused)?;
         Ok(Response::new(pb::ListWritersResponse { writers: guest::guest(&vm, &canned::guest()).writers }))
+    }
+
+    async fn get_guest_contact(&self, request: Request<pb::GetGuestContactRequest>) -> Answer<pb::GuestContact> {
+        let vm = names::parse_guest(&request.get_ref().name, "name").map_err(refused)?;
+        let state = |service: &GuestService| {
+            let (state, detail) = match (vm.as_str(), service) {
+                ("web", GuestService::Heartbeat) => (ContactState::Degraded, "guest agent 0.0.9 does not know it"),
+                ("web", _) => (ContactState::Ok, ""),
+                _ => (ContactState::NotRunning, ""),
+            };
+            ServiceState { service: *service, state, detail: detail.to_owned() }
+        };
+        let services = GuestService::ALL.iter().map(state).collect();
+        let last_heard = (vm.as_str() == "web").then(jiff::Timestamp::now);
+        Ok(Response::new(convert::contact::contact(&vm, &GuestContact { services, last_heard, uptime: None })))
+    }
+
+    async fn list_guest_values(&self, request: Request<pb::ListGuestValuesRequest>) -> Answer<pb::GuestValues> {
+        let vm = names::parse_guest(&request.get_ref().name, "name").map_err(refused)?;
+        let told = ToldValues {
+            set: KeyValues::kept([("state", "ready")]),
+            intrinsic: KeyValues::kept([("OSName", "Debian GNU/Linux")]),
+        };
+        let guest = if vm.as_str() == "web" { Ok(told) } else { Err(format!("VM {vm} is off")) };
+        Ok(Response::new(convert::contact::guest_values(&vm, &KeyValues::kept([("role", "front")]), &guest)))
+    }
+
+    async fn set_guest_values(
+        &self,
+        request: Request<pb::SetGuestValuesRequest>,
+    ) -> Answer<pb::SetGuestValuesResponse> {
+        let (vm, values) = convert::contact::set_guest_values(request.get_ref()).map_err(refused)?;
+        self.asked.note(format!("values {vm} {values:?}"));
+        Ok(Response::new(pb::SetGuestValuesResponse { host_values: vec![], given: vm.as_str() == "web" }))
+    }
+}
+
+#[tonic::async_trait]
+impl Images for Service {
+    type MergeImageStream = Pin<Box<dyn Stream<Item = Result<pb::MergeImageResponse, Status>> + Send>>;
+
+    async fn merge_image(&self, request: Request<pb::MergeImageRequest>) -> Answer<Self::MergeImageStream> {
+        use pb::merge_image_response::Event;
+        let asked = request::merge_image(request.get_ref()).map_err(refused)?;
+        let images = vec![asked.child.display().to_string(), "/i/between.qcow2".into()];
+        if asked.into.ends_with("web.qcow2") {
+            return Err(refused(Failure::new(Reason::ImageOfVm, "/vm/web.qcow2 is an image of VM web")));
+        }
+        let into = asked.into.display().to_string();
+        let plan = pb::ImageMergePlan { images: images.clone(), into, move_bytes: 3 << 20, needed_bytes: 1 << 20 };
+        let mut events = vec![Event::Plan(plan)];
+        if !asked.dry_run {
+            self.asked.note(format!("merge {} remove {}", images[0], asked.remove_merged));
+            let image = images[0].clone();
+            events.push(Event::Progress(pb::ImageMergeProgress { image, done_bytes: 51, total_bytes: 100 }));
+            let (removed, left) = if asked.remove_merged { (images, vec![]) } else { (vec![], images) };
+            events.push(Event::Merged(pb::ImageMerged { removed, left }));
+        }
+        let events = events.into_iter().map(|event| Ok(pb::MergeImageResponse { event: Some(event) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
     }
 }
 

@@ -38,7 +38,7 @@ impl VmActor {
             }
             Err(failure) => {
                 self.refuse(job, cx, failure).await;
-                self.look_for_layers().await;
+                self.look_for_work().await;
             }
         }
     }
@@ -51,7 +51,7 @@ impl VmActor {
         self.hub.leave(id);
     }
 
-    async fn is_still_possible(&self, job: &Job) -> Result<(), Failure> {
+    pub(super) async fn is_still_possible(&self, job: &Job) -> Result<(), Failure> {
         let Some(request) = &job.request else { return Ok(()) };
         let vm = self.world.catalogue.vm(&self.vm).await?;
         let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;

@@ -11,6 +11,7 @@ use crate::{
     disks::{exchange_disks, take_disks},
     error::StepError,
     plans,
+    ports::HypervisorError,
 };
 
 impl VmActor {
@@ -42,10 +43,30 @@ impl VmActor {
             refuse_saved(&vm, "what it is made of cannot be changed", "vm.spec")?;
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
+        for (key, value) in change.values {
+            match value {
+                Some(value) => vm.values.set(&key, &value).map_err(|problem| Failure::field("set", problem))?,
+                None => drop(vm.values.unset(&key)),
+            }
+        }
+        let setting = vm.settings.on_failure;
         vm.settings = change.settings.applied(vm.settings);
+        if vm.settings.on_failure != setting {
+            self.set_on_panic(&vm).await?;
+        }
         vm.updated = self.now();
         let event = self.event(EventKind::VmChanged, "its record was changed");
         self.write(changes.set_vm(&vm).event(&event)).await
+    }
+
+    /// What becomes of a guest that panics has to be known to its process before it does.
+    async fn set_on_panic(&self, vm: &Vm) -> Result<(), Failure> {
+        let Some(instance) = vm.instance else { return Ok(()) };
+        let set = self.world.ports.hypervisor.set_on_panic(instance, vm.settings.on_failure.into()).await;
+        match set {
+            Ok(()) | Err(HypervisorError::Gone) => Ok(()),
+            Err(error) => Err(StepError::from(error).into()),
+        }
     }
 
     async fn redefine(&self, vm: &mut Vm, definition: VmDefinition, has_checkpoints: bool) -> Result<Changes, Failure> {

@@ -15,6 +15,7 @@ mod background;
 mod caught;
 mod change;
 mod critical;
+mod failing;
 mod missing;
 mod reconnect;
 mod schedule;
@@ -68,6 +69,7 @@ pub(crate) enum Message {
     Cancel { operation: OperationId },
     Ended { instance: InstanceId },
     Stopped { instance: Option<InstanceId> },
+    Panicked { instance: InstanceId },
     Look,
     Stop,
 }
@@ -193,7 +195,7 @@ impl VmActor {
         match self.waiting.take() {
             Some((job, cx)) => self.begin_waiting(job, cx).await,
             None if self.unsettled => {}
-            None => self.look_for_layers().await,
+            None => self.look_for_work().await,
         }
     }
 
@@ -253,7 +255,7 @@ impl VmActor {
         if self.unsettled {
             return;
         }
-        self.look_for_layers().await;
+        self.look_for_work().await;
     }
 
     /// Work that the engine gives itself.
@@ -294,7 +296,8 @@ impl VmActor {
             Message::Cancel { operation } => self.cancel(operation),
             Message::Ended { instance } => self.ended(instance).await,
             Message::Stopped { instance } => self.stopped(instance).await,
-            Message::Look if self.running.is_none() => self.settle().await,
+            Message::Panicked { instance } => self.panicked(instance).await,
+            Message::Look if self.running.is_none() => self.recovered().await,
             Message::Look => self.stopped(None).await,
             Message::Stop => return After::End,
         }
@@ -314,6 +317,10 @@ impl VmActor {
         self.refuse_missing(&vm, &checkpoints, &request).await?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         let changes = Changes::default().set_job(&job).new_request(&job);
+        let changes = match &job.request {
+            Some(request) => self.taken_in_hand(request, changes).await?,
+            None => changes,
+        };
         self.enlist(&job, changes).await?;
         let operation = job.operation.clone();
         match admitted {
@@ -402,7 +409,7 @@ impl VmActor {
         if vm.map_or(true, |vm| vm.instance == Some(instance)) {
             self.settle().await;
             // A guest that has switched itself off has let go of its automatic checkpoint.
-            self.look_for_layers().await;
+            self.look_for_work().await;
         }
     }
 

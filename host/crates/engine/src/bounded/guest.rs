@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    ClockSet, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed, WriterOutcome,
+    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, SessionId, Thawed,
+    ToldValues, WriterOutcome,
 };
 use tokio::time::timeout;
 
@@ -53,6 +54,18 @@ impl GuestQuiesce for Bounded<dyn GuestQuiesce> {
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Answer {
         within(self.limits.look, late("power"), named("power", self.port.power(instance, action))).await
+    }
+
+    async fn beat(&self, instance: InstanceId) -> Answer<Beat> {
+        within(self.limits.look, late("beat"), named("beat", self.port.beat(instance))).await
+    }
+
+    async fn set_values(&self, instance: InstanceId, values: &KeyValues) -> Answer {
+        within(self.limits.look, late("set_values"), named("set_values", self.port.set_values(instance, values))).await
+    }
+
+    async fn values(&self, instance: InstanceId) -> Answer<ToldValues> {
+        within(self.limits.look, late("values"), named("values", self.port.values(instance))).await
     }
 
     async fn forget(&self, instance: InstanceId) {

@@ -8,7 +8,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, Overlay, ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
+    ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;
@@ -51,6 +52,11 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
 
     async fn pause(&self, instance: InstanceId) -> Answer {
         within(self.limits.act, late("pause"), named("pause", self.port.pause(instance))).await
+    }
+
+    async fn set_on_panic(&self, instance: InstanceId, on_panic: OnPanic) -> Answer {
+        within(self.limits.act, late("set_on_panic"), named("set_on_panic", self.port.set_on_panic(instance, on_panic)))
+            .await
     }
 
     async fn resume(&self, instance: InstanceId) -> Answer {

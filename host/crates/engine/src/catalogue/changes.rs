@@ -7,6 +7,7 @@ use stillpoint_common::{Checkpoint, CheckpointId, Event, EventToken, FileIdentit
 
 use super::{Standstill, keys, record::encode};
 use crate::{
+    failing::FailureRecord,
     job::Job,
     ports::{Guard, Put, Txn},
 };
@@ -47,6 +48,7 @@ impl Changes {
     /// Forgets a VM, whose description is removed already.
     pub(crate) fn delete_vm(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::vm(vm)));
+        self.put(Put::Delete(keys::failure(vm)));
         self.settle(vm, &[None])
     }
 
@@ -170,6 +172,12 @@ impl Changes {
 
     pub(crate) fn clear_standstill(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::standstill(vm)));
+        self
+    }
+
+    /// Keeps how a VM has failed last, and how far it is on its way back.
+    pub(crate) fn set_failure(mut self, vm: &VmId, failure: &FailureRecord) -> Self {
+        self.put(Put::Set(keys::failure(vm), encode(failure)));
         self
     }
 

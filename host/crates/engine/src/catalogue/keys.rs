@@ -68,6 +68,10 @@ pub(super) fn standstill(vm: &VmId) -> String {
     format!("standstill/{vm}")
 }
 
+pub(super) fn failure(vm: &VmId) -> String {
+    format!("failure/{vm}")
+}
+
 pub(super) fn debts(vm: &VmId) -> String {
     format!("describe/{vm}/")
 }

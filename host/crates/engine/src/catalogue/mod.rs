@@ -20,6 +20,7 @@ pub(crate) use self::changes::Changes;
 pub use self::readable::readable;
 use self::record::decode;
 use crate::{
+    failing::FailureRecord,
     forest::Forest,
     job::Job,
     ports::{Store, StoreError, Stored},
@@ -106,6 +107,11 @@ impl Catalogue {
     /// Since when a VM stands still by itself, if it was seen to.
     pub(crate) async fn standstill(&self, vm: &VmId) -> Result<Option<Standstill>, Failure> {
         self.get(&keys::standstill(vm)).await
+    }
+
+    /// How a VM has failed last, if it has.
+    pub(crate) async fn failure(&self, vm: &VmId) -> Result<Option<FailureRecord>, Failure> {
+        self.get(&keys::failure(vm)).await
     }
 
     pub(crate) async fn job(&self, id: OperationId) -> Result<Job, Failure> {

@@ -3,7 +3,7 @@
 use stillpoint_common::{Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
 
 use super::{Standstill, keys, record::decode};
-use crate::job::Job;
+use crate::{failing::FailureRecord, job::Job};
 
 /// Makes sure that this version can read a stored record.
 ///
@@ -20,6 +20,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "open" | "request" => decode::<OperationId>(key, value).map(drop),
         "hold" => decode::<InstanceId>(key, value).map(drop),
         "standstill" => decode::<Standstill>(key, value).map(drop),
+        "failure" => decode::<FailureRecord>(key, value).map(drop),
         "event" => decode::<Event>(key, value).map(drop),
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
         "leftover-memory" => decode::<CheckpointId>(key, value).map(drop),

@@ -1,10 +1,14 @@
 //! The engine as its service sees it.
 
 mod checkpoints;
+mod guests;
+mod images;
 mod operations;
 mod preview;
 mod rebuild;
 mod truth;
+
+pub use self::{guests::GuestValues, images::ImageProgress};
 
 use std::{
     collections::HashMap,
@@ -13,7 +17,7 @@ use std::{
 };
 
 use stillpoint_common::{
-    Critical, Event, EventKind, Failure, GuestDescription, Merges, Operation, PowerState, Reason, Vm, VmId,
+    Critical, Event, EventKind, Failure, GuestDescription, KeyValues, Merges, Operation, PowerState, Reason, Vm, VmId,
 };
 use tokio::{
     sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
@@ -27,11 +31,13 @@ use crate::{
     advice,
     bounded::bounded,
     catalogue::{Catalogue, Changes},
+    contact::{self, Contacts},
     context::World,
     describe,
     disks::take_disks,
     error::StepError,
     events::{self, EventReader, EventsFrom},
+    failing,
     hub::Hub,
     job::Job,
     plans::{chain_files, describe_critical, without_process},
@@ -53,6 +59,13 @@ pub struct Engine {
     actors: Actors,
 }
 
+/// How a VM is seen to run.
+struct Seen {
+    power: PowerState,
+    critical: Option<Critical>,
+    panicked: bool,
+}
+
 impl Engine {
     /// Opens the catalogue, attaches to running VMs and recovers what an earlier service left open. Requests may be
     /// sent at once: each VM takes them when its own recovery is done.
@@ -62,7 +75,8 @@ impl Engine {
     pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
         let ports = bounded(ports, config.limits);
         let catalogue = Catalogue::new(ports.store.clone());
-        let world = Arc::new(World { ports, catalogue, config, merge_speed: Speed::default() });
+        let world =
+            Arc::new(World { ports, catalogue, config, merge_speed: Speed::default(), contacts: Contacts::default() });
         let engine = Self { world, hub: Arc::default(), actors: Arc::default() };
         engine.forget_old_operations().await?;
         events::keep(engine.world.clone()).await?;
@@ -78,6 +92,7 @@ impl Engine {
         }
         drop(actors);
         engine.forward_events();
+        contact::keep(&engine.world);
         Ok(engine)
     }
 
@@ -105,6 +120,9 @@ impl Engine {
                     }) => tell_all(&actors, || Message::Ended { instance }).await,
                     Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Critical(_) }) => {
                         tell_all(&actors, || Message::Stopped { instance: Some(instance) }).await;
+                    }
+                    Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Panicked }) => {
+                        tell_all(&actors, || Message::Panicked { instance }).await;
                     }
                     Ok(HypervisorEvent {
                         kind: HypervisorEventKind::Reset | HypervisorEventKind::AgentChannel(_),
@@ -184,6 +202,7 @@ impl Engine {
             heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
             detached: Vec::new(),
             instance: None,
+            host_boot: String::new(),
             saved: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
@@ -191,6 +210,7 @@ impl Engine {
             merges: Merges::default(),
             made_by: None,
             settings: new.settings,
+            values: KeyValues::default(),
             created: now,
             updated: now,
             definition: new.definition,
@@ -226,26 +246,29 @@ impl Engine {
             disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
         }
         let operation = self.hub.of_vm(&vm.id);
-        let (power, critical) = self.power(&vm).await;
-        Ok(VmView { power, disks, critical, operation, vm })
+        let Seen { power, critical, panicked } = self.power(&vm).await;
+        let record = self.world.catalogue.failure(&vm.id).await?;
+        let failures = failing::told(record.as_ref(), self.world.config.recoveries_an_hour, self.now());
+        Ok(VmView { power, disks, critical, panicked, failures, operation, vm })
     }
 
     /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
     /// paused, not as gone.
-    async fn power(&self, vm: &Vm) -> (PowerState, Option<Critical>) {
-        let Some(instance) = vm.instance else { return (without_process(vm), None) };
+    async fn power(&self, vm: &Vm) -> Seen {
+        let as_usual = |power| Seen { power, critical: None, panicked: false };
+        let Some(instance) = vm.instance else { return as_usual(without_process(vm)) };
         let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
-        let Ok(Ok(observed)) = observed else { return (PowerState::Paused, None) };
-        let power = match observed.run {
-            RunState::Running => PowerState::Running,
-            RunState::Paused | RunState::AwaitingMemory => PowerState::Paused,
+        let Ok(Ok(observed)) = observed else { return as_usual(PowerState::Paused) };
+        match observed.run {
+            RunState::Running => as_usual(PowerState::Running),
+            RunState::Paused | RunState::AwaitingMemory => as_usual(PowerState::Paused),
+            RunState::Panicked => Seen { panicked: true, ..as_usual(PowerState::Paused) },
             RunState::Critical(trouble) => {
                 let critical = describe_critical(&self.world, vm, &trouble).await;
-                return (PowerState::PausedCritical, Some(critical));
+                Seen { critical: Some(critical), ..as_usual(PowerState::PausedCritical) }
             }
-            RunState::Gone | RunState::ShutDown => PowerState::Off,
-        };
-        (power, None)
+            RunState::Gone | RunState::ShutDown => as_usual(PowerState::Off),
+        }
     }
 
     /// Changes a VM's record.

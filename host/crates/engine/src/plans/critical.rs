@@ -46,9 +46,12 @@ pub(crate) async fn find(world: &World, vm: &Vm) -> Result<Option<Critical>, Ste
     let Some(instance) = vm.instance else { return Ok(None) };
     match world.ports.hypervisor.observe(instance).await?.run {
         RunState::Critical(trouble) => Ok(Some(describe(world, vm, &trouble).await)),
-        RunState::Gone | RunState::AwaitingMemory | RunState::Paused | RunState::Running | RunState::ShutDown => {
-            Ok(None)
-        }
+        RunState::Gone
+        | RunState::AwaitingMemory
+        | RunState::Paused
+        | RunState::Running
+        | RunState::Panicked
+        | RunState::ShutDown => Ok(None),
     }
 }
 

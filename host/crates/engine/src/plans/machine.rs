@@ -28,6 +28,7 @@ pub(super) fn launch_spec(
         uid: vm.uid,
         generation_id: vm.generation_id,
         chains: launch_chains(forest, &vm)?,
+        on_panic: vm.settings.on_failure.into(),
         definition: vm.definition,
         mode,
     })

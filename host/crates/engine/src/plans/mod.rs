@@ -27,5 +27,5 @@ pub(crate) use self::{
     critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},
-    settle::{release_hold, settle, without_process},
+    settle::{panicked, release_hold, settle, without_process},
 };

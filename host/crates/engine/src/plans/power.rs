@@ -144,6 +144,9 @@ impl PowerPlan {
     async fn mark(&self, cx: &Cx, instance: Option<InstanceId>) -> Result<Changes, StepError> {
         let mut vm = cx.catalogue().vm(&cx.vm).await?;
         vm.instance = instance;
+        if instance.is_some() {
+            vm.host_boot.clone_from(&cx.world.config.host_boot);
+        }
         vm.accelerator = self.accelerator.clone().or(vm.accelerator);
         vm.updated = cx.ports().clock.now();
         let changes = match self.power {
@@ -175,7 +178,11 @@ async fn await_off(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
         match cx.ports().hypervisor.observe(instance).await {
             Ok(observed) => match observed.run {
                 RunState::Gone | RunState::ShutDown => return Ok(()),
-                RunState::AwaitingMemory | RunState::Paused | RunState::Running | RunState::Critical(_) => {}
+                RunState::AwaitingMemory
+                | RunState::Paused
+                | RunState::Running
+                | RunState::Panicked
+                | RunState::Critical(_) => {}
             },
             // A process on its way out may not answer any more.
             Err(HypervisorError::Gone | HypervisorError::Unanswered { .. } | HypervisorError::Io { .. }) => {}

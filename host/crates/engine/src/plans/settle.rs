@@ -1,6 +1,7 @@
 //! Bringing the catalogue in line with processes that ended by themselves.
 
-use stillpoint_common::{Event, EventKind, InstanceId, PowerState, Vm};
+use jiff::Timestamp;
+use stillpoint_common::{Event, EventKind, InstanceId, OperationKind, PowerState, Reason, Vm, VmId};
 
 use super::{automatic::at_clean_stop, collect::replaced};
 use crate::{
@@ -8,6 +9,7 @@ use crate::{
     context::Cx,
     describe,
     error::StepError,
+    failing::FailureRecord,
     ports::{Observed, RunState},
 };
 
@@ -26,32 +28,85 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
         RunState::Running => Ok(PowerState::Running),
         RunState::Paused | RunState::AwaitingMemory => Ok(PowerState::Paused),
         RunState::Critical(_) => Ok(PowerState::PausedCritical),
+        RunState::Panicked => {
+            note_panic(cx, &vm, instance).await?;
+            Ok(PowerState::Paused)
+        }
         RunState::Gone | RunState::ShutDown => {
             clear(cx, instance).await?;
             vm.instance = None;
             vm.updated = cx.ports().clock.now();
             let changes = match observed.run {
-                RunState::ShutDown => at_clean_stop(cx, &mut vm).await?,
+                RunState::ShutDown => switched_off(cx, &mut vm).await?,
                 RunState::Gone
                 | RunState::AwaitingMemory
                 | RunState::Paused
                 | RunState::Running
-                | RunState::Critical(_) => Changes::default(),
+                | RunState::Panicked
+                | RunState::Critical(_) => died(cx, &vm, instance).await?,
             };
-            cx.catalogue().commit(changes.set_vm(&vm).event(&ended(cx, &observed.run))).await?;
+            cx.catalogue().commit(changes.set_vm(&vm)).await?;
             Ok(PowerState::Off)
         }
     }
 }
 
-fn ended(cx: &Cx, run: &RunState) -> Event {
-    let (kind, text) = match run {
-        RunState::ShutDown => (EventKind::VmStopped, "its guest has switched itself off"),
-        RunState::Gone | RunState::AwaitingMemory | RunState::Paused | RunState::Running | RunState::Critical(_) => {
-            (EventKind::VmDied, "its process has ended by itself")
-        }
-    };
-    Event::of_vm(cx.ports().clock.now(), kind, &cx.vm, text)
+/// The guest has switched itself off.
+async fn switched_off(cx: &Cx, vm: &mut Vm) -> Result<Changes, StepError> {
+    let changes = at_clean_stop(cx, vm).await?;
+    let text = "its guest has switched itself off";
+    Ok(changes.event(&Event::of_vm(cx.ports().clock.now(), EventKind::VmStopped, &cx.vm, text)))
+}
+
+/// The process has ended by itself: a failure, unless what is at work has ended it, or the host has.
+async fn died(cx: &Cx, vm: &Vm, instance: InstanceId) -> Result<Changes, StepError> {
+    let (now, reason) = (cx.ports().clock.now(), Reason::VmStoppedUnexpectedly);
+    if vm.host_boot != cx.world.config.host_boot {
+        let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended with the host");
+        return Ok(Changes::default().event(&event));
+    }
+    let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended by itself");
+    let changes = Changes::default().event(&Event { reason: Some(reason), ..event });
+    if ends_processes(cx.reporter.now().kind) {
+        return Ok(changes);
+    }
+    let earlier = cx.catalogue().failure(&cx.vm).await?;
+    let record = FailureRecord::seen(earlier, reason, instance, vm.settings.on_failure, now);
+    Ok(changes.set_failure(&cx.vm, &record))
+}
+
+/// A process that is gone while this is at work may have been ended by it, which was not written down.
+const fn ends_processes(kind: OperationKind) -> bool {
+    match kind {
+        OperationKind::StopVm | OperationKind::ApplyCheckpoint => true,
+        OperationKind::StartVm
+        | OperationKind::PauseVm
+        | OperationKind::ResumeVm
+        | OperationKind::SaveVm
+        | OperationKind::DiscardSavedState
+        | OperationKind::CreateCheckpoint
+        | OperationKind::DeleteCheckpoint
+        | OperationKind::DeleteMemoryState
+        | OperationKind::CollectLayers
+        | OperationKind::ExportCheckpoint => false,
+    }
+}
+
+/// Writes down, once, that a guest stands still because its kernel has panicked.
+async fn note_panic(cx: &Cx, vm: &Vm, instance: InstanceId) -> Result<(), StepError> {
+    let (earlier, now) = (cx.catalogue().failure(&cx.vm).await?, cx.ports().clock.now());
+    if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::GuestPanicked)) {
+        return Ok(());
+    }
+    let record = FailureRecord::seen(earlier, Reason::GuestPanicked, instance, vm.settings.on_failure, now);
+    let changes = Changes::default().set_failure(&cx.vm, &record).event(&panicked(&cx.vm, now));
+    Ok(cx.catalogue().commit(changes).await?)
+}
+
+/// What is told of a guest whose kernel has panicked.
+pub(crate) fn panicked(vm: &VmId, now: Timestamp) -> Event {
+    let event = Event::of_vm(now, EventKind::GuestPanicked, vm, "the kernel of its guest has panicked");
+    Event { reason: Some(Reason::GuestPanicked), ..event }
 }
 
 /// What a VM is that has no process.

@@ -118,7 +118,7 @@ impl Wake {
     async fn mark(&self, cx: &Cx) -> Result<Changes, StepError> {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let (instance, accelerator) = (Some(self.instance), self.accelerator.clone().or(vm.accelerator));
-        let updated = cx.ports().clock.now();
-        Ok(Changes::default().set_vm(&Vm { instance, accelerator, saved: None, updated, ..vm }))
+        let (updated, host_boot) = (cx.ports().clock.now(), cx.world.config.host_boot.clone());
+        Ok(Changes::default().set_vm(&Vm { instance, host_boot, accelerator, saved: None, updated, ..vm }))
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    ClockSet, FallbackReason, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed,
-    WriterOutcome,
+    Beat, ClockSet, FallbackReason, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest,
+    SessionId, Thawed, ToldValues, WriterOutcome,
 };
 
 /// Talks to the agent of an instance. The guest is not trusted: every answer is bounded in size and time.
@@ -48,6 +48,15 @@ pub trait GuestQuiesce: Send + Sync {
     /// Asks the guest's system to switch off or restart. Returns when it has agreed, not when it has happened.
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError>;
 
+    /// A sign of life. Changes nothing in the guest, and lets nothing go.
+    async fn beat(&self, instance: InstanceId) -> Result<Beat, QuiesceError>;
+
+    /// Gives the guest the values that its host has set for it, in the place of those given before.
+    async fn set_values(&self, instance: InstanceId, values: &KeyValues) -> Result<(), QuiesceError>;
+
+    /// What the guest tells its host.
+    async fn values(&self, instance: InstanceId) -> Result<ToldValues, QuiesceError>;
+
     /// Forgets an instance that is gone.
     async fn forget(&self, instance: InstanceId);
 }
@@ -76,6 +85,14 @@ pub enum QuiesceError {
         /// Its version.
         version: String,
         /// What does not fit.
+        why: String,
+    },
+    /// The agent is there, and does not know this call: it is older than the host.
+    #[error("guest agent {version} does not know it: {why}")]
+    Unknown {
+        /// Its version.
+        version: String,
+        /// Which call.
         why: String,
     },
     /// The agent was there and did not answer this in time.
@@ -140,7 +157,7 @@ impl QuiesceError {
     pub const fn fallback_reason(&self) -> FallbackReason {
         match self {
             Self::Unreachable { .. } | Self::Failed { .. } => FallbackReason::AgentUnreachable,
-            Self::Incompatible { .. } => FallbackReason::AgentIncompatible,
+            Self::Incompatible { .. } | Self::Unknown { .. } => FallbackReason::AgentIncompatible,
             Self::Unanswered { .. } => FallbackReason::FreezeTimedOut,
             Self::WriterRefused { .. } => FallbackReason::WriterRefused,
             Self::WriterTimedOut { .. } => FallbackReason::WriterTimedOut,

@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{Accelerator, DiskName, InstanceId, LayerFile, LayerId, Progress, VmDefinition, VmId};
+use stillpoint_common::{
+    Accelerator, DiskName, InstanceId, LayerFile, LayerId, OnFailure, Progress, VmDefinition, VmId,
+};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -43,6 +45,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// Stops the virtual CPUs; all disk writes in flight are done when it returns.
     async fn pause(&self, instance: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Says what becomes of the instance when the kernel of its guest panics, from now on.
+    async fn set_on_panic(&self, instance: InstanceId, on_panic: OnPanic) -> Result<(), HypervisorError>;
 
     /// Lets the virtual CPUs run.
     async fn resume(&self, instance: InstanceId) -> Result<(), HypervisorError>;
@@ -142,8 +147,28 @@ pub enum RunState {
     Running,
     /// Stopped because a disk could not be read or written. The write that failed is kept, and done when it is resumed.
     Critical(Trouble),
+    /// Virtual CPUs stand still because the guest's kernel has panicked: see [`OnPanic::StandStill`]. It can be resumed.
+    Panicked,
     /// The guest has switched itself off; the process is still there.
     ShutDown,
+}
+
+/// What becomes of an instance when the kernel of its guest panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPanic {
+    /// It runs on, and the guest does what its kernel is set to do.
+    GoOn,
+    /// It is [`RunState::Panicked`].
+    StandStill,
+}
+
+impl From<OnFailure> for OnPanic {
+    fn from(setting: OnFailure) -> Self {
+        match setting {
+            OnFailure::Nothing => Self::GoOn,
+            OnFailure::Restart | OnFailure::Revert => Self::StandStill,
+        }
+    }
 }
 
 /// What has stopped an instance.
@@ -185,6 +210,8 @@ pub struct LaunchSpec {
     pub chains: Vec<DiskChain>,
     /// Fresh, or from a memory state.
     pub mode: StartMode,
+    /// What becomes of it when the kernel of its guest panics.
+    pub on_panic: OnPanic,
 }
 
 /// The layers of one disk.
@@ -254,6 +281,8 @@ pub enum HypervisorEventKind {
     ShutDown,
     /// The guest restarted itself.
     Reset,
+    /// The kernel of the guest has panicked.
+    Panicked,
     /// A disk could not be read or written and the VM was stopped.
     Critical(Option<DiskName>),
     /// The agent opened (true) or closed (false) its channel.

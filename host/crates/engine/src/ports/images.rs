@@ -118,6 +118,8 @@ pub struct Seen {
     pub allocated: u64,
     /// The backing file it names, absolute.
     pub backing: Option<PathBuf>,
+    /// The format that it says its backing file has.
+    pub backing_format: Option<DiskFormat>,
 }
 
 /// A process that has an image file open.

@@ -115,8 +115,13 @@ mod tests {
     #[test]
     fn each_way_in_which_a_file_can_be_wrong_is_told_apart() {
         let (base, top) = (layer("base", 1), layer("top", 2));
-        let right =
-            Seen { identity: top.identity, stamp: stamp(10), allocated: 10, backing: Some(base.file.path.clone()) };
+        let right = Seen {
+            identity: top.identity,
+            stamp: stamp(10),
+            allocated: 10,
+            backing: Some(base.file.path.clone()),
+            backing_format: None,
+        };
         let wrong = |change: &dyn Fn(&mut Seen)| {
             let mut seen = right.clone();
             change(&mut seen);

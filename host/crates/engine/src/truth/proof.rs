@@ -40,7 +40,7 @@ mod tests {
         let (disk, identity) = ("system".parse().unwrap(), FileIdentity { device: 1, inode: 1 });
         let layer = Layer { file, disk, backing: None, identity, virtual_size: 1, frozen: Some(stamp(1)), made: None };
         let elsewhere = FileIdentity { device: 2, inode: 1 };
-        let seen = |identity, stamp| Seen { identity, stamp, allocated: 0, backing: None };
+        let seen = |identity, stamp| Seen { identity, stamp, allocated: 0, backing: None, backing_format: None };
         assert_eq!(proof(&layer, &seen(identity, stamp(1))), Proof::SameFile);
         assert_eq!(proof(&layer, &seen(elsewhere, stamp(1))), Proof::SameStamp);
         assert!(matches!(proof(&layer, &seen(identity, stamp(2))), Proof::None(_)));

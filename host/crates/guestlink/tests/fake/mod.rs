@@ -38,6 +38,10 @@ pub(crate) struct Script {
     pub(crate) writers: Vec<pb::Writer>,
     pub(crate) thaw_instead_of_freeze: bool,
     pub(crate) lapse_first: bool,
+    /// It does not know the newer calls.
+    pub(crate) older: bool,
+    /// What it tells its host.
+    pub(crate) values: Vec<pb::Value>,
     /// How much its clock is behind.
     pub(crate) behind: Duration,
 }
@@ -53,6 +57,8 @@ impl Default for Script {
             writers: vec![],
             thaw_instead_of_freeze: false,
             lapse_first: false,
+            older: false,
+            values: vec![],
             behind: Duration::ZERO,
         }
     }
@@ -199,6 +205,26 @@ impl GuestAgent for Service {
 
     async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Result<Response<pb::ShutdownResponse>, Status> {
         Ok(Response::new(pb::ShutdownResponse {}))
+    }
+
+    async fn beat(&self, _: Request<pb::BeatRequest>) -> Result<Response<pb::BeatResponse>, Status> {
+        let script = self.script();
+        if script.older || script.protocols.0 > 1 {
+            return Err(Status::unimplemented("beat"));
+        }
+        Ok(Response::new(pb::BeatResponse { values_revision: "\u{1b}[2J1-a".into(), ..Default::default() }))
+    }
+
+    async fn set_values(&self, _: Request<pb::SetValuesRequest>) -> Result<Response<pb::SetValuesResponse>, Status> {
+        match self.script().older {
+            true => Err(Status::unimplemented("set_values")),
+            false => Ok(Response::new(pb::SetValuesResponse {})),
+        }
+    }
+
+    async fn get_values(&self, _: Request<pb::GetValuesRequest>) -> Result<Response<pb::GetValuesResponse>, Status> {
+        let values = self.script().values;
+        Ok(Response::new(pb::GetValuesResponse { intrinsic: values.clone(), values }))
     }
 }
 

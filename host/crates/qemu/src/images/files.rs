@@ -35,6 +35,7 @@ pub(super) fn glance(file: &LayerFile) -> Result<Seen, ImageError> {
         identity: identity(&metadata),
         stamp: FileStamp { bytes: metadata.len(), modified },
         allocated: metadata.blocks() * 512,
+        backing_format: header.as_ref().and_then(|header| header.backing_format),
         backing: header.and_then(|header| header.backing).map(|name| resolve(folder(path), &name)),
     })
 }

@@ -14,8 +14,8 @@ use stillpoint_common::Accelerator;
 use stillpoint_engine::ports::{HypervisorError, LaunchSpec, Launched};
 use tokio::process::Child;
 
-pub(crate) use arguments::AGENT;
 use arguments::Hardware;
+pub(crate) use arguments::{AGENT, panic_action};
 
 use crate::{
     attached::{Attached, last_words},

@@ -48,6 +48,11 @@ commands! {
     Quit = "quit" -> Done {}
     /// Presses the power button.
     SystemPowerdown = "system_powerdown" -> Done {}
+    /// What becomes of the VM when its guest's kernel panics.
+    SetAction<'a> = "set-action" -> Done {
+        /// `none` or `pause`.
+        panic: &'a str,
+    }
     /// Which character devices are open on the guest's side.
     QueryChardev = "query-chardev" -> Vec<Chardev> {}
 

@@ -19,7 +19,7 @@ use stillpoint_common::{
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        DiskChain, Hypervisor, HypervisorEvent, HypervisorEventKind, Images, LaunchSpec, Observed, Overlay,
+        DiskChain, Hypervisor, HypervisorEvent, HypervisorEventKind, Images, LaunchSpec, Observed, OnPanic, Overlay,
         ProgressSink, RunState, StartMode,
     },
 };
@@ -126,6 +126,7 @@ impl Lab {
             definition: self.definition(),
             chains: self.chains.clone(),
             mode: StartMode::Fresh,
+            on_panic: OnPanic::GoOn,
         }
     }
 

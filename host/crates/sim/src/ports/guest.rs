@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    ClockSet, FileSystemResult, Frozen, GuestDescription, InstanceId, Prepared, QuiesceRequest, SessionId, Thawed,
-    WriterOutcome, WriterResult,
+    Beat, ClockSet, FileSystemResult, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest,
+    SessionId, Thawed, ToldValues, WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 
 use crate::{
-    Call, PowerScript,
+    Call, GuestScript, PowerScript,
     process::Process,
     sessions::{Reply, file_systems, writers},
     state::State,
@@ -50,6 +50,14 @@ impl SimGuest {
 }
 
 fn nothing(_: &mut State) {}
+
+/// An agent from before there were beats and values.
+fn older(script: &GuestScript) -> Result<(), QuiesceError> {
+    match script.older {
+        false => Ok(()),
+        true => Err(QuiesceError::Unknown { version: "0.0.9".to_owned(), why: "it is older".to_owned() }),
+    }
+}
 
 #[async_trait]
 impl GuestQuiesce for SimGuest {
@@ -128,6 +136,40 @@ impl GuestQuiesce for SimGuest {
             Ok(Reply::Answer(()))
         };
         self.ask(Call::Power, power, nothing).await
+    }
+
+    async fn beat(&self, instance: InstanceId) -> Result<Beat, QuiesceError> {
+        let beat = |state: &mut State| {
+            let Reply::Answer((_, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            older(&script)?;
+            let held = state.hold_left(instance).is_some();
+            let found = state.instances.get(&instance);
+            let values_revision = found.and_then(|found| found.values.as_ref()).map(KeyValues::revision);
+            let values_revision = values_revision.unwrap_or_default();
+            Ok(Reply::Answer(Beat { uptime: Duration::from_secs(1), held, values_revision }))
+        };
+        self.ask(Call::Beat, beat, nothing).await
+    }
+
+    async fn set_values(&self, instance: InstanceId, values: &KeyValues) -> Result<(), QuiesceError> {
+        let set = |state: &mut State| {
+            let Reply::Answer((_, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            older(&script)?;
+            let found = state.instances.get_mut(&instance);
+            found.into_iter().for_each(|found| found.values = Some(values.clone()));
+            Ok(Reply::Answer(()))
+        };
+        self.ask(Call::SetValues, set, nothing).await
+    }
+
+    async fn values(&self, instance: InstanceId) -> Result<ToldValues, QuiesceError> {
+        let values = |state: &mut State| {
+            let Reply::Answer((vm, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            older(&script)?;
+            let intrinsic = KeyValues::kept([("FullyQualifiedDomainName", vm.as_str())]);
+            Ok(Reply::Answer(ToldValues { set: script.values, intrinsic }))
+        };
+        self.ask(Call::Values, values, nothing).await
     }
 
     async fn forget(&self, _instance: InstanceId) {

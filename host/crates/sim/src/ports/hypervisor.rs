@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId, Progress};
 use stillpoint_engine::ports::{
-    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, Overlay,
+    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
     ProgressSink, RunState,
 };
 use tokio::{sync::broadcast, time::Instant};
@@ -126,6 +126,10 @@ impl Hypervisor for SimHypervisor {
 
     async fn pause(&self, instance: InstanceId) -> Outcome {
         self.process.call(Call::Pause, |state| state.pause(instance)).await
+    }
+
+    async fn set_on_panic(&self, instance: InstanceId, on_panic: OnPanic) -> Outcome {
+        self.process.call(Call::SetOnPanic, |state| state.set_on_panic(instance, on_panic)).await
     }
 
     async fn resume(&self, instance: InstanceId) -> Outcome {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stillpoint_common::{DiskFormat, DiskName, InstanceId, LayerFile, LayerId, VmId};
 use stillpoint_engine::Ports;
 use stillpoint_engine::ports::{
-    DiskChain, HypervisorError, LaunchSpec, Launched, LiveMerge, Overlay, ProgressSink, StartMode,
+    DiskChain, HypervisorError, LaunchSpec, Launched, LiveMerge, OnPanic, Overlay, ProgressSink, StartMode,
 };
 use stillpoint_sim::{World, definition};
 use uuid::Uuid;
@@ -59,6 +59,7 @@ impl Lab {
             definition: definition(&[("system", "/vm/system.qcow2"), ("data", "/vm/data.qcow2")]),
             chains: vec![chain(&self.disk, system), chain(&self.data, data)],
             mode,
+            on_panic: OnPanic::GoOn,
         }
     }
 

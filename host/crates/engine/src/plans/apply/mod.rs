@@ -181,13 +181,15 @@ impl Apply {
     }
 
     /// The VM as it will be.
-    fn applied(&self, vm: Vm, now: jiff::Timestamp) -> Vm {
+    fn applied(&self, vm: Vm, cx: &Cx) -> Vm {
+        let now = cx.ports().clock.now();
         Vm {
             definition: self.checkpoint.definition.clone(),
             parent: Some(self.checkpoint.id),
             heads: self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)).collect(),
             detached: Vec::new(),
             instance: self.facts.new,
+            host_boot: cx.world.config.host_boot.clone(),
             saved: self.saved(now),
             generation_id: self.facts.generation_id,
             accelerator: self.launched.clone().or(vm.accelerator),
@@ -211,7 +213,7 @@ impl Apply {
     }
 
     async fn launch(&mut self, cx: &Cx) -> Result<(), StepError> {
-        let vm = self.applied(cx.catalogue().vm(&cx.vm).await?, cx.ports().clock.now());
+        let vm = self.applied(cx.catalogue().vm(&cx.vm).await?, cx);
         let mut forest = cx.catalogue().forest(&cx.vm).await?;
         forest.extend(self.made.iter().cloned());
         let spec = launch_spec(vm, &forest, self.new_instance()?, StartMode::Restore)?;
@@ -247,7 +249,7 @@ impl Apply {
     async fn move_head(&self, cx: &Cx) -> Result<Changes, StepError> {
         let now = cx.catalogue().vm(&cx.vm).await?;
         cx.reporter.set_changes(now.definition.changes(&self.checkpoint.definition));
-        let vm = self.applied(now, cx.ports().clock.now());
+        let vm = self.applied(now, cx);
         let layers = self.made.iter().fold(Changes::default(), |changes, layer| changes.new_layer(&cx.vm, layer));
         Ok(layers.set_vm(&vm))
     }

@@ -47,6 +47,7 @@ fn spec() -> LaunchSpec {
             ],
         }],
         mode: StartMode::Restore,
+        on_panic: OnPanic::StandStill,
     }
 }
 
