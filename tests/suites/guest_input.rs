@@ -124,6 +124,7 @@ async fn a_disk_that_cannot_be_a_vms_own_is_refused_and_named() -> Tested {
     image(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", &top]).await?;
     desk.no_vm_on(&base, "qcow2", "DISK_IS_BACKING", &["top.qcow2"]).await?;
     desk.no_vm_on(&top, "qcow2", "DISK_FILE_UNUSABLE", &["base.qcow2"]).await?;
+    desk.no_vm_on(&top, "raw", "DISK_FILE_UNUSABLE", &[&top, "declare it as qcow2"]).await?;
 
     let create = |disk: &str| ["vm", "create", "x", "--memory", "64M", "--disk", disk].map(str::to_owned);
     for (disk, word) in [("name=d,path=/a,format=vmdk", "vmdk"), ("name=d,path=/a", "format="), ("path=/a", "name=")] {
@@ -142,6 +143,7 @@ async fn names_checkpoints_and_targets_that_cannot_be_are_refused_and_named() ->
     let desk = Desk::new().await?;
     let first = desk.checkpoint("first").await?;
     let (blank, long) = ("  ", "x".repeat(101));
+    desk.typed_wrongly(&["checkpoint", "create", "web", "--name", ""], "must not be empty").await?;
     let create = ["checkpoint", "create", "web", "--name"];
     for (name, word) in [(blank, "blank"), (&long, "101 characters")] {
         let words: Vec<&str> = create.iter().copied().chain([name]).collect();

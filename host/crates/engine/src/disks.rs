@@ -81,6 +81,13 @@ async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> R
         let message = format!("{path} is damaged, its header says; run `qemu-img check`");
         return Err(Failure::new(Reason::DiskFileUnusable, message));
     }
+    if facts.begins_as_qcow2 {
+        let message = format!(
+            "{path} is declared raw and begins as a qcow2 image: a guest would see, and overwrite, what only describes \
+             its disk; declare it as qcow2"
+        );
+        return Err(Failure::new(Reason::DiskFileUnusable, message));
+    }
     if let Some(backing) = &facts.backing {
         let message = format!(
             "{path} lies on {}; give an image that stands alone, made with `qemu-img convert`",

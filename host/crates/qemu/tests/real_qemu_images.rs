@@ -57,6 +57,9 @@ async fn real_qemu_img_says_what_a_file_is() {
         let metadata = std::fs::metadata(&image.path).unwrap();
         assert_eq!(facts.identity, FileIdentity { device: metadata.dev(), inode: metadata.ino() });
         assert!(facts.virtual_size >= DISK_SIZE && facts.backing.is_none() && !facts.corrupt, "{facts:?}");
+        assert!(!facts.begins_as_qcow2, "{facts:?}");
+        let as_raw = shelf.images.stat(&image.path, DiskFormat::Raw).await.unwrap();
+        assert_eq!(as_raw.begins_as_qcow2, format == DiskFormat::Qcow2);
     }
     let missing = shelf.images.stat(&shelf.path("nothing"), DiskFormat::Raw).await;
     assert!(matches!(missing, Err(ImageError::Missing { .. })));

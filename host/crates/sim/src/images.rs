@@ -32,6 +32,8 @@ impl State {
     fn image(&self, path: &Path, format: DiskFormat) -> Outcome<&Image> {
         match self.files.named(path) {
             None => missing(path),
+            // Any bytes are a raw image.
+            Some(image) if format == DiskFormat::Raw => Ok(image),
             Some(image) if image.format != format => unusable(path, &format!("not in {} format", format.driver())),
             Some(image) => Ok(image),
         }
@@ -45,6 +47,7 @@ impl State {
             allocated: image.allocated(),
             backing: image.backing.clone(),
             corrupt: image.corrupt,
+            begins_as_qcow2: (format, image.format) == (DiskFormat::Raw, DiskFormat::Qcow2),
         })
     }
 

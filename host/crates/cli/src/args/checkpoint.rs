@@ -126,8 +126,8 @@ pub enum CheckpointCommand {
         #[arg(value_parser = parse::vm)]
         vm: VmId,
         /// What to call it [default: VM and time].
-        #[arg(long, short, default_value = "", hide_default_value = true)]
-        name: String,
+        #[arg(long, short, value_parser = parse::given)]
+        name: Option<String>,
         /// Overrides the VM's policy for this one.
         #[arg(long)]
         policy: Option<PolicyArg>,

@@ -13,6 +13,15 @@ pub(crate) fn vm(text: &str) -> Result<VmId, String> {
     name.parse().map_err(|problem| format!("the name of a VM {problem}"))
 }
 
+/// A text that is there: an empty one is a script's mistake more often than what was meant.
+pub(crate) fn given(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("must not be empty; leave it out for the default".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 /// `512M`, `2G`, `1T`, or MiB: in MiB.
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write 512M, 2G or a number of MiB");

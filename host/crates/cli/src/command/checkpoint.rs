@@ -42,7 +42,7 @@ pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Resul
     match command {
         CheckpointCommand::Create { vm, name, policy, with_memory, remarks, waiting } => {
             let new = CheckpointToCreate {
-                display_name: name.clone(),
+                display_name: name.clone().unwrap_or_default(),
                 policy: policy.map(Into::into),
                 with_memory: *with_memory,
                 notes: remarks.notes.clone().unwrap_or_default(),

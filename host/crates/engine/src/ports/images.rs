@@ -94,6 +94,9 @@ pub struct ImageFacts {
     pub backing: Option<PathBuf>,
     /// The format says that the image is damaged.
     pub corrupt: bool,
+    /// Its format is raw, and it begins as a qcow2 image does. A guest can write that too: only of interest before it is
+    /// anybody's disk.
+    pub begins_as_qcow2: bool,
 }
 
 /// Room on a file system.

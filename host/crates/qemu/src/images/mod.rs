@@ -111,6 +111,7 @@ impl QemuImages {
 impl Images for QemuImages {
     async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError> {
         let identity = look(path)?;
+        let begins_as_qcow2 = format == DiskFormat::Raw && header(path)?.is_some();
         let header = if format == DiskFormat::Qcow2 { header(path)? } else { None };
         if header.as_ref().is_some_and(|header| header.external_data) {
             let message = "its data is in another file, which is not supported".to_owned();
@@ -120,7 +121,8 @@ impl Images for QemuImages {
         let info: Info = understood("info", &info)?;
         let backing = header.and_then(|header| header.backing).map(|name| resolve(folder(path), &name));
         let corrupt = info.format_specific.is_some_and(|specific| specific.data.corrupt);
-        Ok(ImageFacts { identity, virtual_size: info.virtual_size, allocated: info.actual_size, backing, corrupt })
+        let (virtual_size, allocated) = (info.virtual_size, info.actual_size);
+        Ok(ImageFacts { identity, virtual_size, allocated, backing, corrupt, begins_as_qcow2 })
     }
 
     async fn create_overlay(
