@@ -341,7 +341,7 @@ async fn qemu_killed_past_the_commit_of_an_apply_leaves_a_vm_that_is_off_and_no_
     let apply = host.engine.submit(&host.vm(), Request::Apply(made.id.into()), None).await.unwrap();
     let new = loop {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        match host.world.running(&host.vm()) {
+        match host.engine.vm(&host.vm()).await.unwrap().vm.instance {
             Some(instance) if instance != old => break instance,
             Some(_) | None => {}
         }
