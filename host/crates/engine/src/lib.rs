@@ -18,6 +18,7 @@ mod forest;
 mod hub;
 mod job;
 pub mod layout;
+mod media;
 mod plans;
 pub mod ports;
 mod preview;
