@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Boot, DiskDefinition, NicBackend, NicDefinition, PassThroughDisk, VmDefinition};
+use crate::{Boot, DiskDefinition, Drive, Firmware, Medium, NicBackend, NicDefinition, PassThroughDisk, VmDefinition};
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +28,16 @@ impl VmDefinition {
         field("cpus", self.cpus.to_string(), new.cpus.to_string());
         field("memory_mib", self.memory_mib.to_string(), new.memory_mib.to_string());
         field("accelerator", format!("{:?}", self.accelerator), format!("{:?}", new.accelerator));
+        field("firmware", firmware(&self.firmware), firmware(&new.firmware));
         field("boot", boot(&self.boot), boot(&new.boot));
         for (name, from, to) in by_name(&self.disks, &new.disks, |disk| disk.name.to_string(), disk) {
             field(&format!("disks.{name}"), from, to);
         }
         for (name, from, to) in by_name(&self.pass_through, &new.pass_through, |d| d.name.to_string(), pass_through) {
             field(&format!("pass_through.{name}"), from, to);
+        }
+        for (name, from, to) in by_name(&self.media, &new.media, |medium| medium.name.to_string(), medium) {
+            field(&format!("media.{name}"), from, to);
         }
         for at in 0..self.nics.len().max(new.nics.len()) {
             let text = |nics: &[NicDefinition]| nics.get(at).map(nic).unwrap_or_default();
@@ -59,9 +63,17 @@ fn by_name<T>(
     names.map(|name| (name.clone(), find(old, &name), find(new, &name))).collect()
 }
 
+fn firmware(firmware: &Firmware) -> String {
+    match firmware {
+        Firmware::Bios => "BIOS".to_owned(),
+        Firmware::Uefi { variables: None } => "UEFI".to_owned(),
+        Firmware::Uefi { variables: Some(path) } => format!("UEFI with {}", path.display()),
+    }
+}
+
 fn boot(boot: &Boot) -> String {
     match boot {
-        Boot::Bios => "BIOS".to_owned(),
+        Boot::Bios => "from its disks".to_owned(),
         Boot::Kernel { kernel, initrd, command_line } => {
             let initrd = initrd.as_ref().map(|initrd| format!(" with {}", initrd.display())).unwrap_or_default();
             format!("{}{initrd}: {command_line}", kernel.display())
@@ -75,6 +87,17 @@ fn disk(disk: &DiskDefinition) -> String {
 
 fn pass_through(disk: &PassThroughDisk) -> String {
     format!("{}{}", disk.device.display(), if disk.read_only { " (read-only)" } else { "" })
+}
+
+fn medium(medium: &Medium) -> String {
+    let drive = match medium.drive {
+        Drive::Cdrom => "CD-ROM drive",
+        Drive::Disk => "read-only disk",
+    };
+    match &medium.file {
+        Some(file) => format!("{} ({}) in a {drive}", file.path.display(), file.format.driver()),
+        None => format!("an empty {drive}"),
+    }
 }
 
 fn nic(nic: &NicDefinition) -> String {
@@ -95,9 +118,11 @@ mod tests {
             cpus: 1,
             memory_mib: 256,
             accelerator: AcceleratorChoice::Auto,
+            firmware: Firmware::Bios,
             boot: Boot::Bios,
             disks: vec![named("system"), named("data")],
             pass_through: vec![],
+            media: vec![Medium { file: None, ..Medium::cdrom("cd", "/iso") }],
             nics: vec![NicDefinition { backend: NicBackend::User, mac: None }],
             serial_log: None,
             extra_arguments: vec![],
@@ -112,15 +137,23 @@ mod tests {
     fn every_field_that_differs_is_told_once_and_no_other() {
         assert_eq!(definition().changes(&definition()), []);
         type Change = fn(&mut VmDefinition);
-        let cases: [(Change, &str, &str, &str); 11] = [
+        let cases: [(Change, &str, &str, &str); 14] = [
             (|d| d.cpus = 2, "cpus", "1", "2"),
             (|d| d.memory_mib = 512, "memory_mib", "256", "512"),
             (|d| d.accelerator = AcceleratorChoice::Tcg, "accelerator", "Auto", "Tcg"),
-            (|d| d.boot = kernel(), "boot", "BIOS", "/k with /i: quiet"),
+            (|d| d.firmware = Firmware::Uefi { variables: Some("/v".into()) }, "firmware", "BIOS", "UEFI with /v"),
+            (|d| d.boot = kernel(), "boot", "from its disks", "/k with /i: quiet"),
             (|d| drop(d.disks.remove(0)), "disks.system", "/vm/system (raw)", ""),
             (|d| d.disks.push(named("more")), "disks.more", "", "/vm/more (raw)"),
             (|d| d.disks[1].format = DiskFormat::Qcow2, "disks.data", "/vm/data (raw)", "/vm/data (qcow2)"),
             (|d| d.pass_through.push(passed()), "pass_through.tape", "", "/dev/st0 (read-only)"),
+            (
+                |d| d.media[0] = Medium::cdrom("cd", "/a"),
+                "media.cd",
+                "an empty CD-ROM drive",
+                "/a (raw) in a CD-ROM drive",
+            ),
+            (|d| d.media.clear(), "media.cd", "an empty CD-ROM drive", ""),
             (|d| d.nics[0] = tap(), "nics[0]", "user", "tap tap0, 52:54:00:12:34:56"),
             (|d| d.serial_log = Some("/log".into()), "serial_log", "", "/log"),
             (|d| d.extra_arguments.push("-x".into()), "extra_arguments", "", "-x"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::DiskName;
+use crate::{DiskName, Firmware, Medium, UEFI_VARIABLES, medium};
 
 /// What a VM is made of. [`VmDefinition::check`] says whether the parts fit together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,12 +15,18 @@ pub struct VmDefinition {
     pub memory_mib: u64,
     /// What the CPUs run on.
     pub accelerator: AcceleratorChoice,
+    /// What starts it.
+    #[serde(default)]
+    pub firmware: Firmware,
     /// How it boots.
     pub boot: Boot,
     /// Disks that belong to its checkpoints.
     pub disks: Vec<DiskDefinition>,
     /// Host block devices given to the guest as they are; never part of a checkpoint.
     pub pass_through: Vec<PassThroughDisk>,
+    /// What the guest can read and not write to; never part of a checkpoint.
+    #[serde(default)]
+    pub media: Vec<Medium>,
     /// Network cards.
     pub nics: Vec<NicDefinition>,
     /// File that the first serial port is written to.
@@ -46,7 +52,7 @@ pub enum AcceleratorChoice {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Boot {
-    /// From its disks, through the BIOS.
+    /// From its disks, through its firmware.
     #[default]
     Bios,
     /// A Linux kernel given from outside.
@@ -156,6 +162,7 @@ impl VmDefinition {
         }
         self.check_boot()?;
         self.check_disks()?;
+        medium::check(&self.media)?;
         self.check_nics()?;
         match &self.serial_log {
             Some(path) if !path.is_absolute() => wrong("serial_log", absolute(path)),
@@ -174,24 +181,42 @@ impl VmDefinition {
     }
 
     fn check_disks(&self) -> Result<(), DefinitionError> {
-        let disks = self.disks.iter().enumerate().map(|(i, d)| (format!("disks[{i}]"), &d.name, "path", &d.path));
-        let passed = self.pass_through.iter().enumerate();
-        let passed = passed.map(|(i, d)| (format!("pass_through[{i}]"), &d.name, "device", &d.device));
         let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
-        for (field, name, path_field, path) in disks.chain(passed) {
-            let wrong =
-                |part: &str, problem: String| Err(DefinitionError { field: format!("{field}.{part}"), problem });
-            if !names.insert(name) {
-                return wrong("name", format!("{:?} is used twice", name.as_str()));
+        for place in self.places() {
+            let wrong = |part: &str, problem: String| Err(DefinitionError { field: place.field(part), problem });
+            if let Some(name) = place.name {
+                if name.as_str() == UEFI_VARIABLES {
+                    return wrong("name", format!("{UEFI_VARIABLES:?} is the name of the firmware's variables"));
+                }
+                if !names.insert(name) {
+                    return wrong("name", format!("{:?} is used twice", name.as_str()));
+                }
             }
+            let Some(path) = place.path else { continue };
             if !path.is_absolute() {
-                return wrong(path_field, absolute(path));
+                return wrong(place.part, absolute(path));
             }
             if !paths.insert(path) {
-                return wrong(path_field, format!("{} is used twice", path.display()));
+                return wrong(place.part, format!("{} is used twice", path.display()));
             }
         }
         Ok(())
+    }
+
+    /// Everything that a VM has open, with the field that names it.
+    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let place = |list, at, name, part, path| Place { list, at, name, part, path };
+        let disks = self.disks.iter().enumerate();
+        let disks = disks.map(move |(at, it)| place("disks", at, Some(&it.name), "path", Some(&it.path)));
+        let passed = self.pass_through.iter().enumerate();
+        let passed = passed.map(move |(at, it)| place("pass_through", at, Some(&it.name), "device", Some(&it.device)));
+        let media = self.media.iter().enumerate();
+        let media = media.map(move |(at, it)| place("media", at, Some(&it.name), "path", it.path()));
+        let variables = match &self.firmware {
+            Firmware::Uefi { variables: Some(path) } => Some(place("uefi", 0, None, "variables", Some(path))),
+            Firmware::Bios | Firmware::Uefi { variables: None } => None,
+        };
+        disks.chain(passed).chain(media).chain(variables)
     }
 
     fn check_nics(&self) -> Result<(), DefinitionError> {
@@ -211,6 +236,26 @@ impl VmDefinition {
     }
 }
 
+/// Something that a VM has open.
+struct Place<'a> {
+    list: &'static str,
+    at: usize,
+    /// `None`: it is the only one of its kind, and no list.
+    name: Option<&'a DiskName>,
+    /// The field in it that names the file.
+    part: &'static str,
+    path: Option<&'a PathBuf>,
+}
+
+impl Place<'_> {
+    fn field(&self, part: &str) -> String {
+        match self.name {
+            Some(_) => format!("{}[{}].{part}", self.list, self.at),
+            None => format!("{}.{part}", self.list),
+        }
+    }
+}
+
 fn absolute(path: &std::path::Path) -> String {
     format!("must be an absolute path, not {:?}", path.display().to_string())
 }
@@ -226,21 +271,27 @@ fn is_interface(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn disk(name: &str, path: &str) -> DiskDefinition {
         DiskDefinition { name: name.parse().unwrap(), path: path.into(), format: DiskFormat::Qcow2 }
     }
 
-    fn good() -> VmDefinition {
+    fn uefi(variables: &str) -> Firmware {
+        Firmware::Uefi { variables: Some(variables.into()) }
+    }
+
+    pub(crate) fn good() -> VmDefinition {
         VmDefinition {
             cpus: 1,
             memory_mib: 256,
             accelerator: AcceleratorChoice::Auto,
+            firmware: Firmware::Bios,
             boot: Boot::Bios,
             disks: vec![disk("system", "/vm/system.qcow2")],
             pass_through: vec![],
+            media: vec![],
             nics: vec![NicDefinition { backend: NicBackend::User, mac: Some("52:54:00:12:34:56".into()) }],
             serial_log: None,
             extra_arguments: vec![],
@@ -251,12 +302,17 @@ mod tests {
     fn a_wrong_field_is_named() {
         assert_eq!(good().check(), Ok(()));
         type Spoil = fn(&mut VmDefinition);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 14] = [
             (|d| d.cpus = 0, "cpus"),
             (|d| d.memory_mib = 1, "memory_mib"),
             (|d| d.disks.push(disk("system", "/vm/other.qcow2")), "disks[1].name"),
             (|d| d.disks.push(disk("data", "/vm/system.qcow2")), "disks[1].path"),
             (|d| d.disks[0].path = "system.qcow2".into(), "disks[0].path"),
+            (|d| d.media.push(Medium::cdrom("system", "/iso/a.iso")), "media[0].name"),
+            (|d| d.media.push(Medium::cdrom("cd", "/vm/system.qcow2")), "media[0].path"),
+            (|d| d.disks.push(disk(UEFI_VARIABLES, "/vm/other")), "disks[1].name"),
+            (|d| d.firmware = uefi("vars"), "uefi.variables"),
+            (|d| d.firmware = uefi("/vm/system.qcow2"), "uefi.variables"),
             (|d| d.nics[0].mac = Some("52:54".into()), "nics[0].mac"),
             (|d| d.nics[0].backend = NicBackend::Tap { interface: "a,script=x".into() }, "nics[0].tap.interface"),
             (|d| d.serial_log = Some("log".into()), "serial_log"),

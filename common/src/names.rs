@@ -156,6 +156,14 @@ name!(
     "Free text of people's, at most 4,096 characters; may be empty."
 );
 
+impl DiskName {
+    /// The name of the firmware's variables among the disks of a VM.
+    #[must_use]
+    pub fn uefi_variables() -> Self {
+        Self(crate::UEFI_VARIABLES.to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,6 +84,8 @@ reasons! {
     ImageInUse, "IMAGE_IN_USE", FailedPrecondition, "Stop the program that is named, then try again.";
     DiskChanged, "DISK_CHANGED", FailedPrecondition, "The file is not the one that Stillpoint knows. Find out who replaced it before going on.";
     DiskHasLayers, "DISK_HAS_LAYERS", FailedPrecondition, "Delete the VM's checkpoints first, and wait until their layers are merged.";
+    MediumMissing, "MEDIUM_MISSING", FailedPrecondition, "Put the file back, or give the VM another one: `stillpoint vm update VM --medium name=NAME,path=FILE`, or `--eject NAME` for an empty drive.";
+    FirmwareMissing, "FIRMWARE_MISSING", FailedPrecondition, "Install UEFI for virtual machines on the host (Debian: `apt-get install ovmf`), or name its files in STILLPOINT_UEFI_CODE and STILLPOINT_UEFI_VARS.";
     VmBusy, "VM_BUSY", Aborted, "Wait for the operation that is named, or cancel it, then try again.";
     VmNotRunning, "VM_NOT_RUNNING", FailedPrecondition, "Start the VM first.";
     VmRunning, "VM_RUNNING", FailedPrecondition, "Stop the VM first.";

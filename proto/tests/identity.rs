@@ -5,7 +5,8 @@
 use proptest::{collection::vec, option, prelude::*};
 use stillpoint_common::{
     AcceleratorChoice, Boot, CheckpointId, CheckpointName, CheckpointPolicy, CriticalAction, CriticalSettings,
-    DiskDefinition, DiskFormat, NicBackend, NicDefinition, OperationId, PassThroughDisk, VmDefinition, VmId,
+    DiskDefinition, DiskFormat, Drive, Firmware, Medium, MediumFile, NicBackend, NicDefinition, OperationId,
+    PassThroughDisk, VmDefinition, VmId,
 };
 use stillpoint_proto::{
     convert::{critical, names, policy, request, spec, time},
@@ -55,23 +56,42 @@ fn disks() -> impl Strategy<Value = (Vec<DiskDefinition>, Vec<PassThroughDisk>)>
     })
 }
 
+fn media() -> impl Strategy<Value = Vec<Medium>> {
+    let file = || (path(), format());
+    let medium = ("[a-z][a-z0-9-]{0,14}", any::<bool>(), file(), option::of(file()));
+    vec(medium, 0..4).prop_map(|media| {
+        let media = media.into_iter().enumerate().map(|(i, (name, cdrom, file, or_empty))| {
+            let file = if cdrom { or_empty } else { Some(file) };
+            let file = file.map(|(path, format)| MediumFile { path: format!("{path}.m{i}").into(), format });
+            let drive = if cdrom { Drive::Cdrom } else { Drive::Disk };
+            Medium { name: format!("{name}-m{i}").parse().unwrap(), drive, file }
+        });
+        media.collect()
+    })
+}
+
 fn definition() -> impl Strategy<Value = VmDefinition> {
     let accelerator = vec![AcceleratorChoice::Auto, AcceleratorChoice::Kvm, AcceleratorChoice::Tcg];
     let size = (1..=256_u32, 16..=16_777_216_u64, prop::sample::select(accelerator));
-    let rest = (boot(), disks(), vec(nic(), 0..3), option::of(path()), vec(".{0,20}", 0..4));
-    (size, rest).prop_map(|((cpus, memory_mib, accelerator), (boot, (disks, pass_through), nics, log, extra))| {
-        VmDefinition {
-            cpus,
-            memory_mib,
-            accelerator,
-            boot,
-            disks,
-            pass_through,
-            nics,
-            serial_log: log.map(Into::into),
-            extra_arguments: extra,
-        }
-    })
+    let variables = option::of(path().prop_map(|path| format!("{path}.v").into()));
+    let rest = ((variables, boot()), disks(), media(), vec(nic(), 0..3), option::of(path()), vec(".{0,20}", 0..4));
+    (size, rest).prop_map(
+        |((cpus, memory_mib, accelerator), ((variables, boot), (disks, pass_through), media, nics, log, extra))| {
+            VmDefinition {
+                cpus,
+                memory_mib,
+                accelerator,
+                firmware: if cpus % 2 == 0 { Firmware::Bios } else { Firmware::Uefi { variables } },
+                boot,
+                disks,
+                pass_through,
+                media,
+                nics,
+                serial_log: log.map(Into::into),
+                extra_arguments: extra,
+            }
+        },
+    )
 }
 
 fn critical_settings() -> impl Strategy<Value = CriticalSettings> {

@@ -9,6 +9,10 @@ fn disk(name: &str, path: &str) -> pb::Disk {
     pb::Disk { name: name.into(), path: path.into(), format: pb::DiskFormat::Qcow2.into() }
 }
 
+fn cdrom(path: &str) -> pb::Medium {
+    pb::Medium { name: "cd".into(), path: path.into(), format: pb::DiskFormat::Raw.into(), ..pb::Medium::default() }
+}
+
 fn good() -> pb::CreateVmRequest {
     let kernel = pb::KernelBoot { kernel: "/boot/vmlinuz".into(), ..pb::KernelBoot::default() };
     let spec = pb::VmSpec {
@@ -17,6 +21,8 @@ fn good() -> pb::CreateVmRequest {
         kernel: Some(kernel),
         disks: vec![disk("system", "/vm/system.qcow2"), disk("data", "/vm/data.qcow2")],
         pass_through: vec![pb::PassThroughDisk { name: "tape".into(), device: "/dev/sdb".into(), read_only: true }],
+        uefi: Some(pb::Uefi { variables: "/vm/vars.qcow2".into() }),
+        media: vec![cdrom("/iso/debian.iso")],
         nics: vec![pb::Nic::default()],
         ..pb::VmSpec::default()
     };
@@ -42,7 +48,7 @@ fn a_request_that_leaves_everything_open_gets_the_documented_defaults() {
 #[test]
 fn a_wrong_field_of_a_new_vm_is_named_by_its_path() {
     type Spoil = fn(&mut pb::CreateVmRequest, &mut pb::Vm, &mut pb::VmSpec);
-    let cases: [(Spoil, &str); 14] = [
+    let cases: [(Spoil, &str); 20] = [
         (|r, _, _| r.vm_id = "Web".into(), "vm_id"),
         (|r, _, _| r.request_id = "7".into(), "request_id"),
         (|_, vm, _| vm.checkpoint_policy = 99, "vm.checkpoint_policy"),
@@ -54,6 +60,12 @@ fn a_wrong_field_of_a_new_vm_is_named_by_its_path() {
         (|_, _, s| s.disks[0].name = "Not a name".into(), "vm.spec.disks[0].name"),
         (|_, _, s| s.disks[0].format = 0, "vm.spec.disks[0].format"),
         (|_, _, s| s.pass_through[0].device = "sdb".into(), "vm.spec.pass_through[0].device"),
+        (|_, _, s| s.uefi.as_mut().unwrap().variables = "vars".into(), "vm.spec.uefi.variables"),
+        (|_, _, s| s.media[0].path = "debian.iso".into(), "vm.spec.media[0].path"),
+        (|_, _, s| s.media[0].format = 0, "vm.spec.media[0].format"),
+        (|_, _, s| s.media[0].path = String::new(), "vm.spec.media[0].format"),
+        (|_, _, s| s.media[0].drive = 9, "vm.spec.media[0].drive"),
+        (|_, _, s| s.media[0].name = "data".into(), "vm.spec.media[0].name"),
         (|_, _, s| s.nics[0].mac = "none".into(), "vm.spec.nics[0].mac"),
         (|_, _, s| s.kernel.as_mut().unwrap().initrd = "initrd".into(), "vm.spec.kernel.initrd"),
         (|_, _, s| s.kernel.as_mut().unwrap().kernel.clear(), "vm.spec.kernel.kernel"),

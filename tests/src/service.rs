@@ -192,7 +192,11 @@ impl Service {
         self.define_as(name, guest_spec(set, 512)).await
     }
 
-    async fn define_as(&self, name: &str, spec: Spec) -> Result<VmId, ClientError> {
+    /// The same, of a VM with this specification.
+    ///
+    /// # Errors
+    /// If the service refuses.
+    pub async fn define_as(&self, name: &str, spec: Spec) -> Result<VmId, ClientError> {
         let vm = VmToCreate {
             id: name.parse().expect("tests give good names"),
             spec,
@@ -241,9 +245,11 @@ pub fn guest_spec(set: &GuestSet, memory_mib: u64) -> Spec {
         cpus: 1,
         memory_mib,
         accelerator: AcceleratorChoice::Tcg,
+        uefi: None,
         kernel: Some(kernel),
         disks: vec![disk],
         pass_through: vec![],
+        media: vec![],
         nics: vec![],
         serial_log: text(&set.path().join("console")),
         extra_arguments: lab_arguments(),

@@ -1,7 +1,7 @@
 //! The only place where wire becomes domain and back.
 //!
 //! - [`names`]: resource names, `vms/{vm}/checkpoints/{checkpoint}`.
-//! - [`spec`], [`settings`], [`policy`], [`time`]: the parts that messages share, both ways.
+//! - [`spec`], [`medium`], [`settings`], [`policy`], [`time`]: the parts that messages share, both ways.
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
 //! - [`vm`], [`checkpoint`], [`guest`], [`advice`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
@@ -21,6 +21,7 @@ pub mod event;
 pub mod failure;
 pub mod finding;
 pub mod guest;
+pub mod medium;
 pub mod names;
 pub mod operation;
 pub mod page;

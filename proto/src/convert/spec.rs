@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use stillpoint_common::{
-    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Failure, NicBackend, NicDefinition, PassThroughDisk,
-    VmDefinition,
+    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Failure, Firmware, NicBackend, NicDefinition,
+    PassThroughDisk, VmDefinition,
 };
 
-use super::{inside, known};
+use super::{
+    inside, known,
+    medium::{medium, medium_message},
+};
 use crate::v1 as pb;
 
 /// Reads a definition and checks that its parts fit together.
@@ -20,9 +23,11 @@ pub fn definition(spec: Option<&pb::VmSpec>, field: &str) -> Result<VmDefinition
         cpus: spec.cpus,
         memory_mib: spec.memory_mib,
         accelerator: accelerator(spec.accelerator, &inside(field, "accelerator"))?,
+        firmware: firmware(spec.uefi.as_ref()),
         boot: boot(spec.kernel.as_ref(), field)?,
         disks: each(&spec.disks, field, "disks", disk)?,
         pass_through: each(&spec.pass_through, field, "pass_through", pass_through)?,
+        media: each(&spec.media, field, "media", medium)?,
         nics: spec.nics.iter().map(nic).collect(),
         serial_log: path(&spec.serial_log),
         extra_arguments: spec.extra_arguments.clone(),
@@ -38,9 +43,11 @@ pub fn spec(definition: &VmDefinition) -> pb::VmSpec {
         cpus: definition.cpus,
         memory_mib: definition.memory_mib,
         accelerator: pb::AcceleratorChoice::from(definition.accelerator).into(),
+        uefi: uefi_message(&definition.firmware),
         kernel: kernel_message(&definition.boot),
         disks: definition.disks.iter().map(disk_message).collect(),
         pass_through: definition.pass_through.iter().map(pass_through_message).collect(),
+        media: definition.media.iter().map(medium_message).collect(),
         nics: definition.nics.iter().map(nic_message).collect(),
         serial_log: definition.serial_log.as_deref().map(text).unwrap_or_default(),
         extra_arguments: definition.extra_arguments.clone(),
@@ -119,6 +126,19 @@ pub fn accelerator(value: i32, field: &str) -> Result<AcceleratorChoice, Failure
     })
 }
 
+fn firmware(uefi: Option<&pb::Uefi>) -> Firmware {
+    uefi.map_or(Firmware::Bios, |uefi| Firmware::Uefi { variables: path(&uefi.variables) })
+}
+
+fn uefi_message(firmware: &Firmware) -> Option<pb::Uefi> {
+    match firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi { variables } => {
+            Some(pb::Uefi { variables: variables.as_deref().map(text).unwrap_or_default() })
+        }
+    }
+}
+
 fn boot(kernel: Option<&pb::KernelBoot>, field: &str) -> Result<Boot, Failure> {
     let Some(boot) = kernel else { return Ok(Boot::Bios) };
     let kernel = path(&boot.kernel)
@@ -146,7 +166,7 @@ fn pass_through(disk: &pb::PassThroughDisk, field: &str) -> Result<PassThroughDi
     })
 }
 
-fn disk_name(name: &str, field: &str) -> Result<DiskName, Failure> {
+pub(super) fn disk_name(name: &str, field: &str) -> Result<DiskName, Failure> {
     name.parse().map_err(|problem| Failure::field(inside(field, "name"), problem))
 }
 

@@ -27,6 +27,18 @@ const TOOLS: [Tool; 4] = [
     Tool { program: "dpkg-deb", package: "dpkg", chosen_by: None },
 ];
 
+/// A file that a package brings, and the variable that chooses another one instead.
+struct Data {
+    path: &'static str,
+    package: &'static str,
+    chosen_by: &'static str,
+}
+
+const DATA: [Data; 2] = [
+    Data { path: "/usr/share/OVMF/OVMF_CODE_4M.fd", package: "ovmf", chosen_by: "STILLPOINT_UEFI_CODE" },
+    Data { path: "/usr/share/OVMF/OVMF_VARS_4M.fd", package: "ovmf", chosen_by: "STILLPOINT_UEFI_VARS" },
+];
+
 /// The `qemu-img` to use.
 pub(crate) fn qemu_img() -> OsString {
     std::env::var_os(QEMU_IMG).unwrap_or_else(|| "qemu-img".into())
@@ -59,6 +71,16 @@ fn missing() -> Outcome<Vec<&'static str>> {
             Some(_) => {}
             None if shell::find(tool.program).is_some() => {}
             None => packages.push(tool.package),
+        }
+    }
+    for data in &DATA {
+        match std::env::var(data.chosen_by) {
+            Ok(path) if !Path::new(&path).is_file() => {
+                return Err(Problem::new(format!("{} names `{path}`, which is not a file", data.chosen_by)));
+            }
+            Ok(_) => {}
+            Err(_) if Path::new(data.path).is_file() || packages.contains(&data.package) => {}
+            Err(_) => packages.push(data.package),
         }
     }
     Ok(packages)

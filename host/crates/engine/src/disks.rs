@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use stillpoint_common::{
-    DetachedDisk, DiskDefinition, Failure, Layer, LayerFile, LayerId, Reason, Vm, VmDefinition, VmId,
+    DetachedDisk, DiskDefinition, DiskName, Failure, Layer, LayerFile, LayerId, Reason, Vm, VmDefinition, VmId,
 };
 
 use crate::{catalogue::Changes, context::World, error::StepError, forest::Forest};
@@ -18,9 +18,9 @@ pub(crate) async fn take_disks(
     definition: &VmDefinition,
 ) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::with_capacity(definition.disks.len());
-    for (index, disk) in definition.disks.iter().enumerate() {
-        let field = format!("vm.spec.disks[{index}].path");
-        layers.push(take_disk(world, vm, disk).await.map_err(|failure| failure.at(field))?);
+    for (index, disk) in definition.layered().enumerate() {
+        let field = format!("vm.spec.{}", definition.layered_field(index));
+        layers.push(take_disk(world, vm, &disk).await.map_err(|failure| failure.at(field))?);
     }
     Ok(layers)
 }
@@ -30,18 +30,18 @@ pub(crate) async fn take_disks(
 pub(crate) async fn exchange_disks(world: &World, vm: &mut Vm, definition: &VmDefinition) -> Result<Changes, Failure> {
     let forest = world.catalogue.forest(&vm.id).await?;
     let mut kept: Vec<DetachedDisk> = std::mem::take(&mut vm.detached);
-    for disk in &vm.definition.disks {
+    for disk in vm.definition.layered() {
         let head = vm.heads.remove(&disk.name);
-        kept.extend(head.map(|head| DetachedDisk { disk: disk.clone(), head }));
+        kept.extend(head.map(|head| DetachedDisk { disk, head }));
     }
     let mut changes = Changes::default();
-    for (index, disk) in definition.disks.iter().enumerate() {
-        let field = format!("vm.spec.disks[{index}].path");
-        let head = match kept.iter().position(|known| known.disk == *disk) {
+    for (index, disk) in definition.layered().enumerate() {
+        let field = format!("vm.spec.{}", definition.layered_field(index));
+        let head = match kept.iter().position(|known| known.disk == disk) {
             Some(known) => kept.remove(known).head,
             None => {
-                is_no_layer(&forest, disk).map_err(|failure| failure.at(field.clone()))?;
-                let layer = take_disk(world, Some(&vm.id), disk).await.map_err(|failure| failure.at(field))?;
+                is_no_layer(&forest, &disk).map_err(|failure| failure.at(field.clone()))?;
+                let layer = take_disk(world, Some(&vm.id), &disk).await.map_err(|failure| failure.at(field))?;
                 changes = changes.new_layer(&vm.id, &layer);
                 layer.file.id
             }
@@ -75,6 +75,9 @@ fn is_no_layer(forest: &Forest, disk: &DiskDefinition) -> Result<(), Failure> {
 }
 
 async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> Result<Layer, Failure> {
+    if disk.name == DiskName::uefi_variables() {
+        world.ports.images.create_variables(&disk.path).await.map_err(StepError::from)?;
+    }
     let facts = world.ports.images.stat(&disk.path, disk.format).await.map_err(StepError::from)?;
     let path = disk.path.display();
     if facts.corrupt {

@@ -65,6 +65,7 @@ const fn hypervisor_reason(error: &HypervisorError) -> Reason {
         HypervisorError::Gone => Reason::VmStoppedUnexpectedly,
         HypervisorError::LaunchFailed { .. } => Reason::LaunchFailed,
         HypervisorError::AcceleratorMissing { .. } => Reason::AcceleratorMissing,
+        HypervisorError::NoFirmware { .. } => Reason::FirmwareMissing,
         HypervisorError::NoSpace { .. } => Reason::NoSpace,
         HypervisorError::Unanswered { .. }
         | HypervisorError::Refused { .. }
@@ -79,6 +80,7 @@ const fn image_reason(error: &ImageError) -> Reason {
         ImageError::Changed { .. } | ImageError::Exists { .. } => Reason::DiskChanged,
         ImageError::InUse { .. } => Reason::DiskInUse,
         ImageError::Unusable { .. } | ImageError::Failed { .. } => Reason::DiskFileUnusable,
+        ImageError::NoFirmware { .. } => Reason::FirmwareMissing,
         ImageError::NoSpace { .. } => Reason::NoSpace,
     }
 }

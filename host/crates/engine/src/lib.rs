@@ -21,6 +21,7 @@ mod hub;
 mod image_merge;
 mod job;
 pub mod layout;
+mod media;
 mod plans;
 pub mod ports;
 mod preview;

@@ -143,6 +143,21 @@ async fn a_second_state_costs_what_changed_and_each_outlives_the_other() {
 }
 
 #[tokio::test]
+async fn the_variables_of_the_firmware_are_left_to_their_image() {
+    let lab = Lab::new();
+    let blocks = [("pc.ram", 300), ("system.flash0", 5), ("system.flash1", 132), ("pc.bios", 4)];
+    let (_, state) = lab.save(&machine(&blocks, |_, _| 7), None).await;
+    let given = lab.load(&state).await.unwrap();
+    let of = |wanted: usize| given.pages.keys().filter(|(block, _)| *block == wanted).count();
+    assert_eq!([0, 1, 2, 3].map(of), [300, 5, 0, 4], "no page of them, not even one of zeros");
+    assert_eq!(given.prologue.blocks.len(), 4, "the machine has the flash all the same");
+    let mut stream = Vec::new();
+    opened(&state).write_stream(&mut stream, |_| {}).unwrap();
+    let named = b"system.flash1";
+    assert_eq!(stream.windows(named.len()).filter(|window| window == named).count(), 1, "in the list of blocks only");
+}
+
+#[tokio::test]
 async fn a_page_that_moved_is_not_stored_again() {
     let lab = Lab::new();
     let first = pc(1_000, 0..0);

@@ -11,6 +11,11 @@ pub struct QemuConfig {
     pub qemu_img: PathBuf,
     /// Put before all other arguments of the emulator: `-L` and a folder with firmware, say. Default: none.
     pub prefix_arguments: Vec<String>,
+    /// UEFI for VMs that start through it, as it is; the guest cannot write to it. Default: that of Debian's package
+    /// `ovmf`, `/usr/share/OVMF/OVMF_CODE_4M.fd`.
+    pub uefi_code: PathBuf,
+    /// The variables of a UEFI that has never run: each VM gets a copy. Default: `/usr/share/OVMF/OVMF_VARS_4M.fd`.
+    pub uefi_variables: PathBuf,
     /// Machine type. A numbered one, since a memory state can be loaded only into the machine that it was saved from,
     /// and the plain `q35` is another machine after each update of QEMU. Default: `pc-q35-7.2`, which every supported
     /// QEMU has.
@@ -62,6 +67,8 @@ impl Default for QemuConfig {
             qemu: "qemu-system-x86_64".into(),
             qemu_img: "qemu-img".into(),
             prefix_arguments: Vec::new(),
+            uefi_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+            uefi_variables: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
             machine: "pc-q35-7.2".into(),
             deadlines: Deadlines::default(),
         }
@@ -69,8 +76,8 @@ impl Default for QemuConfig {
 }
 
 impl QemuConfig {
-    /// The default, changed by the environment: `STILLPOINT_QEMU` and `STILLPOINT_QEMU_IMG` are paths,
-    /// `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
+    /// The default, changed by the environment: `STILLPOINT_QEMU`, `STILLPOINT_QEMU_IMG`, `STILLPOINT_UEFI_CODE` and
+    /// `STILLPOINT_UEFI_VARS` are paths, `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
     #[must_use]
     pub fn from_environment() -> Self {
         Self::with(|name| std::env::var_os(name))
@@ -78,11 +85,16 @@ impl QemuConfig {
 
     fn with(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let mut config = Self::default();
-        if let Some(path) = variable("STILLPOINT_QEMU") {
-            config.qemu = path.into();
-        }
-        if let Some(path) = variable("STILLPOINT_QEMU_IMG") {
-            config.qemu_img = path.into();
+        let paths = [
+            ("STILLPOINT_QEMU", &mut config.qemu),
+            ("STILLPOINT_QEMU_IMG", &mut config.qemu_img),
+            ("STILLPOINT_UEFI_CODE", &mut config.uefi_code),
+            ("STILLPOINT_UEFI_VARS", &mut config.uefi_variables),
+        ];
+        for (name, path) in paths {
+            if let Some(chosen) = variable(name) {
+                *path = chosen.into();
+            }
         }
         if let Some(arguments) = variable("STILLPOINT_QEMU_ARGS") {
             config.prefix_arguments = arguments.to_string_lossy().split_whitespace().map(str::to_owned).collect();
@@ -100,5 +112,8 @@ mod tests {
         let config = QemuConfig::with(|name| (name == "STILLPOINT_QEMU_ARGS").then(|| " -L /a  -L /b".into()));
         assert_eq!(config.prefix_arguments, ["-L", "/a", "-L", "/b"]);
         assert_eq!(config.qemu, PathBuf::from("qemu-system-x86_64"));
+        let config = QemuConfig::with(|name| (name == "STILLPOINT_UEFI_CODE").then(|| "/u/code".into()));
+        assert_eq!(config.uefi_code, PathBuf::from("/u/code"));
+        assert_eq!(config.uefi_variables, QemuConfig::default().uefi_variables);
     }
 }

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stillpoint_common::{DiskFormat, DiskName, LayerFile, LayerId, PassThroughDisk};
+use stillpoint_common::{DiskFormat, DiskName, LayerFile, LayerId, MediumFile, PassThroughDisk};
 
 /// How a node may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +36,22 @@ pub(crate) fn device(disk: &DiskName) -> String {
     format!("disk-{disk}")
 }
 
-/// Path of what the device of a disk reads and writes through.
+/// The flash that holds the variables of the firmware.
+const FLASH: &str = "/machine/system.flash1";
+
+/// Path of what the device of a disk reads and writes through. The firmware's variables are in the machine itself.
 pub(crate) fn backend(disk: &DiskName) -> String {
+    if *disk == DiskName::uefi_variables() {
+        return FLASH.to_owned();
+    }
     format!("/machine/peripheral/{}/virtio-backend", device(disk))
 }
 
 /// The disk whose device this is, by its path in the machine: `/machine/peripheral/disk-system/virtio-backend`.
 pub(crate) fn disk_of(device_path: &str) -> Option<DiskName> {
+    if device_path == FLASH {
+        return Some(DiskName::uefi_variables());
+    }
     device_path.split('/').find_map(|part| part.strip_prefix("disk-")?.parse().ok())
 }
 
@@ -93,6 +102,34 @@ pub(crate) fn pass_through(disk: &PassThroughDisk) -> Result<Value, String> {
     }))
 }
 
+/// Node of a medium, and id of the guest's device for it.
+pub(crate) fn medium_node(name: &DiskName) -> String {
+    format!("medium-{name}")
+}
+
+/// Description of a medium's node. Nothing of it can be written, and nothing is opened beside its file.
+pub(crate) fn medium(name: &DiskName, medium: &MediumFile) -> Result<Value, String> {
+    let mut node = json!({
+        "driver": medium.format.driver(),
+        "node-name": medium_node(name),
+        "file": {"driver": "file", "filename": text(&medium.path)?, "read-only": true},
+        "read-only": true,
+    });
+    if medium.format == DiskFormat::Qcow2 {
+        node["backing"] = Value::Null;
+    }
+    Ok(node)
+}
+
+/// Node of the firmware's code.
+pub(crate) const FIRMWARE: &str = "firmware";
+
+/// Description of the firmware's code, which nobody writes to.
+pub(crate) fn firmware(code: &Path) -> Result<Value, String> {
+    let file = json!({"driver": "file", "filename": text(code)?, "read-only": true});
+    Ok(json!({"driver": "raw", "node-name": FIRMWARE, "file": file, "read-only": true}))
+}
+
 /// Description of a chain in one piece, without node names: for tools that open it by themselves.
 ///
 /// `layers` go from the user's image up. Nothing is opened that is not among them.
@@ -132,6 +169,8 @@ mod tests {
         }
         let disk: DiskName = "my-data".parse().unwrap();
         assert_eq!(disk_of(&backend(&disk)), Some(disk));
+        assert_eq!(disk_of(&backend(&DiskName::uefi_variables())), Some(DiskName::uefi_variables()));
+        assert_eq!(disk_of("/machine/system.flash0"), None);
         assert_eq!(disk_of("/machine/peripheral/pass-x/virtio-backend"), None);
     }
 

@@ -52,6 +52,7 @@ calls! {
     Version "hypervisor.version" false;
     Stat "images.stat" false;
     CreateOverlay "images.create_overlay" true;
+    CreateVariables "images.create_variables" true;
     MergeOffline "images.merge_offline" true;
     MergeGrowth "images.merge_growth" false;
     Repoint "images.repoint" true;

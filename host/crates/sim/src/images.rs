@@ -78,6 +78,14 @@ impl State {
         users
     }
 
+    pub(crate) fn create_variables(&mut self, path: &Path) -> Outcome {
+        if self.files.named(path).is_none() {
+            let image = Image { users_own: true, ..Image::empty(DiskFormat::Qcow2, 528 << 10) };
+            self.files.put(path, image);
+        }
+        Ok(())
+    }
+
     pub(crate) fn create_overlay(&mut self, path: &Path, backing: &LayerFile, size: u64) -> Outcome<FileIdentity> {
         self.image(&backing.path, backing.format)?;
         if path.parent() != backing.path.parent() {

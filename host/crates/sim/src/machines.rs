@@ -39,7 +39,7 @@ impl State {
             return Ok(launched);
         }
         let failed = |message| HypervisorError::LaunchFailed { message };
-        if !spec.definition.disks.iter().map(|disk| &disk.name).eq(spec.chains.iter().map(|chain| &chain.disk)) {
+        if !spec.definition.layered().map(|disk| disk.name).eq(spec.chains.iter().map(|chain| chain.disk.clone())) {
             return Err(failed("the chains are not those of the definition's disks".to_owned()));
         }
         let mut disks = BTreeMap::new();
@@ -64,6 +64,7 @@ impl State {
             values: None,
         };
         self.lock_all(&instance).map_err(failed)?;
+        self.read_media(spec).map_err(failed)?;
         for layer in instance.open() {
             self.files.open_mut(layer.inode).into_iter().for_each(|image| image.merged_away = false);
         }
@@ -96,6 +97,18 @@ impl State {
             return Err(format!("Image '{shown}' is not in {} format", file.format.driver()));
         }
         Ok(OpenLayer { id: file.id, path: file.path.clone(), inode })
+    }
+
+    /// Opens the media. Any number of processes may read the same one, while none writes to it.
+    fn read_media(&self, spec: &LaunchSpec) -> Result<(), String> {
+        for file in spec.definition.media.iter().filter_map(|medium| medium.file.as_ref()) {
+            let opened = LayerFile { id: LayerId::generate(), path: file.path.clone(), format: file.format };
+            let medium = self.open_layer(&opened)?;
+            if self.instances.values().any(|instance| instance.writes_to(medium.inode)) {
+                return Err(format!("Failed to get shared \"write\" lock on '{}'", file.path.display()));
+            }
+        }
+        Ok(())
     }
 
     /// Takes QEMU's locks: one writer of a file, and nobody who reads through it beside that one.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use stillpoint_common::{
-    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, FileIdentity, InstanceId, VmDefinition, VmId,
+    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, FileIdentity, Firmware, InstanceId, VmDefinition,
+    VmId,
 };
 use stillpoint_engine::{Ports, ports::HypervisorEventKind};
 
@@ -274,9 +275,11 @@ pub fn definition(disks: &[(&str, &str)]) -> VmDefinition {
         cpus: 1,
         memory_mib: 256,
         accelerator: AcceleratorChoice::Auto,
+        firmware: Firmware::Bios,
         boot: Boot::Bios,
         disks: disks.iter().map(disk).collect(),
         pass_through: vec![],
+        media: vec![],
         nics: vec![],
         serial_log: None,
         extra_arguments: vec![],

@@ -32,7 +32,7 @@ const FOLDERS: [&str; 17] = [
 
 /// Modules by the number of the virtio device that needs them (`/sys/bus/virtio/devices/*/device`), and by the name
 /// under which the guest's `load` command knows them.
-const DRIVERS: [(&str, &str); 14] = [
+const DRIVERS: [(&str, &str); 17] = [
     ("bus", "virtio_pci"),
     ("virtio-0x0001", "virtio_net"),
     ("virtio-0x0002", "virtio_blk"),
@@ -47,6 +47,9 @@ const DRIVERS: [(&str, &str); 14] = [
     ("evdev", "evdev"),
     ("button", "button"),
     ("pvpanic", "pvpanic_pci"),
+    ("ahci", "ahci"),
+    ("cdrom", "sr_mod"),
+    ("efivarfs", "efivarfs"),
 ];
 
 /// What goes into the root beside modules.

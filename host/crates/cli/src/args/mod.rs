@@ -17,7 +17,7 @@ pub use image::{ImageCommand, MergeImage};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
-pub use vm::{CreateVm, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
+pub use vm::{CreateVm, FirmwareArg, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{path::PathBuf, time::Duration};
 

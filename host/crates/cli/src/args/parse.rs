@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use jiff::Timestamp;
-use stillpoint_common::{AcceleratorChoice, DiskFormat, VmId};
+use stillpoint_common::{AcceleratorChoice, DiskFormat, Drive, VmId};
 
-use crate::view::{Disk, Nic, PassThroughDisk, TapNetwork, UserNetwork};
+use crate::view::{Disk, Medium, Nic, PassThroughDisk, TapNetwork, UserNetwork};
 
 /// The name of a VM, also as the resource name `vms/{vm}`.
 pub(crate) fn vm(text: &str) -> Result<VmId, String> {
@@ -115,6 +115,26 @@ pub(crate) fn pass_through(text: &str) -> Result<PassThroughDisk, String> {
     pairs.end("name, device and read-only").map(|()| disk)
 }
 
+/// `name=cd,path=/iso/debian.iso`; `name=cd`; `name=tools,path=/vm/tools.qcow2,format=qcow2,drive=disk`
+///
+/// What is in a CD-ROM drive is an ISO file, which has no format of its own, unless something else is said.
+pub(crate) fn medium(text: &str) -> Result<Medium, String> {
+    let mut pairs = Pairs::read(text)?;
+    let drive = match pairs.0.remove("drive").as_deref() {
+        None | Some("cdrom") => Drive::Cdrom,
+        Some("disk") => Drive::Disk,
+        Some(other) => return Err(format!("drive is cdrom or disk, not {other:?}")),
+    };
+    let name = pairs.take("name")?;
+    let path = pairs.0.remove("path").map(|path| absolute(Path::new(&path))).transpose()?.unwrap_or_default();
+    let format = match (pairs.0.remove("format"), drive) {
+        (Some(declared), _) => Some(format(&declared)?),
+        (None, Drive::Cdrom) => (!path.is_empty()).then_some(DiskFormat::Raw),
+        (None, Drive::Disk) => return Err("format= is missing; it is not probed".to_owned()),
+    };
+    pairs.end("name, path, format and drive").map(|()| Medium { name, drive, path, format })
+}
+
 /// `user`, `tap=tap0`, each with `,mac=…` if wanted
 pub(crate) fn nic(text: &str) -> Result<Nic, String> {
     let mut pairs = Pairs::read(text)?;
@@ -209,6 +229,17 @@ mod tests {
         let tap = nic("tap=tap0,mac=52:54:00:12:34:56").unwrap();
         assert_eq!((tap.tap.unwrap().interface.as_str(), tap.mac.as_str()), ("tap0", "52:54:00:12:34:56"));
         assert!(["", "bridge=br0", "user,tap=tap0"].iter().all(|text| nic(text).is_err()));
+    }
+
+    #[test]
+    fn a_medium_is_an_iso_file_in_a_drive_unless_it_is_said_otherwise() {
+        let cd = medium("name=cd,path=/iso/a.iso").unwrap();
+        assert_eq!((cd.drive, cd.path.as_str(), cd.format), (Drive::Cdrom, "/iso/a.iso", Some(DiskFormat::Raw)));
+        let empty = medium("name=cd").unwrap();
+        assert_eq!((empty.drive, empty.path.as_str(), empty.format), (Drive::Cdrom, "", None));
+        let disk = medium("name=t,path=/t,format=qcow2,drive=disk").unwrap();
+        assert_eq!((disk.drive, disk.format), (Drive::Disk, Some(DiskFormat::Qcow2)));
+        assert!(["path=/a", "name=t,path=/t,drive=disk", "name=t,drive=tape"].iter().all(|text| medium(text).is_err()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{AcceleratorChoice, Label, VmId};
 
 use super::{Consent, CriticalFlags, PolicyArg, SetVms, VmChoice, Waiting, parse};
-use crate::view::{Disk, Nic, PassThroughDisk};
+use crate::view::{Disk, Medium, Nic, PassThroughDisk};
 
 /// What can be done with VMs.
 #[derive(Debug, Subcommand)]
@@ -151,6 +151,15 @@ pub enum MergesArg {
     Resume,
 }
 
+/// What starts a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FirmwareArg {
+    /// The BIOS.
+    Bios,
+    /// UEFI. Its variables belong to the VM's checkpoints.
+    Uefi,
+}
+
 /// `stillpoint vm create`
 #[derive(Debug, Args)]
 pub struct CreateVm {
@@ -158,7 +167,7 @@ pub struct CreateVm {
     #[arg(value_parser = parse::vm, required_unless_present = "from")]
     pub vm: Option<VmId>,
     /// JSON file as `vm show --json` prints it, `-` for standard input. Flags for hardware cannot be added.
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "disk", "kernel", "nic", "pass_through", "serial_log", "extra_argument"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "disk", "kernel", "nic", "pass_through", "medium", "firmware", "serial_log", "extra_argument"])]
     pub from: Option<PathBuf>,
     /// Virtual CPUs [default: 1].
     #[arg(long, value_name = "N")]
@@ -195,6 +204,12 @@ pub struct HardwareFlags {
     /// A disk: name=system,path=/vm/web.qcow2,format=qcow2. Formats: raw, qcow2, vhdx, vpc. A comma in a path: ",,".
     #[arg(long, value_parser = parse::disk, value_name = "name=,path=,format=")]
     pub disk: Vec<Disk>,
+    /// What starts it: bios, uefi [default: bios].
+    #[arg(long, value_name = "WHAT")]
+    pub firmware: Option<FirmwareArg>,
+    /// Image for the variables of its UEFI, qcow2, made if there is none [default: beside the first disk].
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub uefi_vars: Option<PathBuf>,
     /// Boot this Linux kernel instead of the disks.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -210,6 +225,10 @@ pub struct HardwareFlags {
     /// A block device of the host, never part of a checkpoint: name=tape,device=/dev/sdb[,read-only].
     #[arg(long, value_parser = parse::pass_through, value_name = "name=,device=[,read-only]")]
     pub pass_through: Vec<PassThroughDisk>,
+    /// What the guest cannot write to: name=cd,path=/iso/debian.iso for a CD-ROM drive (without path: an empty one);
+    /// name=tools,path=/vm/tools.qcow2,format=qcow2,drive=disk for a read-only disk. Never part of a checkpoint.
+    #[arg(long, value_parser = parse::medium, value_name = "name=[,path=,format=,drive=]")]
+    pub medium: Vec<Medium>,
     /// File that the first serial port is written to.
     #[arg(long, value_name = "FILE")]
     pub serial_log: Option<PathBuf>,
@@ -237,7 +256,7 @@ pub struct UpdateVm {
     #[command(flatten)]
     pub critical: CriticalFlags,
     /// Take what it is made of from the `spec` of this JSON file, `-` for standard input.
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "attach_disk", "detach_disk"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "firmware", "attach_disk", "detach_disk", "medium", "eject", "remove_medium"])]
     pub from: Option<PathBuf>,
     /// Virtual CPUs.
     #[arg(long, value_name = "N")]
@@ -248,10 +267,22 @@ pub struct UpdateVm {
     /// What the CPUs run on: auto, kvm, tcg.
     #[arg(long, value_parser = parse::accelerator, value_name = "WHAT")]
     pub accelerator: Option<AcceleratorChoice>,
+    /// What starts it: bios, uefi. Variables that checkpoints need are kept.
+    #[arg(long, value_name = "WHAT")]
+    pub firmware: Option<FirmwareArg>,
     /// Add a disk: name=logs,path=/vm/logs.qcow2,format=qcow2. One that was taken out reads as it did.
     #[arg(long, value_parser = parse::disk, value_name = "name=,path=,format=")]
     pub attach_disk: Vec<Disk>,
     /// Take a disk out, by its name. Its layers stay with the checkpoints.
     #[arg(long, value_name = "NAME")]
     pub detach_disk: Vec<String>,
+    /// Put a medium into the drive of this name, or add a drive: name=cd,path=/iso/debian.iso. See `vm create --help`.
+    #[arg(long, value_parser = parse::medium, value_name = "name=[,path=,format=,drive=]")]
+    pub medium: Vec<Medium>,
+    /// Take the medium out of a CD-ROM drive; the drive stays.
+    #[arg(long, value_name = "NAME")]
+    pub eject: Vec<String>,
+    /// Take a CD-ROM drive or a read-only disk out of the VM.
+    #[arg(long, value_name = "NAME")]
+    pub remove_medium: Vec<String>,
 }

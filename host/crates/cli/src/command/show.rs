@@ -11,8 +11,8 @@ use crate::{
         text,
     },
     view::{
-        Checkpoint, Critical, FileSystem, Growth, Guest, Host, Operation, SavedState, Spec, Usage, Vm, VmFailure,
-        Writer,
+        Checkpoint, Critical, FileSystem, Growth, Guest, Host, Medium, Operation, SavedState, Spec, Usage, Vm,
+        VmFailure, Writer,
     },
 };
 
@@ -27,6 +27,7 @@ pub(super) fn vm(vm: &Vm) -> String {
             "runs on",
             if vm.accelerator.is_empty() { text::word(Some(vm.spec.accelerator)) } else { vm.accelerator.clone() },
         ),
+        ("firmware", if vm.spec.uefi.is_some() { "UEFI".to_owned() } else { "BIOS".to_owned() }),
         ("boots", vm.spec.kernel.as_ref().map_or_else(|| "from its disks".to_owned(), |boot| boot.kernel.clone())),
         ("checkpoint policy", text::word(vm.checkpoint_policy)),
         ("undo checkpoint", if vm.undo_checkpoint { "made before every apply".to_owned() } else { String::new() }),
@@ -52,7 +53,14 @@ pub(super) fn vm(vm: &Vm) -> String {
     let disks = section("Disks", ["disk", "writes to", "layers"], disks);
     let detached = vm.detached_disks.iter().map(|disk| [disk.name.clone(), disk.path.clone()]);
     let disks = format!("{disks}{}", section("Detached disks", ["disk", "image"], detached));
-    format!("{head}{disks}{}", section("Pass-through disks", ["disk", "device", ""], passed))
+    let media = vm.spec.media.iter().map(medium);
+    let media = section("Read-only media", ["medium", "in", "file"], media);
+    format!("{head}{disks}{}{media}", section("Pass-through disks", ["disk", "device", ""], passed))
+}
+
+fn medium(medium: &Medium) -> [String; 3] {
+    let file = if medium.path.is_empty() { "empty".to_owned() } else { medium.path.clone() };
+    [medium.name.clone(), medium.drive_text().to_owned(), file]
 }
 
 /// `2026-11-24T15:00:00Z, GUEST_PANICKED: it was brought back (1 of 3 times within the last hour)`

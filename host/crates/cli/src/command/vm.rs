@@ -6,10 +6,10 @@ use stillpoint_common::{SettingsChange, VmId};
 use super::{Context, confirm, hardware, integrity, settings, show, vm_file, work};
 use crate::{
     CliError,
-    args::{MergesArg, UpdateVm, VmCommand, Waiting, parse},
+    args::{FirmwareArg, MergesArg, UpdateVm, VmCommand, Waiting, parse},
     client::VmChange,
     output::{Answer, table, text},
-    view::{Operation, Spec, Vm, growth},
+    view::{Medium, Operation, Spec, Vm, growth},
 };
 
 pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer, CliError> {
@@ -111,8 +111,8 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
         settings: SettingsChange::default(),
     };
     if change == VmChange::default() {
-        let advice = "Add --policy, --undo-checkpoint, --cpus, --memory, --accelerator, --attach-disk, --detach-disk, \
-                      --checkpoint-location, --critical-action, --critical-timeout or --from.";
+        let advice = "Add --policy, --undo-checkpoint, --cpus, --memory, --accelerator, --firmware, --attach-disk, --detach-disk, \
+                      --medium, --eject, --remove-medium, --checkpoint-location, --critical-action, --critical-timeout or --from.";
         return Err(CliError::usage("nothing to change", advice));
     }
     Ok(change)
@@ -120,7 +120,13 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
 
 fn changes_hardware(update: &UpdateVm) -> bool {
     let disks = !update.attach_disk.is_empty() || !update.detach_disk.is_empty();
-    update.cpus.is_some() || update.memory.is_some() || update.accelerator.is_some() || disks
+    let media = !update.medium.is_empty() || !update.eject.is_empty() || !update.remove_medium.is_empty();
+    update.cpus.is_some()
+        || update.memory.is_some()
+        || update.accelerator.is_some()
+        || update.firmware.is_some()
+        || disks
+        || media
 }
 
 /// The present spec, with what is named changed.
@@ -128,6 +134,11 @@ fn changed(mut spec: Spec, update: &UpdateVm) -> Result<Spec, CliError> {
     spec.cpus = update.cpus.unwrap_or(spec.cpus);
     spec.memory_mib = update.memory.unwrap_or(spec.memory_mib);
     spec.accelerator = update.accelerator.unwrap_or(spec.accelerator);
+    match update.firmware {
+        Some(FirmwareArg::Uefi) => spec.uefi = Some(spec.uefi.unwrap_or_default()),
+        Some(FirmwareArg::Bios) => spec.uefi = None,
+        None => {}
+    }
     for name in &update.detach_disk {
         let Some(at) = spec.disks.iter().position(|disk| disk.name == *name) else {
             let advice = "`stillpoint vm show VM` lists its disks.";
@@ -136,5 +147,30 @@ fn changed(mut spec: Spec, update: &UpdateVm) -> Result<Spec, CliError> {
         spec.disks.remove(at);
     }
     spec.disks.extend(update.attach_disk.iter().cloned());
+    change_media(&mut spec.media, update)?;
     Ok(spec)
+}
+
+/// What is taken out first, then what is put in: into the drive of its name, or into a new one.
+fn change_media(media: &mut Vec<Medium>, update: &UpdateVm) -> Result<(), CliError> {
+    let find = |media: &[Medium], name: &str| media.iter().position(|medium| medium.name == name);
+    let absent = |name: &str| {
+        let advice = "`stillpoint vm show VM` lists its media.";
+        CliError::usage(format!("VM {} has no medium {name}", update.vm), advice)
+    };
+    for name in &update.remove_medium {
+        let at = find(media, name).ok_or_else(|| absent(name))?;
+        media.remove(at);
+    }
+    for name in &update.eject {
+        let at = find(media, name).ok_or_else(|| absent(name))?;
+        media[at] = Medium { path: String::new(), format: None, ..media[at].clone() };
+    }
+    for medium in &update.medium {
+        match find(media, &medium.name) {
+            Some(at) => media[at] = medium.clone(),
+            None => media.push(medium.clone()),
+        }
+    }
+    Ok(())
 }

@@ -13,9 +13,9 @@ use stillpoint_common::{CheckpointPolicy, VmId, VmSettings};
 
 use crate::{
     CliError,
-    args::{CreateVm, HardwareFlags, parse},
+    args::{CreateVm, FirmwareArg, HardwareFlags, parse},
     client::VmToCreate,
-    view::{CriticalSettings, KernelBoot, Spec},
+    view::{CriticalSettings, KernelBoot, Spec, Uefi},
 };
 
 /// A VM in a file.
@@ -133,19 +133,33 @@ fn read_settings(value: serde_json::Value) -> Result<VmSettings, CliError> {
 
 fn spec(create: &CreateVm, hardware: &HardwareFlags) -> Result<Spec, CliError> {
     let kernel = hardware.kernel.as_deref().map(|kernel| kernel_boot(kernel, hardware)).transpose()?;
+    let uefi = uefi(hardware)?;
     let serial_log = hardware.serial_log.as_deref().map(absolute).transpose()?;
     let memory = create.memory.ok_or_else(|| CliError::usage("--memory is missing", "Add --memory 512M."))?;
     Ok(Spec {
         cpus: create.cpus.unwrap_or(1),
         memory_mib: memory,
         accelerator: hardware.accelerator.unwrap_or_default(),
+        uefi,
         kernel,
         disks: hardware.disk.clone(),
         pass_through: hardware.pass_through.clone(),
+        media: hardware.medium.clone(),
         nics: hardware.nic.clone(),
         serial_log: serial_log.unwrap_or_default(),
         extra_arguments: hardware.extra_argument.clone(),
     })
+}
+
+fn uefi(hardware: &HardwareFlags) -> Result<Option<Uefi>, CliError> {
+    let variables = hardware.uefi_vars.as_deref().map(absolute).transpose()?;
+    match (hardware.firmware, variables) {
+        (Some(FirmwareArg::Uefi), variables) => Ok(Some(Uefi { variables: variables.unwrap_or_default() })),
+        (Some(FirmwareArg::Bios) | None, None) => Ok(None),
+        (Some(FirmwareArg::Bios) | None, Some(_)) => {
+            Err(CliError::usage("the BIOS has no variables", "Add --firmware uefi, or leave --uefi-vars out."))
+        }
+    }
 }
 
 fn kernel_boot(kernel: &Path, hardware: &HardwareFlags) -> Result<KernelBoot, CliError> {

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use stillpoint_common::{AcceleratorChoice, DiskFormat, Failure, VmDefinition};
 use stillpoint_proto::{convert::spec, v1 as pb};
 
+use super::Medium;
+
 /// What a VM is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +17,9 @@ pub struct Spec {
     /// What the CPUs run on: `AUTO`, `KVM`, `TCG`.
     #[serde(default)]
     pub accelerator: AcceleratorChoice,
+    /// Starts through UEFI; `null`: through the BIOS.
+    #[serde(default)]
+    pub uefi: Option<Uefi>,
     /// Boots this kernel; `null`: boots from the disks.
     #[serde(default)]
     pub kernel: Option<KernelBoot>,
@@ -24,6 +29,9 @@ pub struct Spec {
     /// Host block devices, never part of a checkpoint.
     #[serde(default)]
     pub pass_through: Vec<PassThroughDisk>,
+    /// What the guest can read and not write to, never part of a checkpoint.
+    #[serde(default)]
+    pub media: Vec<Medium>,
     /// Network cards.
     #[serde(default)]
     pub nics: Vec<Nic>,
@@ -33,6 +41,15 @@ pub struct Spec {
     /// Appended to QEMU's command line as they are.
     #[serde(default)]
     pub extra_arguments: Vec<String>,
+}
+
+/// UEFI, and where it keeps its variables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uefi {
+    /// Image with the variables; empty: the service chooses.
+    #[serde(default)]
+    pub variables: String,
 }
 
 /// A Linux kernel given from outside.
@@ -120,9 +137,11 @@ impl TryFrom<&pb::VmSpec> for Spec {
             cpus: message.cpus,
             memory_mib: message.memory_mib,
             accelerator: spec::accelerator(message.accelerator, "spec.accelerator")?,
+            uefi: message.uefi.as_ref().map(|uefi| Uefi { variables: uefi.variables.clone() }),
             kernel: message.kernel.as_ref().map(KernelBoot::from),
             disks: message.disks.iter().map(Disk::try_from).collect::<Result<_, Failure>>()?,
             pass_through: message.pass_through.iter().map(PassThroughDisk::from).collect(),
+            media: message.media.iter().map(Medium::try_from).collect::<Result<_, Failure>>()?,
             nics: message.nics.iter().map(Nic::from).collect(),
             serial_log: message.serial_log.clone(),
             extra_arguments: message.extra_arguments.clone(),
@@ -146,9 +165,11 @@ impl From<&Spec> for pb::VmSpec {
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             accelerator: pb::AcceleratorChoice::from(spec.accelerator).into(),
+            uefi: spec.uefi.as_ref().map(|uefi| pb::Uefi { variables: uefi.variables.clone() }),
             kernel: spec.kernel.as_ref().map(pb::KernelBoot::from),
             disks: spec.disks.iter().map(disk).collect(),
             pass_through: spec.pass_through.iter().map(pass_through).collect(),
+            media: spec.media.iter().map(pb::Medium::from).collect(),
             nics: spec.nics.iter().map(pb::Nic::from).collect(),
             serial_log: spec.serial_log.clone(),
             extra_arguments: spec.extra_arguments.clone(),

@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use stillpoint_common::{
     Accelerator, AcceleratorChoice, Boot, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Consistency,
     Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
-    FileSystemOutcome, FileSystemResult, GuestDescription, Hazard, KeyValues, Kind, LayerFile, LayerId, LeftOut,
-    MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress, Reason,
-    Remarks, ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent, WriterFacts,
-    WriterLevel, WriterOutcome, WriterResult, WriterState,
+    FileSystemOutcome, FileSystemResult, Firmware, GuestDescription, Hazard, KeyValues, Kind, LayerFile, LayerId,
+    LeftOut, MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress,
+    Reason, Remarks, ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent,
+    WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
 use uuid::Uuid;
@@ -34,6 +34,7 @@ pub(crate) fn definition() -> VmDefinition {
         cpus: 2,
         memory_mib: 512,
         accelerator: AcceleratorChoice::Auto,
+        firmware: Firmware::Bios,
         boot: Boot::Bios,
         disks: vec![DiskDefinition {
             name: "system".parse().unwrap(),
@@ -41,6 +42,7 @@ pub(crate) fn definition() -> VmDefinition {
             format: DiskFormat::Qcow2,
         }],
         pass_through: vec![],
+        media: vec![],
         nics: vec![],
         serial_log: None,
         extra_arguments: vec![],

@@ -1,6 +1,6 @@
 //! Changes of a VM's record, and its deletion.
 
-use stillpoint_common::{CheckpointId, Event, EventKind, Failure, Reason, Vm, VmDefinition};
+use stillpoint_common::{CheckpointId, DefinitionError, Event, EventKind, Failure, Reason, Vm, VmDefinition};
 
 use super::VmActor;
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     describe,
     disks::{exchange_disks, take_disks},
     error::StepError,
+    media::take_media,
     plans,
     ports::HypervisorError,
 };
@@ -39,7 +40,9 @@ impl VmActor {
             vm.critical = critical;
             self.suspect_if_watched();
         }
-        if let Some(definition) = change.definition.filter(|definition| *definition != vm.definition) {
+        let settled = |definition: VmDefinition| definition.settled(&vm.id, Some(&vm.definition));
+        let definition = change.definition.map(settled).transpose().map_err(wrong)?;
+        if let Some(definition) = definition.filter(|definition| *definition != vm.definition) {
             refuse_saved(&vm, "what it is made of cannot be changed", "vm.spec")?;
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
         }
@@ -73,9 +76,10 @@ impl VmActor {
         if vm.instance.is_some() {
             return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)).at("vm.spec"));
         }
-        definition.check().map_err(|wrong| Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem))?;
+        definition.check().map_err(wrong)?;
+        take_media(&self.world, &vm.definition.media, &definition).await?;
         let mut changes = Changes::default();
-        if definition.disks != vm.definition.disks {
+        if !definition.layered().eq(vm.definition.layered()) {
             changes = match has_checkpoints || !vm.detached.is_empty() {
                 true => exchange_disks(&self.world, vm, &definition).await?,
                 false => self.take_all_disks(vm, &definition).await?,
@@ -181,6 +185,10 @@ impl VmActor {
     fn has_checkpoints(&self, so: &str) -> Failure {
         Failure::new(Reason::VmHasCheckpoints, format!("VM {} has checkpoints: {so}", self.vm))
     }
+}
+
+pub(crate) fn wrong(error: DefinitionError) -> Failure {
+    Failure::field(format!("vm.spec.{}", error.field), error.problem)
 }
 
 /// A saved state fits the machine as it was saved, and lies in the folder where it was put.

@@ -146,6 +146,9 @@ fn changes(mut vm: Vm, before: &Forest, after: &Forest) -> Changes {
         for disk in vm.definition.disks.iter_mut().chain(detached).filter(of_root) {
             disk.path.clone_from(&new.file.path);
         }
+        if new.backing.is_none() {
+            vm.definition.move_variables(&old.file.path, &new.file.path);
+        }
     }
     changes.set_vm(&vm)
 }

@@ -62,6 +62,11 @@ impl Images for Bounded<dyn Images> {
         within(self.limits.act, late("the making of", overlay), call).await
     }
 
+    async fn create_variables(&self, path: &Path) -> Answer {
+        let call = named("create_variables", self.port.create_variables(path));
+        within(self.limits.act, late("the making of", path), call).await
+    }
+
     async fn merge_offline(&self, merge: &OfflineMerge, stop: &Stop, progress: &ProgressSink) -> Answer<Moved> {
         let Moving { sink, seen } = Moving::new(progress);
         let call = named("merge_offline", self.port.merge_offline(merge, stop, &sink));

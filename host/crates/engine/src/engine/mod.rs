@@ -40,6 +40,7 @@ use crate::{
     failing,
     hub::Hub,
     job::Job,
+    media::take_media,
     plans::{chain_files, describe_critical, without_process},
     ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
     speed::Speed,
@@ -150,10 +151,11 @@ impl Engine {
     ///
     /// # Errors
     /// The field that is wrong, or the disk that cannot be taken.
-    pub async fn create_vm(&self, new: NewVm, request_id: Option<String>) -> Result<VmView, Failure> {
+    pub async fn create_vm(&self, mut new: NewVm, request_id: Option<String>) -> Result<VmView, Failure> {
         let wrong = |wrong: stillpoint_common::DefinitionError| {
             Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem)
         };
+        new.definition = new.definition.settled(&new.id, None).map_err(wrong)?;
         new.definition.check().map_err(wrong)?;
         if let Ok(known) = self.world.catalogue.vm(&new.id).await {
             return match request_id.is_some() && known.made_by == request_id && known.definition == new.definition {
@@ -162,6 +164,7 @@ impl Engine {
             };
         }
         let layers = take_disks(&self.world, None, &new.definition).await?;
+        take_media(&self.world, &[], &new.definition).await?;
         let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
         let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
         let changes =
@@ -239,7 +242,7 @@ impl Engine {
     async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let mut disks = Vec::with_capacity(vm.heads.len());
-        for disk in &vm.definition.disks {
+        for disk in vm.definition.layered() {
             let Some(head) = vm.heads.get(&disk.name) else { continue };
             let chain = chain_files(&forest, &disk.name, *head)?;
             let depth = chain.len();

@@ -98,7 +98,7 @@ pub(super) fn launch_chains(forest: &Forest, vm: &Vm) -> Result<Vec<DiskChain>, 
         let head = vm.heads.get(name).ok_or_else(|| contradiction(name))?;
         Ok(DiskChain { disk: name.clone(), layers: chain_files(forest, name, *head)? })
     };
-    vm.definition.disks.iter().map(|disk| chain(&disk.name)).collect()
+    vm.definition.layered().map(|disk| chain(&disk.name)).collect()
 }
 
 /// Makes sure that every file which these heads read through is the one we know.

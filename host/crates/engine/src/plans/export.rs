@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde_json::json;
-use stillpoint_common::{Checkpoint, DiskFormat, Reason};
+use stillpoint_common::{Checkpoint, DiskFormat, DiskName, Reason};
 
 use super::disks::{chain_files, verify_layers};
 use crate::{
@@ -107,8 +107,8 @@ impl Export {
         for (disk, layer) in &self.checkpoint.disks {
             let flatten = Flatten {
                 layers: chain_files(&forest, disk, *layer)?,
-                target: self.staged.join(file_name(disk.as_str(), self.format)),
-                format: self.format,
+                target: self.staged.join(file_name(disk, self.format)),
+                format: format_of(disk, self.format),
             };
             let copied = cx.ports().images.flatten(&flatten, &cx.reporter.progress()).await;
             copied.map_err(|error| StepError::from(error).blamed_on(Reason::ExportFailed))?;
@@ -119,7 +119,8 @@ impl Export {
     /// What the manifest says beside the list of files.
     fn describe(&self) -> serde_json::Value {
         let disks = self.checkpoint.disks.keys().map(|disk| {
-            json!({ "disk": disk, "file": file_name(disk.as_str(), self.format), "format": self.format.driver() })
+            let format = format_of(disk, self.format).driver();
+            json!({ "disk": disk, "file": file_name(disk, self.format), "format": format })
         });
         json!({
             "what": "one checkpoint, flattened: it contains nothing that came after the checkpoint",
@@ -144,9 +145,17 @@ impl Export {
     }
 }
 
+/// The variables of a firmware are QEMU's: the formats of others are not for them.
+fn format_of(disk: &DiskName, asked: DiskFormat) -> DiskFormat {
+    match asked {
+        DiskFormat::Vhdx | DiskFormat::Vpc if *disk == DiskName::uefi_variables() => DiskFormat::Qcow2,
+        DiskFormat::Raw | DiskFormat::Qcow2 | DiskFormat::Vhdx | DiskFormat::Vpc => asked,
+    }
+}
+
 /// The file of a disk in an export.
-fn file_name(disk: &str, format: DiskFormat) -> String {
-    let extension = match format {
+fn file_name(disk: &DiskName, asked: DiskFormat) -> String {
+    let extension = match format_of(disk, asked) {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
         DiskFormat::Vhdx => "vhdx",

@@ -8,30 +8,33 @@ use crate::{
     context::Cx,
     error::StepError,
     forest::Forest,
-    ports::{LaunchSpec, RunState, StartMode},
+    media,
+    ports::{LaunchSpec, Launched, RunState, StartMode},
     saga::up_to,
 };
 
 /// How often to look whether an agent answers again.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The VM as its record says, as a process.
-pub(super) fn launch_spec(
+/// Starts a process for the VM as its record says.
+pub(super) async fn launch(
+    cx: &Cx,
     vm: Vm,
     forest: &Forest,
     instance: InstanceId,
     mode: StartMode,
-) -> Result<LaunchSpec, StepError> {
-    Ok(LaunchSpec {
+) -> Result<Launched, StepError> {
+    let spec = LaunchSpec {
         vm: vm.id.clone(),
         instance,
         uid: vm.uid,
         generation_id: vm.generation_id,
         chains: launch_chains(forest, &vm)?,
         on_panic: vm.settings.on_failure.into(),
-        definition: vm.definition,
+        definition: media::at_hand(cx, &vm, mode).await?,
         mode,
-    })
+    };
+    Ok(cx.ports().hypervisor.launch(&spec).await?)
 }
 
 /// Loads a memory state into a process that awaits one; its VM is paused afterwards.

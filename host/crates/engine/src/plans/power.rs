@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use stillpoint_common::{Accelerator, Failure, GuestService, InstanceId, Reason};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{automatic::at_clean_stop, disks::verify_layers, machine::launch_spec};
+use super::{automatic::at_clean_stop, disks::verify_layers, machine::launch};
 use crate::{
     StopMode,
     catalogue::Changes,
@@ -136,8 +136,8 @@ impl PowerPlan {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let forest = cx.catalogue().forest(&cx.vm).await?;
         verify_layers(cx.ports(), &forest, &vm.heads).await?;
-        let spec = launch_spec(vm, &forest, self.instance(), StartMode::Fresh)?;
-        self.accelerator = Some(cx.ports().hypervisor.launch(&spec).await?.accelerator);
+        let launched = launch(cx, vm, &forest, self.instance(), StartMode::Fresh).await?;
+        self.accelerator = Some(launched.accelerator);
         Ok(())
     }
 

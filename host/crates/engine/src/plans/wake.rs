@@ -8,7 +8,7 @@ use stillpoint_common::{Accelerator, InstanceId, SavedState, Vm};
 
 use super::{
     disks::verify_layers,
-    machine::{drop_saved, launch_spec, let_run, load_memory, set_clock},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock},
 };
 use crate::{
     catalogue::Changes,
@@ -110,8 +110,8 @@ impl Wake {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let forest = cx.catalogue().forest(&cx.vm).await?;
         verify_layers(cx.ports(), &forest, &vm.heads).await?;
-        let spec = launch_spec(vm, &forest, self.instance, StartMode::Restore)?;
-        self.accelerator = Some(cx.ports().hypervisor.launch(&spec).await?.accelerator);
+        let launched = launch(cx, vm, &forest, self.instance, StartMode::Restore).await?;
+        self.accelerator = Some(launched.accelerator);
         Ok(())
     }
 

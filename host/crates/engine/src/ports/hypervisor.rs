@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -206,7 +207,8 @@ pub struct LaunchSpec {
     pub generation_id: Uuid,
     /// What it is made of. The paths of its disks are those of `chains`.
     pub definition: VmDefinition,
-    /// For each disk of the definition, in its order, the layers.
+    /// For each disk of the definition and for its firmware's variables, in the order of
+    /// [`VmDefinition::layered`], the layers.
     pub chains: Vec<DiskChain>,
     /// Fresh, or from a memory state.
     pub mode: StartMode,
@@ -306,6 +308,12 @@ pub enum HypervisorError {
     AcceleratorMissing {
         /// What a trial showed.
         why: String,
+    },
+    /// The host has no UEFI for its VMs.
+    #[error("there is no UEFI for VMs on this host: {} does not exist", path.display())]
+    NoFirmware {
+        /// The file of it that is missing.
+        path: PathBuf,
     },
     /// It did not answer in time.
     #[error("QEMU did not answer {command} within {waited:?}")]

@@ -44,6 +44,10 @@ pub trait Images: Send + Sync {
         virtual_size: u64,
     ) -> Result<FileIdentity, ImageError>;
 
+    /// Makes a qcow2 image with the variables of a UEFI that has never run, durable on return. A file that is there
+    /// already stays as it is.
+    async fn create_variables(&self, path: &Path) -> Result<(), ImageError>;
+
     /// Moves the data of a child down into its parent. No VM has either of them open. The child is left as it was;
     /// whatever reads through it reads the same bytes before, during and after. Asked to stop, it stops at once; when it
     /// returns, nobody has the files open any more.
@@ -205,6 +209,12 @@ pub enum ImageError {
         path: PathBuf,
         /// The tool's words.
         message: String,
+    },
+    /// The host has no UEFI for its VMs.
+    #[error("there is no UEFI for VMs on this host: {} does not exist", path.display())]
+    NoFirmware {
+        /// The file of it that is missing.
+        path: PathBuf,
     },
     /// A file system is full.
     #[error("no space left for {}", path.display())]

@@ -82,7 +82,7 @@ fn contradiction(described: &VmDescription, forest: &Forest) -> Option<String> {
         return Some(format!("its definition is wrong: {} {}", wrong.field, wrong.problem));
     }
     let heads = &described.vm.heads;
-    let lacking = described.vm.definition.disks.iter().find(|disk| !heads.contains_key(&disk.name));
+    let lacking = described.vm.definition.layered().find(|disk| !heads.contains_key(&disk.name));
     if let Some(disk) = lacking {
         return Some(format!("it does not say which layer disk {} writes to", disk.name));
     }

@@ -16,6 +16,9 @@ use crate::stream::{Block, Content, Devices, Prologue, StreamWriter};
 /// Pages between two ends of a part: what is written at once.
 const PART: u64 = 256;
 
+/// The block of RAM that holds the variables of the firmware.
+const VARIABLES: &str = "system.flash1";
+
 /// A memory state of ours. Everything that is read is checked.
 #[derive(Debug)]
 pub struct SavedMemory {
@@ -144,6 +147,10 @@ impl SavedMemory {
 
     /// Writes it as a plain stream that QEMU loads. `each` is told how many of all pages are written.
     ///
+    /// Without the pages of [`VARIABLES`]: QEMU reads them from their image when it starts. That was cut in the instant of
+    /// the checkpoint, while a capture in the background sees what the firmware has written there since: write-protection
+    /// does not cover flash.
+    ///
     /// # Errors
     /// If it is missing or damaged, or if `out` takes no more.
     pub fn write_stream(&mut self, out: &mut impl Write, mut each: impl FnMut(u64)) -> Result<(), WriteError> {
@@ -151,7 +158,7 @@ impl SavedMemory {
         let prologue = self.prologue.clone();
         let (mut writer, mut part, mut done) = (StreamWriter::new(&prologue), Vec::new(), 0);
         for (number, block) in prologue.blocks.iter().enumerate() {
-            let mut first = 0;
+            let mut first = if block.name == VARIABLES { block.pages() } else { 0 };
             while first < block.pages() {
                 let last = block.pages().min(first.saturating_add(PART));
                 part.clear();

@@ -153,6 +153,24 @@ impl Images for QemuImages {
         look(overlay)
     }
 
+    async fn create_variables(&self, path: &Path) -> Result<(), ImageError> {
+        if path.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        let (template, new) = (&self.config.uefi_variables, temporary(path));
+        if !template.exists() {
+            return Err(ImageError::NoFirmware { path: template.clone() });
+        }
+        let words = ["convert", "-q", "-f", "raw", "-O", "qcow2", said(template)?, said(&new)?];
+        let made = self.quick(path, words).await.and_then(|_| place(&new, path));
+        let _ = fs::remove_file(&new);
+        match made {
+            // Somebody was quicker.
+            Ok(()) | Err(ImageError::Exists { .. }) => sync(path).await,
+            Err(error) => Err(error),
+        }
+    }
+
     async fn clear_unfinished(&self, overlay: &Path) -> Result<(), ImageError> {
         let new = temporary(overlay);
         match fs::remove_file(&new) {

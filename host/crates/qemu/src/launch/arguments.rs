@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 
 use serde_json::{Value, json};
-use stillpoint_common::{Boot, InstanceId, NicBackend, NicDefinition};
+use stillpoint_common::{Boot, DiskName, Drive, Firmware, InstanceId, Medium, NicBackend, NicDefinition};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{DiskChain, LaunchSpec, OnPanic, StartMode},
@@ -43,7 +43,7 @@ pub(crate) fn arguments(
     line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     line.add("-name", format!("guest={}", spec.vm));
     line.add("-uuid", spec.uid.to_string());
-    line.add("-machine", &config.machine);
+    line.machine(config, spec)?;
     line.hardware(hardware);
     line.add("-smp", definition.cpus.to_string());
     line.add("-m", format!("{}M", definition.memory_mib));
@@ -65,6 +65,8 @@ pub(crate) fn arguments(
     // In a slot of its own, away from those that the devices before it take one after the other: machines of memory
     // states that were saved before there was this device are the same but for it.
     line.device(&json!({"driver": "pvpanic-pci", "id": "panic", "addr": "1e.0"}));
+    // After the network cards: a read-only disk that comes or goes must not give them other addresses.
+    line.media(&definition.media, definition.disks.len())?;
     if spec.mode == StartMode::Restore {
         line.add("-incoming", "defer");
     }
@@ -146,7 +148,22 @@ impl Line {
         Ok(())
     }
 
-    /// Opens the layers from the user's image up, then the device on the head.
+    /// The machine, whose two flashes hold the code of its UEFI and its variables.
+    fn machine(&mut self, config: &QemuConfig, spec: &LaunchSpec) -> Result<(), String> {
+        let machine = &config.machine;
+        if spec.definition.firmware == Firmware::Bios {
+            self.add("-machine", machine);
+            return Ok(());
+        }
+        let variables = spec.chains.iter().find(|chain| is_variables(chain)).and_then(|chain| chain.layers.last());
+        let variables = variables.ok_or("the firmware has no image for its variables")?;
+        self.add("-blockdev", nodes::firmware(&config.uefi_code)?.to_string());
+        let (code, variables) = (nodes::FIRMWARE, nodes::format_node(variables.id));
+        self.add("-machine", format!("{machine},pflash0={code},pflash1={variables}"));
+        Ok(())
+    }
+
+    /// Opens the layers from the user's image up, then the device on the head. The firmware's variables have no device.
     fn disk(&mut self, chain: &DiskChain, index: usize) -> Result<(), String> {
         let Some(head) = chain.layers.last() else { return Err(format!("the disk {} has no layer", chain.disk)) };
         let mut below = None;
@@ -155,6 +172,9 @@ impl Line {
             self.add("-blockdev", nodes::file(layer, access)?.to_string());
             self.add("-blockdev", nodes::format(layer, below, access).to_string());
             below = Some(layer.id);
+        }
+        if is_variables(chain) {
+            return Ok(());
         }
         self.device(&json!({
             "driver": "virtio-blk-pci", "id": nodes::device(&chain.disk), "drive": nodes::format_node(head.id),
@@ -175,6 +195,31 @@ impl Line {
         Ok(())
     }
 
+    /// CD-ROM drives are at the ports of the machine's own controller, which every firmware can boot from: after the disks.
+    /// One that cannot be read is an error to the guest, and stops nothing.
+    fn media(&mut self, media: &[Medium], disks: usize) -> Result<(), String> {
+        let mut port = 0;
+        for medium in media {
+            let id = nodes::medium_node(&medium.name);
+            let mut device = match medium.drive {
+                Drive::Cdrom => {
+                    let device = json!({
+                        "driver": "ide-cd", "id": id, "bus": format!("ide.{port}"), "bootindex": disks + port + 1,
+                    });
+                    port += 1;
+                    device
+                }
+                Drive::Disk => json!({"driver": "virtio-blk-pci", "id": id, "rerror": "report"}),
+            };
+            if let Some(file) = &medium.file {
+                self.add("-blockdev", nodes::medium(&medium.name, file)?.to_string());
+                device["drive"] = id.into();
+            }
+            self.device(&device);
+        }
+        Ok(())
+    }
+
     fn nic(&mut self, nic: &NicDefinition, index: usize) {
         let id = format!("net{index}");
         let backend = match &nic.backend {
@@ -191,6 +236,10 @@ impl Line {
         }
         self.device(&device);
     }
+}
+
+fn is_variables(chain: &DiskChain) -> bool {
+    chain.disk == DiskName::uefi_variables()
 }
 
 /// In QEMU's own option syntax a comma in a value is written twice.

@@ -10,7 +10,7 @@ mod arguments;
 use std::{fs::File, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use stillpoint_common::Accelerator;
+use stillpoint_common::{Accelerator, Firmware};
 use stillpoint_engine::ports::{HypervisorError, LaunchSpec, Launched};
 use tokio::process::Child;
 
@@ -41,6 +41,10 @@ pub(crate) async fn launch(shared: &Arc<Shared>, spec: &LaunchSpec) -> Result<La
         }
         Some(ended) => shared.forget(spec.instance, &ended),
         None => {}
+    }
+    let code = &shared.config.uefi_code;
+    if spec.definition.firmware != Firmware::Bios && !code.exists() {
+        return Err(HypervisorError::NoFirmware { path: code.clone() });
     }
     let accelerator = shared.accelerator.choose(spec.definition.accelerator, shared).await?;
     let hardware = match accelerator {

@@ -14,7 +14,8 @@ use std::{
 
 use serde::Serialize;
 use stillpoint_common::{
-    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, InstanceId, LayerFile, LayerId, VmDefinition,
+    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Firmware, InstanceId, LayerFile, LayerId,
+    VmDefinition,
 };
 use stillpoint_engine::{
     layout::RuntimeLayout,
@@ -108,9 +109,11 @@ impl Lab {
             cpus: 1,
             memory_mib: 64,
             accelerator: AcceleratorChoice::Tcg,
+            firmware: Firmware::Bios,
             boot: Boot::Bios,
             disks: self.chains.iter().map(define).collect(),
             pass_through: vec![],
+            media: vec![],
             nics: vec![],
             serial_log: Some(self.folder.path().join("serial.log")),
             extra_arguments: vec![],

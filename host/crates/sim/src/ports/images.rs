@@ -65,6 +65,10 @@ impl Images for SimImages {
         self.process.call(Call::CreateOverlay, |state| state.create_overlay(overlay, backing, virtual_size)).await
     }
 
+    async fn create_variables(&self, path: &Path) -> Result<(), ImageError> {
+        self.process.call(Call::CreateVariables, |state| state.create_variables(path)).await
+    }
+
     async fn merge_offline(
         &self,
         merge: &OfflineMerge,

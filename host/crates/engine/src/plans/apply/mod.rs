@@ -12,7 +12,7 @@ pub(crate) use self::{
 };
 use super::{
     disks::{create_overlays, remove_overlays, verify_layers},
-    machine::{drop_saved, launch_spec, let_run, load_memory, set_clock},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock},
 };
 use crate::{
     catalogue::Changes,
@@ -216,8 +216,8 @@ impl Apply {
         let vm = self.applied(cx.catalogue().vm(&cx.vm).await?, cx);
         let mut forest = cx.catalogue().forest(&cx.vm).await?;
         forest.extend(self.made.iter().cloned());
-        let spec = launch_spec(vm, &forest, self.new_instance()?, StartMode::Restore)?;
-        self.launched = Some(cx.ports().hypervisor.launch(&spec).await?.accelerator);
+        let launched = launch(cx, vm, &forest, self.new_instance()?, StartMode::Restore).await?;
+        self.launched = Some(launched.accelerator);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ pub(super) fn capture_failed(error: HypervisorError) -> StepError {
         | HypervisorError::WrongState(_)
         | HypervisorError::Io { .. }
         | HypervisorError::LaunchFailed { .. }
+        | HypervisorError::NoFirmware { .. }
         | HypervisorError::AcceleratorMissing { .. }) => StepError::from(other).blamed_on(Reason::CaptureFailed).into(),
     }
 }

@@ -1,4 +1,6 @@
-use stillpoint_common::{AcceleratorChoice, DiskDefinition, DiskFormat, LayerFile, PassThroughDisk, VmDefinition};
+use stillpoint_common::{
+    AcceleratorChoice, DiskDefinition, DiskFormat, LayerFile, MediumFile, PassThroughDisk, VmDefinition,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -17,6 +19,7 @@ fn spec() -> LaunchSpec {
             cpus: 2,
             memory_mib: 512,
             accelerator: AcceleratorChoice::Auto,
+            firmware: Firmware::Bios,
             boot: Boot::Kernel { kernel: "/k".into(), initrd: Some("/i".into()), command_line: "quiet a=b".into() },
             disks: vec![DiskDefinition {
                 name: "system".parse().unwrap(),
@@ -28,6 +31,15 @@ fn spec() -> LaunchSpec {
                 device: "/dev/sdx".into(),
                 read_only: true,
             }],
+            media: vec![
+                Medium::cdrom("install", "/iso/a,b.iso"),
+                Medium { file: None, ..Medium::cdrom("empty", "") },
+                Medium {
+                    name: "tools".parse().unwrap(),
+                    drive: Drive::Disk,
+                    file: Some(MediumFile { path: "/vm/tools.qcow2".into(), format: DiskFormat::Qcow2 }),
+                },
+            ],
             nics: vec![
                 NicDefinition { backend: NicBackend::User, mac: None },
                 NicDefinition {
@@ -74,6 +86,28 @@ fn the_whole_command_line_is_as_written_here() {
     }
     let expected = include_str!("tests.snapshot");
     assert_eq!(lines.trim(), expected.trim(), "\nnew command line:\n{lines}\n");
+}
+
+#[test]
+fn uefi_is_in_the_flashes_of_the_machine_and_its_variables_are_no_device() {
+    let mut spec = spec();
+    spec.definition.firmware = Firmware::Uefi { variables: Some("/vm/vars.qcow2".into()) };
+    let refused = arguments(&QemuConfig::default(), &RuntimeLayout::new("/run/vm"), &spec, Hardware::Tcg);
+    assert!(refused.unwrap_err().contains("variables"));
+    let layers = [("d", "/vm/vars.qcow2"), ("e", "/vm/vars-e.qcow2")];
+    let layers = layers.map(|(digit, path)| LayerFile {
+        id: digit.repeat(24).parse().unwrap(),
+        path: path.into(),
+        format: DiskFormat::Qcow2,
+    });
+    spec.chains.push(DiskChain { disk: DiskName::uefi_variables(), layers: layers.to_vec() });
+    let words = line(&spec, Hardware::Tcg).join("\n");
+    let head = "e".repeat(24);
+    assert!(words.contains(&format!("pc-q35-7.2,pflash0=firmware,pflash1=L{head}")), "{words}");
+    assert!(words.contains(&format!("\"node-name\":\"L{head}\",\"read-only\":false")), "{words}");
+    assert!(words.contains("OVMF_CODE_4M.fd\",\"read-only\":true"), "{words}");
+    assert!(!words.contains("disk-uefi-vars"), "{words}");
+    assert!(words.contains("\"bootindex\":2,\"bus\":\"ide.0\""), "it has no place in the order of boots: {words}");
 }
 
 #[test]
