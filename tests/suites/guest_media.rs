@@ -89,7 +89,7 @@ async fn missing(service: &Service, first: &str) -> Tested {
     assert!(said.contains("medium cd is not in its drive"), "{said}");
     let lab = service.lab().await?;
     lab.sh("echo 3 > /proc/sys/vm/drop_caches").await?;
-    assert_eq!(inserted(&lab).await?.lines().next().unwrap_or_default().contains("first"), false);
+    assert!(!inserted(&lab).await?.lines().next().unwrap_or_default().contains("first"));
 
     says(service, 0, &["vm", "stop", "web", "--turn-off"]).await?;
     let said = says(service, 1, &["vm", "start", "web"]).await?;

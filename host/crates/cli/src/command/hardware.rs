@@ -11,7 +11,7 @@ use crate::{
         table::{details, section, table},
         text,
     },
-    view::{Nic, Spec, SpecChange},
+    view::{Medium, Nic, Spec, SpecChange},
 };
 
 /// All of the hardware, as `vm show` and `checkpoint show` print it with `--config`. As JSON it is a document that
@@ -26,7 +26,8 @@ fn tables(spec: &Spec) -> String {
         ("cpus", spec.cpus.to_string()),
         ("memory", text::bytes(spec.memory_mib.saturating_mul(1024 * 1024))),
         ("accelerator", text::word(Some(spec.accelerator))),
-        ("boots", kernel(|boot| &boot.kernel).unwrap_or_else(|| "from its disks, through the BIOS".to_owned())),
+        ("firmware", firmware(spec)),
+        ("boots", kernel(|boot| &boot.kernel).unwrap_or_else(|| "from its disks".to_owned())),
         ("initial RAM disk", kernel(|boot| &boot.initrd).unwrap_or_default()),
         ("kernel command line", kernel(|boot| &boot.command_line).unwrap_or_default()),
         ("serial log", or_none(&spec.serial_log)),
@@ -34,16 +35,35 @@ fn tables(spec: &Spec) -> String {
     let disks = spec.disks.iter().map(|disk| [disk.name.clone(), disk.path.clone(), text::word(Some(disk.format))]);
     let passed = spec.pass_through.iter();
     let passed = passed.map(|disk| [disk.name.clone(), disk.device.clone(), access(disk.read_only).to_owned()]);
+    let media = spec.media.iter();
+    let media = media.map(|medium| [medium.name.clone(), medium.drive_text().to_owned(), what_is_in(medium)]);
     let nics = spec.nics.iter().enumerate().map(|(at, nic)| [format!("nic{at}"), network(nic), mac(nic)]);
     let arguments = spec.extra_arguments.iter().map(|argument| [argument.clone()]);
     [
         machine,
         section("Disks", ["disk", "image", "format"], disks),
         section("Pass-through disks", ["disk", "device", "guest may"], passed),
+        section("Read-only media", ["medium", "in", "file"], media),
         section("Network cards", ["card", "connected to", "mac"], nics),
         section("Extra arguments of QEMU", ["argument"], arguments),
     ]
     .concat()
+}
+
+fn firmware(spec: &Spec) -> String {
+    match &spec.uefi {
+        None => "BIOS".to_owned(),
+        Some(uefi) if uefi.variables.is_empty() => "UEFI, its variables where the service keeps them".to_owned(),
+        Some(uefi) => format!("UEFI, its variables in {}", uefi.variables),
+    }
+}
+
+/// `/iso/install.iso (RAW)`
+fn what_is_in(medium: &Medium) -> String {
+    match medium.format {
+        Some(format) => format!("{} ({})", medium.path, text::word(Some(format))),
+        None => "empty".to_owned(),
+    }
 }
 
 fn or_none(text: &str) -> String {
@@ -95,16 +115,26 @@ fn changes(from: &Spec, to: &Spec) -> Result<Vec<SpecChange>, CliError> {
 
 #[cfg(test)]
 mod tests {
-    use stillpoint_common::{AcceleratorChoice, DiskFormat};
+    use stillpoint_common::{AcceleratorChoice, DiskFormat, Drive};
 
     use super::*;
-    use crate::view::{Disk, KernelBoot, PassThroughDisk, TapNetwork};
+    use crate::view::{Disk, KernelBoot, PassThroughDisk, TapNetwork, Uefi};
 
     fn spec() -> Spec {
         Spec {
             cpus: 2,
             memory_mib: 1536,
             accelerator: AcceleratorChoice::Tcg,
+            uefi: Some(Uefi { variables: "/vm/vars.qcow2".into() }),
+            media: vec![
+                Medium {
+                    name: "install".into(),
+                    drive: Drive::Cdrom,
+                    path: "/iso/install.iso".into(),
+                    format: Some(DiskFormat::Raw),
+                },
+                Medium { name: "spare".into(), drive: Drive::Disk, path: String::new(), format: None },
+            ],
             kernel: Some(KernelBoot { kernel: "/k".into(), initrd: "/i".into(), command_line: "quiet".into() }),
             disks: vec![Disk { name: "system".into(), path: "/vm/web.qcow2".into(), format: DiskFormat::Qcow2 }],
             pass_through: vec![PassThroughDisk { name: "tape".into(), device: "/dev/sdb".into(), read_only: true }],
@@ -126,6 +156,13 @@ mod tests {
             "2",
             "1.5 GiB",
             "TCG",
+            "UEFI, its variables in /vm/vars.qcow2",
+            "install",
+            "CD-ROM drive",
+            "/iso/install.iso (RAW)",
+            "spare",
+            "read-only disk",
+            "empty",
             "/k",
             "/i",
             "quiet",
@@ -147,9 +184,9 @@ mod tests {
         for part in expected {
             assert!(told.contains(part), "{part} is missing in\n{told}");
         }
-        let bare = Spec { kernel: None, serial_log: String::new(), extra_arguments: vec![], ..spec() };
+        let bare = Spec { uefi: None, kernel: None, serial_log: String::new(), extra_arguments: vec![], ..spec() };
         let told = tables(&bare);
-        assert!(told.contains("from its disks, through the BIOS") && told.contains("none"), "{told}");
+        assert!(told.contains("BIOS") && told.contains("from its disks") && told.contains("none"), "{told}");
         assert!(!told.contains("Extra arguments"), "{told}");
     }
 
