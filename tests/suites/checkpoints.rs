@@ -353,7 +353,7 @@ async fn qemu_killed_past_the_commit_of_an_apply_leaves_a_vm_that_is_off_and_no_
     let vm = host.engine.vm(&host.vm()).await.unwrap().vm;
     assert_eq!((vm.instance, vm.parent), (None, Some(made.id)), "nobody has asked for anything more");
     assert_clean(&host).await;
-    assert_eq!(host.world.files().len(), 4, "the user's images, and Now's layers over them");
+    assert_eq!(host.world.files().len(), 5, "the user's images, Now's layers over them, and the memory");
 }
 
 #[tokio::test(start_paused = true)]

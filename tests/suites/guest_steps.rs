@@ -81,6 +81,7 @@ async fn qemu_dies_at_each_step_and_nothing_that_was_acknowledged_is_lost() -> T
         (STANDARD, "memory.seal 1 before"),
         (Act::DeleteParentOfNow, "merge 1 after"),
         (Act::Apply(first), "launch 1 after"),
+        (Act::Apply(first), "load_memory 1 after"),
     ]) {
         if act == Act::DeleteParentOfNow {
             guest.checkpoint().await?;

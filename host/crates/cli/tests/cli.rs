@@ -109,7 +109,8 @@ fn the_whole_configuration_of_a_vm_and_a_checkpoint_can_be_read_and_compared() {
 cpus:         2
 memory:       512 MiB
 accelerator:  AUTO
-boots:        from its disks, through the BIOS
+firmware:     BIOS
+boots:        from its disks
 serial log:   none
 
 Disks
