@@ -224,6 +224,26 @@ impl SimHost {
         files
     }
 
+    /// Makes sure that no promise of a port was broken, and that the files which are there are those the catalogue knows.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub async fn assert_files(&self) {
+        self.world.assert_sound();
+        let referenced = self.referenced().await;
+        assert_eq!(self.world.orphans(&referenced), [].into(), "files nobody refers to");
+        assert_eq!(self.world.missing(&referenced), [].into(), "files that are referred to and missing");
+    }
+
+    /// As [`assert_files`](Self::assert_files), and that the description files are right too.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub async fn assert_clean(&self) {
+        self.assert_files().await;
+        self.assert_described().await;
+    }
+
     /// Makes sure that the description files say what the catalogue says, and that there are no others.
     ///
     /// # Panics

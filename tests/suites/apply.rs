@@ -14,13 +14,6 @@ async fn last(host: &SimHost) -> Operation {
     host.engine.operations().await.expect("it works").remove(0)
 }
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 fn keeping_now(checkpoint: &Checkpoint) -> Request {
     Request::Apply(ApplyRequest { now: Now::CheckpointFirst, ..checkpoint.id.into() })
 }
@@ -72,13 +65,13 @@ async fn what_is_now_is_kept_as_a_checkpoint_of_the_same_operation() {
     assert_eq!((kept.parent, kept.kind), (Some(made.id), Kind::Production));
     assert!(kept.name.as_str().starts_with("Before going back to \"web - ("), "{}", kept.name.as_str());
     assert_eq!(now(&host).await.vm.parent, Some(made.id), "Now is a branch of its own");
-    assert_clean(&host).await;
+    host.assert_files().await;
 
     host.write(1, 3);
     host.run(Request::Apply(kept.id.into())).await.unwrap();
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 2, "what was then Now is there again");
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +83,7 @@ async fn a_revert_keeps_now_and_goes_to_what_was_its_parent() {
     assert_eq!((host.read(1), now(&host).await.vm.parent), (1, Some(made.id)));
     let operation = last(&host).await;
     assert_eq!((operation.checkpoint, host.checkpoints().await.len()), (Some(made.id), 2));
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +103,7 @@ async fn nothing_is_applied_if_what_is_now_cannot_be_kept() {
     assert_eq!(host.run(keeping_now(&made)).await.unwrap_err().reason, Reason::CheckpointsDisabled);
     host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!(host.read(1), 1);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +119,7 @@ async fn an_apply_that_fails_after_now_was_kept_says_that_it_remains() {
     assert_eq!((host.read(1), now(&host).await.power), (2, PowerState::Running));
     assert_eq!(now(&host).await.vm.parent, Some(kept), "Now goes on after it");
     assert_eq!(last(&host).await.changes, [], "nothing has changed");
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,5 +139,5 @@ async fn a_vm_can_be_set_to_keep_now_at_every_apply() {
     host.write(1, 4);
     host.run(Request::Revert).await.unwrap();
     assert_eq!((host.read(1), host.checkpoints().await.len()), (1, 4));
-    assert_clean(&host).await;
+    host.assert_files().await;
 }

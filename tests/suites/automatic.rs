@@ -41,18 +41,11 @@ async fn told(host: &SimHost) -> Vec<(EventKind, Option<CheckpointId>)> {
     told
 }
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 /// The VM has no checkpoint, and one file per disk: its own image.
 async fn assert_merged(host: &SimHost) {
     assert_eq!(host.checkpoints().await, []);
     assert_eq!(host.world.files().len(), 2, "{:?}", host.world.files());
-    assert_clean(host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +81,7 @@ async fn reverting_brings_back_the_state_at_the_start() {
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 1);
     assert!(only(&host).await.checkpoint.remarks.automatic, "an apply is no clean stop");
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +104,7 @@ async fn a_users_checkpoint_of_the_same_run_stays_when_the_automatic_one_goes() 
     assert_eq!((left.checkpoint.id, left.checkpoint.parent), (own.id, None));
     assert_eq!(host.content(&left).values().map(|disk| disk[&1]).collect::<Vec<_>>(), [2, 2]);
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().vm.parent, Some(own.id));
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +199,7 @@ async fn die_everywhere(begin: impl AsyncFn() -> SimHost, request: Request) {
             let what = format!("{request:?}, {fault:?} at {call}");
             let left = host.checkpoints().await;
             assert!(left.len() <= 1 && left.iter().all(|it| it.checkpoint.remarks.automatic), "{what}: {left:?}");
-            assert_clean(&host).await;
+            host.assert_files().await;
             assert!(
                 host.engine.operations().await.expect("it works").iter().all(|it| it.state != OperationState::Running)
             );

@@ -9,14 +9,6 @@ use stillpoint_tests::sim_host::SimHost;
 
 const LEASE: Duration = Duration::from_secs(10);
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    host.assert_described().await;
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_production_checkpoint_holds_the_guest_for_the_cut_and_nothing_else() {
     let host = SimHost::running().await;
@@ -31,7 +23,7 @@ async fn a_production_checkpoint_holds_the_guest_for_the_cut_and_nothing_else() 
     host.write(1, 2);
     assert_eq!(host.content(&host.checkpoint(made.id).await).values().map(|disk| disk[&1]).collect::<Vec<_>>(), [1, 1]);
     assert_eq!(host.read(1), 2);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,7 +39,7 @@ async fn a_standard_checkpoint_keeps_memory_and_disks_of_one_instant() {
     assert_eq!(host.world.guest_memory(&host.vm()), Some(7));
     assert_eq!(host.read(1), 1);
     assert_eq!(host.world.clock_behind(&host.vm()), Some(Duration::ZERO));
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +50,7 @@ async fn a_guest_without_agent_gets_a_standard_checkpoint_that_says_why() {
     assert_eq!((made.kind, made.requested_policy), (Kind::Standard, CheckpointPolicy::Production));
     assert_eq!(made.fallback, Some(FallbackReason::AgentUnreachable));
     assert!(!made.fallback_detail.is_empty());
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +65,7 @@ async fn production_only_fails_and_leaves_nothing_behind() {
         assert_eq!(host.world.files().len(), 2, "{freeze:?}: {:?}", host.world.files());
         host.write(2, 2);
         assert_eq!((host.read(1), host.read(2)), (1, 2));
-        assert_clean(&host).await;
+        host.assert_clean().await;
     }
 }
 
@@ -84,7 +76,7 @@ async fn a_hold_that_lapsed_before_the_cut_is_never_called_production() {
     host.world.set_latency(Call::SwitchHeads, Duration::from_millis(50));
     let made = host.create(CheckpointPolicy::Production).await.unwrap();
     assert_eq!((made.kind, made.fallback), (Kind::Standard, Some(FallbackReason::HoldLapsed)));
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +102,7 @@ async fn a_checkpoint_without_memory_gives_back_a_vm_that_is_off() {
     assert_ne!(view.vm.generation_id, before);
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 1);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +125,7 @@ async fn applying_is_repeatable_and_branches() {
     assert_eq!(host.read(1), 5);
     host.run(Request::Revert).await.unwrap();
     assert_eq!(host.read(1), 5, "revert goes to the parent of Now, the branch");
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +138,7 @@ async fn an_apply_that_cannot_load_leaves_the_vm_running_as_it_was() {
     assert_eq!(failure.reason, Reason::RestoreFailed);
     assert_eq!(host.read(1), 2);
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Running);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +153,7 @@ async fn deleting_every_checkpoint_merges_everything_into_the_users_own_images()
     for id in [made[1], made[3], made[0], made[2]] {
         host.run(Request::DeleteCheckpoint(id)).await.unwrap();
         assert_eq!((host.read(1), host.read(3)), (5, 3));
-        assert_clean(&host).await;
+        host.assert_clean().await;
     }
     let files: Vec<_> = host.world.files().into_iter().collect();
     assert_eq!(files, ["/vm/data.qcow2", "/vm/system.qcow2"].map(std::path::PathBuf::from));
@@ -188,7 +180,7 @@ async fn a_branch_point_stays_unseen_until_one_child_is_left() {
     host.run(Request::DeleteCheckpoint(left.id)).await.unwrap();
     assert_eq!(host.read(1), 2);
     assert_eq!(host.world.files().len(), 2);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +195,7 @@ async fn merging_a_vm_that_is_off_or_paused_keeps_its_data_and_its_state() {
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Paused);
     host.turn_off().await;
     host.run(Request::DeleteCheckpoint(first.id)).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_clean().await;
     host.run(Request::Start).await.unwrap();
     assert_eq!((host.read(1), host.read(2)), (2, 2));
 }
@@ -221,7 +213,7 @@ async fn checkpoints_of_a_vm_that_is_off_or_paused() {
     host.run(Request::Resume).await.unwrap();
     host.run(Request::Apply(paused.id.into())).await.unwrap();
     assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, PowerState::Paused);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,7 +248,7 @@ async fn a_cancelled_checkpoint_leaves_nothing_behind() {
     let failure = host.end_of(&operation).await.unwrap_err();
     assert_eq!(failure.reason, Reason::OperationCancelled);
     assert_eq!((host.checkpoints().await.len(), host.world.files().len(), host.read(1)), (0, 2, 1));
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,7 +319,7 @@ async fn qemu_killed_during_a_capture_leaves_no_half_checkpoint() {
     let failure = host.end_of(&operation).await.unwrap_err();
     assert_eq!(failure.reason, Reason::VmStoppedUnexpectedly, "{failure} {}", HypervisorError::Gone);
     assert_eq!(host.checkpoints().await.len(), 0);
-    assert_clean(&host).await;
+    host.assert_clean().await;
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 2, "what was acknowledged after the cut is kept");
 }
@@ -352,7 +344,7 @@ async fn qemu_killed_past_the_commit_of_an_apply_leaves_a_vm_that_is_off_and_no_
     host.quiet().await;
     let vm = host.engine.vm(&host.vm()).await.unwrap().vm;
     assert_eq!((vm.instance, vm.parent), (None, Some(made.id)), "nobody has asked for anything more");
-    assert_clean(&host).await;
+    host.assert_clean().await;
     assert_eq!(host.world.files().len(), 5, "the user's images, Now's layers over them, and the memory");
 }
 

@@ -45,14 +45,6 @@ async fn firmware(host: &SimHost) -> Firmware {
     host.engine.vm(&host.vm()).await.expect("it is there").vm.definition.firmware
 }
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    host.assert_described().await;
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 #[tokio::test(start_paused = true)]
 async fn variables_come_back_with_a_checkpoint_of_every_kind() {
     let host = host().await;
@@ -83,7 +75,7 @@ async fn variables_come_back_with_a_checkpoint_of_every_kind() {
         assert_eq!((variable(&host), host.read(1)), (value, value), "{:?}", checkpoint.kind);
         set(&host, 99);
     }
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +97,7 @@ async fn deleting_checkpoints_merges_the_variables_into_their_own_image() {
     assert_eq!((head.path.clone(), *depth, variable(&host)), (PathBuf::from(VARIABLES), 1, 4));
     off(&host).await;
     assert_eq!(host.world.read(VARIABLES, 1), Some(4));
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +136,7 @@ async fn the_firmware_changes_under_checkpoints_and_its_variables_are_kept() {
     assert_eq!(firmware(&host).await, Firmware::Uefi { variables: Some(VARIABLES.into()) });
     host.run(Request::Start).await.unwrap();
     assert_eq!(variable(&host), 1);
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,5 +156,5 @@ async fn a_host_without_uefi_changes_nothing() {
     start_through(&host, Firmware::Uefi { variables: None }).await.unwrap_err();
     assert_eq!(firmware(&host).await, Firmware::Bios);
     host.run(Request::Start).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_clean().await;
 }

@@ -14,13 +14,6 @@ const MIB: u64 = 1 << 20;
 /// Room for two layers and what stays free, and nothing more.
 const TWO_LAYERS: u64 = (2 * 16 + 64) * MIB;
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 /// Leaves so many bytes free on the file system of the images.
 fn leave(host: &SimHost, free: u64) {
     host.world.set_capacity("/vm", host.world.used("/vm") + free);
@@ -43,7 +36,7 @@ async fn a_checkpoint_without_room_for_its_layers_is_refused_before_anything_is_
     assert!(host.world.holds(&host.vm()).is_empty(), "the guest was not even asked");
     leave(&host, TWO_LAYERS);
     host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +49,7 @@ async fn a_standard_checkpoint_needs_room_for_the_memory_where_its_checkpoints_a
     host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
     host.world.set_capacity("/state", (256 + 64) * MIB);
     host.create(CheckpointPolicy::Standard).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +60,7 @@ async fn a_fallback_without_room_for_the_memory_says_that_and_leaves_nothing() {
     let failure = host.create(CheckpointPolicy::Production).await.unwrap_err();
     assert_eq!(failure.reason, Reason::NoSpace, "{failure}");
     assert_eq!((host.world.files().len(), host.checkpoints().await.len(), host.read(1)), (2, 0, 1));
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +77,7 @@ async fn an_apply_without_room_for_its_layers_is_refused_and_the_vm_goes_on() {
     leave(&host, TWO_LAYERS);
     host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!(host.read(1), 1);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,10 +92,10 @@ async fn an_export_without_room_at_its_target_is_refused_before_a_folder_is_made
     assert_eq!(failure.reason, Reason::NoSpace);
     assert!(failure.message.contains("the file system on /exports has"), "{failure}");
     assert!(failure.message.contains("a copy of disk data"), "{failure}");
-    assert_clean(&host).await;
+    host.assert_files().await;
     host.world.set_capacity("/exports", needed);
     host.run(export()).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +114,7 @@ async fn what_fills_the_disk_behind_the_forecast_undoes_the_operation_and_leaves
     assert_eq!((host.checkpoints().await.len(), host.world.files().len(), host.read(1)), (0, 2, 1));
     assert!(host.world.guest_write(&host.vm(), &disk("system"), 2, 2).is_ok(), "the guest goes on");
     host.world.guest_write(&host.vm(), &disk("data"), 2, 2).unwrap();
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 /// The guest writes until there is no room, and stands still. Answers how many blocks were written.
@@ -285,7 +278,7 @@ async fn space_that_comes_while_an_operation_is_at_work_is_seen_when_that_has_en
     host.end_of(&operation).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(power(&host).await, PowerState::Running);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,7 +306,7 @@ async fn a_merge_without_room_is_refused_harms_nothing_and_is_done_when_there_is
         assert!(failures[0].message.contains("the file system on /vm has"), "{}", failures[0]);
         assert!(host.world.calls().iter().all(|call| !matches!(call, Call::Merge | Call::MergeOffline)), "not begun");
         assert_eq!(host.world.files().len(), 4, "the layers stay");
-        assert_clean(&host).await;
+        host.assert_files().await;
 
         leave(&host, 64 * MIB);
         host.restart().await;
@@ -323,7 +316,7 @@ async fn a_merge_without_room_is_refused_harms_nothing_and_is_done_when_there_is
             host.run(Request::Start).await.unwrap();
         }
         assert_eq!((host.read(1), host.read(2)), (2, 2));
-        assert_clean(&host).await;
+        host.assert_files().await;
     }
 }
 
@@ -343,5 +336,5 @@ async fn deleting_gives_back_memory_and_leaves_before_it_merges_anything() {
     host.world.set_full(false);
     assert!(!host.world.calls().contains(&Call::Merge));
     assert!(host.world.used("/vm") > 0 && host.read(1) == 3);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }

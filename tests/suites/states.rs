@@ -15,13 +15,6 @@ async fn now(host: &SimHost) -> VmView {
     host.engine.vm(&host.vm()).await.expect("it works")
 }
 
-async fn assert_clean(host: &SimHost) {
-    host.world.assert_sound();
-    let referenced = host.referenced().await;
-    assert_eq!(host.world.orphans(&referenced), [].into(), "files nobody refers to");
-    assert_eq!(host.world.missing(&referenced), [].into(), "files that are referred to and missing");
-}
-
 /// A VM that was saved with 7 in its guest's memory and 1 in block 1 of its disks.
 async fn saved() -> SimHost {
     let host = SimHost::running().await;
@@ -39,7 +32,7 @@ async fn a_saved_vm_has_no_process_and_goes_on_at_the_instant_of_its_save() {
     let host = saved().await;
     let view = now(&host).await;
     assert_eq!((view.power, host.world.instances(&host.vm())), (PowerState::Saved, vec![]));
-    assert_clean(&host).await;
+    host.assert_files().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
 
     host.run(Request::Start).await.unwrap();
@@ -49,7 +42,7 @@ async fn a_saved_vm_has_no_process_and_goes_on_at_the_instant_of_its_save() {
     assert_eq!((started.power, started.vm.saved), (PowerState::Running, None));
     assert_eq!(started.vm.generation_id, view.vm.generation_id, "a save is no apply");
     host.write(1, 2);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +77,7 @@ async fn a_save_that_fails_or_is_cancelled_leaves_the_vm_running() {
             assert!(host.run(Request::Save).await.is_err(), "{call} {fault:?}");
             assert_eq!(now(&host).await.power, PowerState::Running, "{call} {fault:?}");
             host.write(2, 2);
-            assert_clean(&host).await;
+            host.assert_files().await;
         }
     }
     let host = SimHost::running().await;
@@ -94,7 +87,7 @@ async fn a_save_that_fails_or_is_cancelled_leaves_the_vm_running() {
     host.engine.cancel_operation(operation.id).await.unwrap();
     assert_eq!(host.end_of(&operation).await.unwrap_err().reason, Reason::OperationCancelled);
     assert_eq!(now(&host).await.power, PowerState::Running);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +102,7 @@ async fn a_state_that_cannot_be_loaded_stays_saved_until_it_can_or_is_given_up()
     let host = saved().await;
     host.run(Request::DiscardSaved).await.unwrap();
     assert_eq!(now(&host).await.power, PowerState::Off);
-    assert_clean(&host).await;
+    host.assert_files().await;
     host.run(Request::Start).await.unwrap();
     assert_eq!((host.read(1), host.world.guest_memory(&host.vm())), (1, Some(0)), "its disks, and no memory");
 }
@@ -163,11 +156,11 @@ async fn each_state_is_captured_as_it_is_and_given_back_as_it_was() {
         host.world.set_guest_memory(&host.vm(), 8);
         host.run(Request::Apply(made.id.into())).await.unwrap();
         assert_eq!(now(&host).await.power, given_back, "{state:?} {policy:?}");
-        assert_clean(&host).await;
+        host.assert_files().await;
         go_on(&host).await;
         let memory = if given_back == PowerState::Off { 0 } else { 7 };
         assert_eq!((host.read(1), host.world.guest_memory(&host.vm())), (1, Some(memory)), "{state:?} {policy:?}");
-        assert_clean(&host).await;
+        host.assert_files().await;
     }
 }
 
@@ -204,7 +197,7 @@ async fn a_guest_that_cannot_be_asked_gets_a_standard_checkpoint_with_the_reason
         let operation = host.engine.operations().await.unwrap().remove(0);
         assert!(operation.warnings.iter().any(|warning| warning.contains(&made.fallback_detail)), "{operation:?}");
         assert_eq!(now(&host).await.power, state);
-        assert_clean(&host).await;
+        host.assert_files().await;
     }
 }
 
@@ -219,7 +212,7 @@ async fn a_running_checkpoint_is_given_back_saved_or_without_its_memory_if_so_wa
     let view = now(&host).await;
     assert_eq!((view.power, host.world.instances(&host.vm())), (PowerState::Saved, vec![]));
     assert_ne!(view.vm.generation_id, before, "the guest sees its past again");
-    assert_clean(&host).await;
+    host.assert_files().await;
     host.run(Request::Start).await.unwrap();
     assert_eq!((host.read(1), host.world.guest_memory(&host.vm())), (1, Some(7)));
     assert_eq!(now(&host).await.vm.generation_id, view.vm.generation_id);
@@ -237,7 +230,7 @@ async fn a_running_checkpoint_is_given_back_saved_or_without_its_memory_if_so_wa
     let off = host.create(CheckpointPolicy::Standard).await.unwrap();
     let refused = host.run(apply(&off, Machine::Saved)).await.unwrap_err();
     assert_eq!(refused.reason, Reason::CheckpointHasNoMemory);
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,11 +238,11 @@ async fn the_saved_state_goes_with_now_and_stays_with_the_checkpoint() {
     let host = saved().await;
     let made = host.create(CheckpointPolicy::Standard).await.unwrap();
     host.run(Request::DiscardSaved).await.unwrap();
-    assert_clean(&host).await;
+    host.assert_files().await;
     for _ in 0..2 {
         host.run(Request::Apply(made.id.into())).await.unwrap();
         assert_eq!(now(&host).await.power, PowerState::Saved);
-        assert_clean(&host).await;
+        host.assert_files().await;
         host.run(Request::Start).await.unwrap();
         assert_eq!((host.read(1), host.world.guest_memory(&host.vm())), (1, Some(7)));
         host.write(1, 3);
@@ -257,7 +250,7 @@ async fn the_saved_state_goes_with_now_and_stays_with_the_checkpoint() {
     host.run(Request::Save).await.unwrap();
     host.run(Request::DeleteCheckpoint(made.id)).await.unwrap();
     assert_eq!(now(&host).await.power, PowerState::Saved, "layers are merged below a saved VM");
-    assert_clean(&host).await;
+    host.assert_files().await;
     host.run(Request::Start).await.unwrap();
     assert_eq!(host.read(1), 3);
 }
@@ -313,7 +306,7 @@ async fn a_quiet_guest_is_kept_with_its_memory_of_the_same_instant() {
     host.run(apply(&made, Machine::Saved)).await.unwrap();
     host.run(Request::Start).await.unwrap();
     assert_eq!((host.world.guest_memory(&host.vm()), host.world.is_held(&host.vm())), (Some(7), false));
-    assert_clean(&host).await;
+    host.assert_files().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,6 +331,6 @@ async fn a_memory_that_cannot_be_kept_with_a_quiet_guest_leaves_it_running_and_f
         assert_eq!((now(&host).await.power, host.world.is_held(&host.vm())), (PowerState::Running, false), "{call}");
         host.write(2, 2);
         assert_eq!((host.read(1), host.read(2), host.checkpoints().await.len()), (1, 2, 0), "{call}");
-        assert_clean(&host).await;
+        host.assert_files().await;
     }
 }
