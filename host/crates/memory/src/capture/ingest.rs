@@ -1,6 +1,6 @@
 //! Reads the stream from the pipe, and finds the pages in it.
 
-use std::{io, os::fd::OwnedFd, thread::sleep, time::Duration};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -9,10 +9,6 @@ use crate::stream::{Devices, Event, MAX_DEVICES, MAX_PROLOGUE, Prologue, StreamE
 
 /// More than a prologue, and more than a pipe gives at once.
 const BUFFER: usize = 2 * MAX_PROLOGUE;
-
-/// When the first pages come, the VM is about to be let run again; the CPUs are left to that for so long. More is not
-/// wise: what writes to a page that is not saved yet waits for us meanwhile.
-const PEACE: Duration = Duration::from_millis(4);
 
 /// The end of the pipe that we read from.
 pub(super) struct Source {
@@ -40,15 +36,6 @@ impl Source {
         }
     }
 
-    /// Waits until the first pages are there, and a moment longer.
-    fn let_it_begin(&self) {
-        let mut waiting = [PollFd::new(&self.pipe, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
-        // What goes wrong here is met again by the next read.
-        if poll(&mut waiting, None).is_ok() && waiting[1].revents().is_empty() {
-            sleep(PEACE);
-        }
-    }
-
     /// Reads on to the end, or until it is told to stop, and keeps nothing.
     pub(super) fn drain(&mut self) {
         let mut buffer = vec![0; 1 << 16];
@@ -63,7 +50,6 @@ impl Source {
     ) -> Result<(Prologue, Devices), CaptureError> {
         let (mut reader, mut begun, mut devices) = (StreamReader::new(), Some(begun), Vec::new());
         let (mut buffer, mut filled, mut batch) = (vec![0; BUFFER], 0, Batch::new(0));
-        let mut at_the_pages = false;
         loop {
             let length = self.read(&mut buffer[filled..])?;
             if length == 0 {
@@ -80,7 +66,6 @@ impl Source {
                     Some(Event::Prologue) => {
                         if let (Some(begun), Some(prologue)) = (begun.take(), reader.prologue()) {
                             begun(prologue);
-                            at_the_pages = true;
                         }
                     }
                     Some(Event::Page { block, page, content }) => batch.push(block, page, content),
@@ -93,9 +78,6 @@ impl Source {
             }
             buffer.copy_within(seen..filled, 0);
             filled -= seen;
-            if std::mem::take(&mut at_the_pages) {
-                self.let_it_begin();
-            }
         }
         if !batch.is_empty() {
             each(batch)?;
