@@ -3,13 +3,13 @@
 //! A VM that has checkpoints may get and lose disks too. One that it loses keeps its layers, for the checkpoints and for
 //! itself: put back under its name and path, it reads as it did. Nothing that a checkpoint needs is moved or taken twice.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use stillpoint_common::{
     DetachedDisk, DiskDefinition, DiskName, Failure, Layer, LayerFile, LayerId, Reason, Vm, VmDefinition, VmId,
 };
 
-use crate::{catalogue::Changes, context::World, error::StepError, forest::Forest};
+use crate::{catalogue::Changes, context::World, error::StepError, forest::Forest, ports::ImageFacts};
 
 /// Makes sure that each disk's image can be this VM's, and answers the first layer of each. Changes nothing.
 pub(crate) async fn take_disks(
@@ -74,27 +74,35 @@ fn is_no_layer(forest: &Forest, disk: &DiskDefinition) -> Result<(), Failure> {
     }
 }
 
+/// The image is whole, and needs no other.
+pub(crate) fn stands_alone(path: &Path, facts: &ImageFacts) -> Result<(), Failure> {
+    is_whole(path, facts)?;
+    let Some(backing) = &facts.backing else { return Ok(()) };
+    let (path, backing) = (path.display(), backing.display());
+    let message = format!("{path} lies on {backing}; give an image that stands alone, made with `qemu-img convert`");
+    Err(Failure::new(Reason::DiskFileUnusable, message))
+}
+
+/// The image's own header does not say that it is damaged.
+pub(crate) fn is_whole(path: &Path, facts: &ImageFacts) -> Result<(), Failure> {
+    if !facts.corrupt {
+        return Ok(());
+    }
+    let message = format!("{} is damaged, its header says; run `qemu-img check`", path.display());
+    Err(Failure::new(Reason::DiskFileUnusable, message))
+}
+
 async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> Result<Layer, Failure> {
     if disk.name == DiskName::uefi_variables() {
         world.ports.images.create_variables(&disk.path).await.map_err(StepError::from)?;
     }
     let facts = world.ports.images.stat(&disk.path, disk.format).await.map_err(StepError::from)?;
     let path = disk.path.display();
-    if facts.corrupt {
-        let message = format!("{path} is damaged, its header says; run `qemu-img check`");
-        return Err(Failure::new(Reason::DiskFileUnusable, message));
-    }
+    stands_alone(&disk.path, &facts)?;
     if facts.begins_as_qcow2 {
         let message = format!(
             "{path} is declared raw and begins as a qcow2 image: a guest would see, and overwrite, what only describes \
              its disk; declare it as qcow2"
-        );
-        return Err(Failure::new(Reason::DiskFileUnusable, message));
-    }
-    if let Some(backing) = &facts.backing {
-        let message = format!(
-            "{path} lies on {}; give an image that stands alone, made with `qemu-img convert`",
-            backing.display()
         );
         return Err(Failure::new(Reason::DiskFileUnusable, message));
     }

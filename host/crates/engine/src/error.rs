@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use stillpoint_common::{Failure, FallbackReason, Reason};
+use stillpoint_common::{DefinitionError, Failure, FallbackReason, Reason};
 
 use crate::ports::{DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
 
@@ -27,6 +27,11 @@ pub(crate) enum StepError {
     Refused(#[from] Failure),
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Which field of a VM's definition is wrong, as a client is told.
+pub(crate) fn wrong_definition(error: DefinitionError) -> Failure {
+    Failure::field(format!("vm.spec.{}", error.field), error.problem)
 }
 
 impl From<StepError> for Failure {

@@ -8,6 +8,7 @@ use stillpoint_common::{Drive, Failure, LeftOut, Medium, MediumFile, Reason, Vm,
 
 use crate::{
     context::{Cx, World},
+    disks::stands_alone,
     error::StepError,
     ports::{ImageError, StartMode},
 };
@@ -32,16 +33,7 @@ async fn take_medium(world: &World, file: &MediumFile) -> Result<(), Failure> {
         }
         Err(error) => return Err(StepError::from(error).into()),
     };
-    let unusable = |why: String| Err(Failure::new(Reason::DiskFileUnusable, why));
-    if facts.corrupt {
-        return unusable(format!("{path} is damaged, its header says; run `qemu-img check`"));
-    }
-    if let Some(backing) = &facts.backing {
-        let backing = backing.display();
-        return unusable(format!(
-            "{path} lies on {backing}; give an image that stands alone, made with `qemu-img convert`"
-        ));
-    }
+    stands_alone(&file.path, &facts)?;
     match world.catalogue.owner(facts.identity).await? {
         None => Ok(()),
         Some(owner) => {

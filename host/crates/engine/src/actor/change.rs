@@ -1,6 +1,6 @@
 //! Changes of a VM's record, and its deletion.
 
-use stillpoint_common::{CheckpointId, DefinitionError, Event, EventKind, Failure, Reason, Vm, VmDefinition};
+use stillpoint_common::{CheckpointId, Event, EventKind, Failure, Reason, Vm, VmDefinition};
 
 use super::VmActor;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     catalogue::Changes,
     describe,
     disks::{exchange_disks, take_disks},
-    error::StepError,
+    error::{StepError, wrong_definition},
     media::take_media,
     plans,
     ports::HypervisorError,
@@ -41,7 +41,7 @@ impl VmActor {
             self.suspect_if_watched();
         }
         let settled = |definition: VmDefinition| definition.settled(&vm.id, Some(&vm.definition));
-        let definition = change.definition.map(settled).transpose().map_err(wrong)?;
+        let definition = change.definition.map(settled).transpose().map_err(wrong_definition)?;
         if let Some(definition) = definition.filter(|definition| *definition != vm.definition) {
             refuse_saved(&vm, "what it is made of cannot be changed", "vm.spec")?;
             changes = self.redefine(&mut vm, definition, has_checkpoints).await?;
@@ -76,7 +76,7 @@ impl VmActor {
         if vm.instance.is_some() {
             return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)).at("vm.spec"));
         }
-        definition.check().map_err(wrong)?;
+        definition.check().map_err(wrong_definition)?;
         take_media(&self.world, &vm.definition.media, &definition).await?;
         let mut changes = Changes::default();
         if !definition.layered().eq(vm.definition.layered()) {
@@ -185,10 +185,6 @@ impl VmActor {
     fn has_checkpoints(&self, so: &str) -> Failure {
         Failure::new(Reason::VmHasCheckpoints, format!("VM {} has checkpoints: {so}", self.vm))
     }
-}
-
-pub(crate) fn wrong(error: DefinitionError) -> Failure {
-    Failure::field(format!("vm.spec.{}", error.field), error.problem)
 }
 
 /// A saved state fits the machine as it was saved, and lies in the folder where it was put.

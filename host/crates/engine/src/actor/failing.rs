@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint_common::{EventKind, Failure, InstanceId, OnFailure, OperationId, OperationState, Reason, Vm};
+use stillpoint_common::{EventKind, Failure, InstanceId, OnFailure, OperationId, OperationState, Vm};
 
 use super::VmActor;
 use crate::{
@@ -27,7 +27,9 @@ impl VmActor {
         }
         match vm.settings.on_failure {
             OnFailure::Nothing => {
-                if let Err(failure) = self.note_panic(instance).await {
+                // The guest then does what its kernel is set to do.
+                if let Err(error) = plans::note_panic(&self.idle_cx(), &vm, instance, Some(SELDOM)).await {
+                    let failure = Failure::from(error);
                     tracing::warn!(vm = %self.vm, %failure, "a panic of the guest could not be written down");
                 }
             }
@@ -38,19 +40,6 @@ impl VmActor {
             // What is at work will find it.
             OnFailure::Restart | OnFailure::Revert => {}
         }
-    }
-
-    /// Writes down that a guest has panicked which then does what its kernel is set to do.
-    async fn note_panic(&self, instance: InstanceId) -> Result<(), Failure> {
-        let (earlier, now) = (self.world.catalogue.failure(&self.vm).await?, self.now());
-        let soon =
-            |known: &FailureRecord| Duration::try_from(now.duration_since(known.time)).is_ok_and(|age| age < SELDOM);
-        if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::GuestPanicked) && soon(known)) {
-            return Ok(());
-        }
-        let seen = FailureRecord::seen(earlier, Reason::GuestPanicked, instance, OnFailure::Nothing, now);
-        let changes = Changes::default().set_failure(&self.vm, &seen).event(&plans::panicked(&self.vm, now));
-        Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)
     }
 
     /// Nothing is at work: what a failure asks for comes first, then layers.

@@ -19,6 +19,7 @@ mod failing;
 mod missing;
 mod reconnect;
 mod schedule;
+mod submit;
 mod work;
 
 use std::{sync::Arc, time::Duration};
@@ -42,8 +43,6 @@ use self::{
 };
 use crate::{
     CheckpointChange, Reconnect, Request, VmChange,
-    admission::{Admitted, AtWork, Situation},
-    catalogue::Changes,
     context::{Cx, Reporter, World},
     describe,
     hub::Hub,
@@ -304,63 +303,6 @@ impl VmActor {
         After::GoOn
     }
 
-    async fn submit(&mut self, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
-        if let Some(known) = self.known(&request, request_id.as_deref()).await? {
-            return Ok(known);
-        }
-        let vm = self.world.catalogue.vm(&self.vm).await?;
-        let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
-        let busy = self.busy();
-        let running = busy.as_ref().map(|(operation, makes_way)| AtWork { operation, makes_way: *makes_way });
-        let max_checkpoints = self.world.config.max_checkpoints;
-        let admitted = Situation { vm: &vm, checkpoints: &checkpoints, running, max_checkpoints }.admit(&request)?;
-        self.refuse_missing(&vm, &checkpoints, &request).await?;
-        let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
-        let changes = Changes::default().set_job(&job).new_request(&job);
-        let changes = match &job.request {
-            Some(request) => self.taken_in_hand(request, changes).await?,
-            None => changes,
-        };
-        self.enlist(&job, changes).await?;
-        let operation = job.operation.clone();
-        match admitted {
-            Admitted::Now => self.begin(job),
-            Admitted::AfterMakingWay => self.wait_for_way(job),
-        }
-        Ok(operation)
-    }
-
-    /// What a request that comes now has to reckon with, and whether it makes way.
-    fn busy(&self) -> Option<(Operation, bool)> {
-        match (&self.waiting, &self.running) {
-            (Some((_, cx)), _) => Some((cx.reporter.now(), false)),
-            (None, Some(running)) => Some((running.reporter.now(), running.way.is_open() && !self.recovering)),
-            (None, None) => None,
-        }
-    }
-
-    /// Writes a new job down. A store that failed may have written it all the same, or do so later: nobody may be told
-    /// no, and then find an operation that never ends.
-    async fn enlist(&self, job: &Job, changes: Changes) -> Result<(), Failure> {
-        let Err(error) = self.world.catalogue.commit(changes).await else { return Ok(()) };
-        match self.world.catalogue.settled_job(job.operation.id).await? {
-            Some(_) => Ok(()),
-            None => Err(crate::error::StepError::from(error).into()),
-        }
-    }
-
-    /// The operation that this request id was used for, if it was.
-    async fn known(&self, request: &Request, request_id: Option<&str>) -> Result<Option<Operation>, Failure> {
-        let Some(request_id) = request_id else { return Ok(None) };
-        let Some(id) = self.world.catalogue.request(&self.vm, request_id).await? else { return Ok(None) };
-        let job = self.world.catalogue.job(id).await?;
-        if job.request.as_ref() != Some(request) {
-            let message = format!("request_id {request_id} belongs to operation {id}, which is another request");
-            return Err(Failure::new(Reason::RequestIdReused, message).at("request_id"));
-        }
-        Ok(Some(self.hub.find(id).unwrap_or(job.operation)))
-    }
-
     /// Sets a job to work, in a task of its own, so that the actor can go on answering.
     fn begin(&mut self, job: Job) {
         let cx = self.enter(&job);
@@ -384,18 +326,6 @@ impl VmActor {
         let cx = self.cx(Reporter::new(job.operation.clone()));
         self.hub.enter(&cx.reporter);
         cx
-    }
-
-    fn cancel(&self, operation: OperationId) {
-        if let Some(running) = self.running.as_ref().filter(|running| running.reporter.now().id == operation) {
-            running.cancel.cancel();
-            if running.way.is_open() {
-                running.way.ask();
-            }
-        }
-        if let Some((_, cx)) = self.waiting.as_ref().filter(|(job, _)| job.operation.id == operation) {
-            cx.cancel.cancel();
-        }
     }
 
     /// A process has ended. What is at work may have ended it, or will see it, or not: the catalogue is told when that

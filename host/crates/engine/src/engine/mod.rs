@@ -1,12 +1,14 @@
 //! The engine as its service sees it.
 
 mod checkpoints;
+mod define;
 mod guests;
 mod images;
 mod operations;
 mod preview;
 mod rebuild;
 mod truth;
+mod view;
 
 pub use self::{guests::GuestValues, images::ImageProgress};
 
@@ -16,33 +18,22 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_common::{
-    Critical, Event, EventKind, Failure, GuestDescription, KeyValues, Merges, Operation, PowerState, Reason, Vm, VmId,
-};
-use tokio::{
-    sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot},
-    time::timeout,
-};
-use uuid::Uuid;
+use stillpoint_common::{Event, Failure, GuestDescription, Merges, Operation, Reason, VmId};
+use tokio::sync::{Mutex, broadcast::error::RecvError, mpsc, oneshot};
 
 use crate::{
-    Advice, EngineConfig, ExportedFile, NewVm, Ports, Request, VmChange, VmView,
+    Advice, EngineConfig, ExportedFile, Ports, Request, VmChange, VmView,
     actor::{Message, VmActor},
     advice,
     bounded::bounded,
     catalogue::{Catalogue, Changes},
     contact::{self, Contacts},
     context::World,
-    describe,
-    disks::take_disks,
     error::StepError,
     events::{self, EventReader, EventsFrom},
-    failing,
     hub::Hub,
     job::Job,
-    media::take_media,
-    plans::{chain_files, describe_critical, without_process},
-    ports::{HypervisorEvent, HypervisorEventKind, RunState, StoreError},
+    ports::{HypervisorEvent, HypervisorEventKind},
     speed::Speed,
 };
 
@@ -58,13 +49,6 @@ pub struct Engine {
     hub: Arc<Hub>,
     /// Mailboxes of the VMs' actors. Held for a look-up or an insertion, never while an actor works.
     actors: Actors,
-}
-
-/// How a VM is seen to run.
-struct Seen {
-    power: PowerState,
-    critical: Option<Critical>,
-    panicked: bool,
 }
 
 impl Engine {
@@ -144,133 +128,6 @@ impl Engine {
         }
         for actor in actors {
             actor.closed().await;
-        }
-    }
-
-    /// Defines a VM; it is off. The same `request_id` again answers the VM that it has made.
-    ///
-    /// # Errors
-    /// The field that is wrong, or the disk that cannot be taken.
-    pub async fn create_vm(&self, mut new: NewVm, request_id: Option<String>) -> Result<VmView, Failure> {
-        let wrong = |wrong: stillpoint_common::DefinitionError| {
-            Failure::field(format!("vm.spec.{}", wrong.field), wrong.problem)
-        };
-        new.definition = new.definition.settled(&new.id, None).map_err(wrong)?;
-        new.definition.check().map_err(wrong)?;
-        if let Ok(known) = self.world.catalogue.vm(&new.id).await {
-            return match request_id.is_some() && known.made_by == request_id && known.definition == new.definition {
-                true => self.view(known).await,
-                false => Err(exists(&new.id)),
-            };
-        }
-        let layers = take_disks(&self.world, None, &new.definition).await?;
-        take_media(&self.world, &[], &new.definition).await?;
-        let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
-        let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
-        let changes =
-            layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
-        let changes = changes.event(&event);
-        match self.world.catalogue.commit(changes).await {
-            Ok(()) => {}
-            Err(StoreError::Conflict { key }) if key.starts_with("vm/") => return Err(exists(&vm.id)),
-            Err(StoreError::Conflict { .. }) => {
-                return Err(Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM"));
-            }
-            Err(error) => self.made_all_the_same(&vm, error).await?,
-        }
-        describe::settled(&self.world, &vm.id).await;
-        let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
-        self.actors.lock().await.insert(vm.id.clone(), actor);
-        self.vm(&vm.id).await
-    }
-
-    /// A store that failed may have written all the same. A VM that is in the catalogue has to have its actor.
-    async fn made_all_the_same(&self, vm: &Vm, error: StoreError) -> Result<(), Failure> {
-        self.world.catalogue.settled().await.map_err(StepError::from)?;
-        match self.world.catalogue.vm(&vm.id).await {
-            Ok(known) if known.uid == vm.uid => Ok(()),
-            Ok(_) | Err(_) => Err(StepError::from(error).into()),
-        }
-    }
-
-    fn new_record(&self, new: NewVm, layers: &[stillpoint_common::Layer]) -> Vm {
-        let now = self.world.ports.clock.now();
-        let default_location = || self.world.config.checkpoints_folder.join(new.id.as_str());
-        Vm {
-            uid: Uuid::new_v4(),
-            checkpoint_policy: new.checkpoint_policy,
-            undo_checkpoint: false,
-            checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
-            parent: None,
-            heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
-            detached: Vec::new(),
-            instance: None,
-            host_boot: String::new(),
-            saved: None,
-            generation_id: Uuid::new_v4(),
-            accelerator: None,
-            critical: new.critical,
-            merges: Merges::default(),
-            made_by: None,
-            settings: new.settings,
-            values: KeyValues::default(),
-            created: now,
-            updated: now,
-            definition: new.definition,
-            id: new.id,
-        }
-    }
-
-    /// One VM as it is now.
-    ///
-    /// # Errors
-    /// `VM_NOT_FOUND`.
-    pub async fn vm(&self, id: &VmId) -> Result<VmView, Failure> {
-        self.view(self.world.catalogue.vm(id).await?).await
-    }
-
-    /// Names of all VMs, in order.
-    ///
-    /// # Errors
-    /// If the catalogue cannot be read.
-    pub async fn vm_ids(&self) -> Result<Vec<VmId>, Failure> {
-        let mut ids: Vec<VmId> = self.actors.lock().await.keys().cloned().collect();
-        ids.sort();
-        Ok(ids)
-    }
-
-    async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
-        let forest = self.world.catalogue.forest(&vm.id).await?;
-        let mut disks = Vec::with_capacity(vm.heads.len());
-        for disk in vm.definition.layered() {
-            let Some(head) = vm.heads.get(&disk.name) else { continue };
-            let chain = chain_files(&forest, &disk.name, *head)?;
-            let depth = chain.len();
-            disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
-        }
-        let operation = self.hub.of_vm(&vm.id);
-        let Seen { power, critical, panicked } = self.power(&vm).await;
-        let record = self.world.catalogue.failure(&vm.id).await?;
-        let failures = failing::told(record.as_ref(), self.world.config.recoveries_an_hour, self.now());
-        Ok(VmView { power, disks, critical, panicked, failures, operation, vm })
-    }
-
-    /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as
-    /// paused, not as gone.
-    async fn power(&self, vm: &Vm) -> Seen {
-        let as_usual = |power| Seen { power, critical: None, panicked: false };
-        let Some(instance) = vm.instance else { return as_usual(without_process(vm)) };
-        let observed = timeout(self.world.config.view, self.world.ports.hypervisor.observe(instance)).await;
-        let Ok(Ok(observed)) = observed else { return as_usual(PowerState::Paused) };
-        match observed.run {
-            RunState::Running => as_usual(PowerState::Running),
-            RunState::Paused | RunState::AwaitingMemory => as_usual(PowerState::Paused),
-            RunState::Panicked => Seen { panicked: true, ..as_usual(PowerState::Paused) },
-            RunState::Critical(trouble) => {
-                let critical = describe_critical(&self.world, vm, &trouble).await;
-                Seen { critical: Some(critical), ..as_usual(PowerState::PausedCritical) }
-            }
-            RunState::Gone | RunState::ShutDown => as_usual(PowerState::Off),
         }
     }
 
@@ -407,8 +264,4 @@ async fn tell_all(actors: &Actors, message: impl Fn() -> Message) {
             });
         }
     }
-}
-
-fn exists(id: &VmId) -> Failure {
-    Failure::new(Reason::VmExists, format!("there is a VM {id} already")).at("vm_id")
 }

@@ -17,6 +17,7 @@ use stillpoint_common::{DiskFormat, Failure, FileIdentity, LayerFile, LayerId, P
 use self::decide::{Image, Neighbour};
 use crate::{
     context::World,
+    disks::is_whole,
     engine::ImageProgress,
     error::StepError,
     ports::{Moved, OfflineMerge, ProgressSink, Seen, Stop},
@@ -133,11 +134,8 @@ async fn chain(world: &World, child: &Path) -> Result<Vec<Image>, Failure> {
     loop {
         let seen = look(world, &file).await?;
         let facts = world.ports.images.stat(&file.path, file.format).await.map_err(StepError::from)?;
+        is_whole(&file.path, &facts)?;
         let shown = file.path.display().to_string();
-        if facts.corrupt {
-            let message = format!("{shown} is damaged, its header says; run `qemu-img check`");
-            return Err(Failure::new(Reason::DiskFileUnusable, message));
-        }
         if !met.insert((seen.identity.device, seen.identity.inode)) || found.len() == DEEPEST {
             let message = format!("{shown} lies on itself, or on too many images");
             return Err(Failure::new(Reason::DiskFileUnusable, message));

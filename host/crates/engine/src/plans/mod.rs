@@ -27,5 +27,5 @@ pub(crate) use self::{
     critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},
-    settle::{panicked, release_hold, settle, without_process},
+    settle::{note_panic, release_hold, settle, without_process},
 };

@@ -1,7 +1,8 @@
 //! Bringing the catalogue in line with processes that ended by themselves.
 
-use jiff::Timestamp;
-use stillpoint_common::{Event, EventKind, InstanceId, OperationKind, PowerState, Reason, Vm, VmId};
+use std::time::Duration;
+
+use stillpoint_common::{Event, EventKind, InstanceId, OperationKind, PowerState, Reason, Vm};
 
 use super::{automatic::at_clean_stop, collect::replaced};
 use crate::{
@@ -29,7 +30,7 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
         RunState::Paused | RunState::AwaitingMemory => Ok(PowerState::Paused),
         RunState::Critical(_) => Ok(PowerState::PausedCritical),
         RunState::Panicked => {
-            note_panic(cx, &vm, instance).await?;
+            note_panic(cx, &vm, instance, None).await?;
             Ok(PowerState::Paused)
         }
         RunState::Gone | RunState::ShutDown => {
@@ -92,21 +93,25 @@ const fn ends_processes(kind: OperationKind) -> bool {
     }
 }
 
-/// Writes down, once, that a guest stands still because its kernel has panicked.
-async fn note_panic(cx: &Cx, vm: &Vm, instance: InstanceId) -> Result<(), StepError> {
+/// Writes down, once, that the kernel of a guest has panicked; or once more if the last time is so long ago.
+pub(crate) async fn note_panic(
+    cx: &Cx,
+    vm: &Vm,
+    instance: InstanceId,
+    again_after: Option<Duration>,
+) -> Result<(), StepError> {
     let (earlier, now) = (cx.catalogue().failure(&cx.vm).await?, cx.ports().clock.now());
-    if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::GuestPanicked)) {
+    let still_new = |known: &FailureRecord| match again_after {
+        None => true,
+        Some(long) => Duration::try_from(now.duration_since(known.time)).is_ok_and(|age| age < long),
+    };
+    if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::GuestPanicked) && still_new(known)) {
         return Ok(());
     }
     let record = FailureRecord::seen(earlier, Reason::GuestPanicked, instance, vm.settings.on_failure, now);
-    let changes = Changes::default().set_failure(&cx.vm, &record).event(&panicked(&cx.vm, now));
-    Ok(cx.catalogue().commit(changes).await?)
-}
-
-/// What is told of a guest whose kernel has panicked.
-pub(crate) fn panicked(vm: &VmId, now: Timestamp) -> Event {
-    let event = Event::of_vm(now, EventKind::GuestPanicked, vm, "the kernel of its guest has panicked");
-    Event { reason: Some(Reason::GuestPanicked), ..event }
+    let event = Event::of_vm(now, EventKind::GuestPanicked, &cx.vm, "the kernel of its guest has panicked");
+    let event = Event { reason: Some(Reason::GuestPanicked), ..event };
+    Ok(cx.catalogue().commit(Changes::default().set_failure(&cx.vm, &record).event(&event)).await?)
 }
 
 /// What a VM is that has no process.

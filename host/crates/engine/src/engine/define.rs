@@ -1,0 +1,93 @@
+//! Defining a VM.
+
+use stillpoint_common::{Event, EventKind, Failure, KeyValues, Merges, Reason, Vm, VmId};
+use uuid::Uuid;
+
+use super::Engine;
+use crate::{
+    NewVm, VmView,
+    actor::VmActor,
+    catalogue::Changes,
+    describe,
+    disks::take_disks,
+    error::{StepError, wrong_definition},
+    media::take_media,
+    ports::StoreError,
+};
+
+impl Engine {
+    /// Defines a VM; it is off. The same `request_id` again answers the VM that it has made.
+    ///
+    /// # Errors
+    /// The field that is wrong, or the disk that cannot be taken.
+    pub async fn create_vm(&self, mut new: NewVm, request_id: Option<String>) -> Result<VmView, Failure> {
+        new.definition = new.definition.settled(&new.id, None).map_err(wrong_definition)?;
+        new.definition.check().map_err(wrong_definition)?;
+        if let Ok(known) = self.world.catalogue.vm(&new.id).await {
+            return match request_id.is_some() && known.made_by == request_id && known.definition == new.definition {
+                true => self.view(known).await,
+                false => Err(exists(&new.id)),
+            };
+        }
+        let layers = take_disks(&self.world, None, &new.definition).await?;
+        take_media(&self.world, &[], &new.definition).await?;
+        let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
+        let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
+        let changes =
+            layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
+        let changes = changes.event(&event);
+        match self.world.catalogue.commit(changes).await {
+            Ok(()) => {}
+            Err(StoreError::Conflict { key }) if key.starts_with("vm/") => return Err(exists(&vm.id)),
+            Err(StoreError::Conflict { .. }) => {
+                return Err(Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM"));
+            }
+            Err(error) => self.made_all_the_same(&vm, error).await?,
+        }
+        describe::settled(&self.world, &vm.id).await;
+        let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
+        self.actors.lock().await.insert(vm.id.clone(), actor);
+        self.vm(&vm.id).await
+    }
+
+    /// A store that failed may have written all the same. A VM that is in the catalogue has to have its actor.
+    async fn made_all_the_same(&self, vm: &Vm, error: StoreError) -> Result<(), Failure> {
+        self.world.catalogue.settled().await.map_err(StepError::from)?;
+        match self.world.catalogue.vm(&vm.id).await {
+            Ok(known) if known.uid == vm.uid => Ok(()),
+            Ok(_) | Err(_) => Err(StepError::from(error).into()),
+        }
+    }
+
+    fn new_record(&self, new: NewVm, layers: &[stillpoint_common::Layer]) -> Vm {
+        let now = self.world.ports.clock.now();
+        let default_location = || self.world.config.checkpoints_folder.join(new.id.as_str());
+        Vm {
+            uid: Uuid::new_v4(),
+            checkpoint_policy: new.checkpoint_policy,
+            undo_checkpoint: false,
+            checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
+            parent: None,
+            heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
+            detached: Vec::new(),
+            instance: None,
+            host_boot: String::new(),
+            saved: None,
+            generation_id: Uuid::new_v4(),
+            accelerator: None,
+            critical: new.critical,
+            merges: Merges::default(),
+            made_by: None,
+            settings: new.settings,
+            values: KeyValues::default(),
+            created: now,
+            updated: now,
+            definition: new.definition,
+            id: new.id,
+        }
+    }
+}
+
+fn exists(id: &VmId) -> Failure {
+    Failure::new(Reason::VmExists, format!("there is a VM {id} already")).at("vm_id")
+}
