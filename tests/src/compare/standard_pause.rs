@@ -6,10 +6,16 @@
 //!
 //! The first capture of a process is a case of its own: later ones have more entries of page tables to walk. From the
 //! fifth on they are alike, and each of them is a run.
+//!
+//! Before each turn the machine comes to rest: what one side has written would otherwise go to the disk, and its QEMU
+//! clear up, while the other's VM stands still.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use super::{Effort, Outcome, figures::Case, pair::Pair};
 
@@ -17,6 +23,8 @@ pub(super) const NAME: &str = "standard_pause";
 const TARGET: f64 = 1.3;
 /// How many captures come before those of the second case.
 const EARLY: usize = 4;
+/// What a QEMU needs to clear up after a capture, and more.
+const REST: Duration = Duration::from_secs(1);
 
 /// A size of guests.
 struct Size {
@@ -58,11 +66,11 @@ async fn capture(size: &Size, guest: usize, [first, fifth]: &mut [Case; 2]) -> O
     pair.fill_memory(size.memory_mib / 2).await?;
     for count in 0..size.captures {
         let (ours, floor) = if (guest + count).is_multiple_of(2) {
-            let ours = pair.ours.standard().await?;
-            (ours, pair.twin.standard().await?)
+            let ours = after_rest(pair.ours.standard()).await?;
+            (ours, after_rest(pair.twin.standard()).await?)
         } else {
-            let floor = pair.twin.standard().await?;
-            (pair.ours.standard().await?, floor)
+            let floor = after_rest(pair.twin.standard()).await?;
+            (after_rest(pair.ours.standard()).await?, floor)
         };
         eprintln!("  {}, guest {}, capture {}: ours {ours:.1?}, floor {floor:.1?}", size.name, guest + 1, count + 1);
         let case = match count {
@@ -74,4 +82,11 @@ async fn capture(size: &Size, guest: usize, [first, fifth]: &mut [Case; 2]) -> O
         case.floor.add(floor);
     }
     Ok(())
+}
+
+/// A turn that begins when nothing is left to be written and nobody is at work.
+async fn after_rest(turn: impl Future<Output = Outcome<Duration>>) -> Outcome<Duration> {
+    spawn_blocking(rustix::fs::sync).await?;
+    sleep(REST).await;
+    turn.await
 }
