@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use stillpoint_cli::args::Cli;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    ExitCode::from(stillpoint_cli::run(Cli::parse()).await)
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    ExitCode::from(stillpoint_cli::run(cli).await)
 }

@@ -19,9 +19,9 @@ pub use operation::OperationCommand;
 pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
 pub use vm::{CreateVm, FirmwareArg, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use stillpoint_common::{CheckpointPolicy, CriticalAction, CriticalSettings, VmId};
 
 use crate::client::DEFAULT_SOCKET;
@@ -44,6 +44,20 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line. A word of a choice may be written as JSON and the documents write it: `PRODUCTION_ONLY`.
+    ///
+    /// # Errors
+    /// What was typed wrongly, ready to be shown; help and version, too.
+    pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&in_any_case(Self::command()).try_get_matches_from(line)?)
+    }
+}
+
+fn in_any_case(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.ignore_case(true)).mut_subcommands(in_any_case)
 }
 
 /// What can be done.
@@ -260,6 +274,7 @@ pub enum PolicyArg {
     /// The guest is made quiet for the cut; if that fails, a standard checkpoint is made.
     Production,
     /// The guest is made quiet for the cut, or there is no checkpoint.
+    #[value(alias = "production_only")]
     ProductionOnly,
 }
 
@@ -270,6 +285,22 @@ impl From<PolicyArg> for CheckpointPolicy {
             PolicyArg::Standard => Self::Standard,
             PolicyArg::Production => Self::Production,
             PolicyArg::ProductionOnly => Self::ProductionOnly,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_can_be_typed_as_it_is_shown() {
+        for word in ["production-only", "PRODUCTION_ONLY", "Production-Only"] {
+            let line = ["stillpoint", "checkpoint", "create", "web", "--policy", word].map(Into::into);
+            let Command::Checkpoint(CheckpointCommand::Create { policy, .. }) = Cli::read(line).unwrap().command else {
+                panic!("another command");
+            };
+            assert_eq!(policy, Some(PolicyArg::ProductionOnly), "{word}");
         }
     }
 }
