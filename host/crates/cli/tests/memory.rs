@@ -28,7 +28,7 @@ async fn saved(folder: &Path) -> PathBuf {
     let (states, checkpoint) = (FileMemoryStates::default(), MemoryId::generate());
     let sink = states.begin(folder, checkpoint, None).await.unwrap();
     let stream = zstd::decode_all(STREAM).unwrap();
-    tokio::task::spawn_blocking(move || File::from(sink).write_all(&stream).unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || File::from(sink.stream).write_all(&stream).unwrap()).await.unwrap();
     states.seal(folder, checkpoint, "10.0.2").await.unwrap().path
 }
 

@@ -38,7 +38,7 @@ impl Lab {
     ) -> (MemoryId, Result<MemoryState, MemoryError>) {
         let checkpoint = MemoryId::generate();
         let sink = self.states.begin(self.folder.path(), checkpoint, base).await.unwrap();
-        tokio::task::spawn_blocking(move || File::from(sink).write_all(&stream).unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || File::from(sink.stream).write_all(&stream).unwrap()).await.unwrap();
         (checkpoint, self.states.seal(self.folder.path(), checkpoint, "10.0.2").await)
     }
 
@@ -244,7 +244,7 @@ async fn an_unknown_qemu_and_an_unknown_machine_are_named() {
     let lab = Lab::new();
     let checkpoint = MemoryId::generate();
     let sink = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
-    tokio::task::spawn_blocking(move || File::from(sink).write_all(&golden(0)).unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || File::from(sink.stream).write_all(&golden(0)).unwrap()).await.unwrap();
     let error = lab.states.seal(lab.folder.path(), checkpoint, "6.2.0").await.unwrap_err();
     assert!(error.to_string().contains("6.2.0"), "{error}");
     lab.remove(checkpoint).await;
@@ -257,7 +257,7 @@ async fn an_unknown_qemu_and_an_unknown_machine_are_named() {
 async fn a_capture_that_is_given_up_ends_although_nobody_closes_the_pipe() {
     let lab = Lab::new();
     let checkpoint = MemoryId::generate();
-    let mut sink = File::from(lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap());
+    let mut sink = File::from(lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap().stream);
     sink.write_all(&golden(0)[..200_000]).unwrap();
     tokio::time::timeout(SOON, lab.remove(checkpoint)).await.unwrap();
     assert!(lab.names().is_empty());
@@ -268,9 +268,22 @@ async fn a_capture_that_is_given_up_ends_although_nobody_closes_the_pipe() {
     // Begun again while an earlier attempt is at work: that one's words are not heard.
     let old = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
     let new = lab.states.begin(lab.folder.path(), checkpoint, None).await.unwrap();
-    let _ = File::from(old).write_all(b"late words");
-    tokio::task::spawn_blocking(move || File::from(new).write_all(&golden(0)).unwrap()).await.unwrap();
+    let _ = File::from(old.stream).write_all(b"late words");
+    tokio::task::spawn_blocking(move || File::from(new.stream).write_all(&golden(0)).unwrap()).await.unwrap();
     lab.states.seal(lab.folder.path(), checkpoint, "10.0.2").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_page_is_told_of_as_soon_as_it_has_come() {
+    let lab = Lab::new();
+    let sink = lab.states.begin(lab.folder.path(), MemoryId::generate(), None).await.unwrap();
+    let mut stream = File::from(sink.stream);
+    stream.write_all(&support::prologue(&[("pc.ram", 8)])).unwrap();
+    let waited = tokio::time::timeout(Duration::from_millis(100), sink.first_page.has_come()).await;
+    assert!(waited.is_err(), "the stream's head is no page: memory need not be protected yet");
+    // A page of zeros: its address with what is known of it, its block, and the zero.
+    stream.write_all(b"\0\0\0\0\0\0\0\x02\x06pc.ram\0").unwrap();
+    tokio::time::timeout(SOON, sink.first_page.has_come()).await.unwrap();
 }
 
 #[tokio::test]
@@ -294,7 +307,7 @@ async fn the_base_of_a_capture_at_work_can_be_removed() {
     let sink = lab.states.begin(lab.folder.path(), second, Some(&state)).await.unwrap();
     lab.remove(first).await;
     let stream = write(&after);
-    tokio::task::spawn_blocking(move || File::from(sink).write_all(&stream).unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || File::from(sink.stream).write_all(&stream).unwrap()).await.unwrap();
     let state = lab.states.seal(lab.folder.path(), second, "10.0.2").await.unwrap();
     assert!(lab.load(&state).await.unwrap() == after);
     lab.remove(second).await;

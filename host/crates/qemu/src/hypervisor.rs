@@ -7,8 +7,8 @@ use stillpoint_common::{InstanceId, LayerId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
-        ProgressSink,
+        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed, OnPanic,
+        Overlay, ProgressSink,
     },
 };
 use tokio::sync::broadcast;
@@ -129,7 +129,7 @@ impl Hypervisor for QemuHypervisor {
         disks::switch(&*self.shared.attach(instance).await?, overlays).await
     }
 
-    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Result<(), HypervisorError> {
+    async fn prepare_capture(&self, instance: InstanceId, sink: MemorySink) -> Result<(), HypervisorError> {
         capture::prepare(&*self.shared.attach(instance).await?, sink).await
     }
 

@@ -137,13 +137,13 @@ async fn real_qemu_a_vm_is_saved_standing_still_and_goes_on_from_it_or_in_the_ol
     lab.run().await;
     let location = lab.folder.path().to_owned();
     let saved = MemoryId::generate();
-    let sink = lab.states.begin(&location, saved, None).await.unwrap();
+    let sink = lab.states.begin(&location, saved, None).await.unwrap().stream;
     let running = lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap_err();
     assert!(matches!(running, HypervisorError::WrongState(_)), "{running}");
 
     // It is not wanted after all: the VM goes on, and can be captured again in the other way.
     lab.hypervisor.pause(lab.instance).await.unwrap();
-    let sink = lab.states.begin(&location, saved, None).await.unwrap();
+    let sink = lab.states.begin(&location, saved, None).await.unwrap().stream;
     lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap();
     assert_eq!(lab.observe().await.run, RunState::Paused);
     lab.hypervisor.cancel_capture(lab.instance).await.unwrap();
@@ -153,7 +153,7 @@ async fn real_qemu_a_vm_is_saved_standing_still_and_goes_on_from_it_or_in_the_ol
 
     lab.progress(3).await;
     lab.hypervisor.pause(lab.instance).await.unwrap();
-    let sink = lab.states.begin(&location, saved, Some(&checkpoint.state)).await.unwrap();
+    let sink = lab.states.begin(&location, saved, Some(&checkpoint.state)).await.unwrap().stream;
     lab.hypervisor.save_memory(lab.instance, sink, &quiet()).await.unwrap();
     let version = lab.hypervisor.version(lab.instance).await.unwrap();
     let state = lab.states.seal(&location, saved, &version).await.unwrap();
@@ -271,7 +271,7 @@ async fn real_qemu_that_cannot_write_fails_the_capture_and_the_vm_goes_on() {
     let lab = Lab::new().await;
     lab.run().await;
     let full: OwnedFd = OpenOptions::new().write(true).open("/dev/full").unwrap().into();
-    lab.hypervisor.prepare_capture(lab.instance, full).await.unwrap();
+    lab.hypervisor.prepare_capture(lab.instance, full.into()).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();
     let failed = match lab.hypervisor.start_capture(lab.instance).await {
         Ok(()) => lab.hypervisor.finish_capture(lab.instance, &quiet()).await.unwrap_err(),
@@ -293,7 +293,7 @@ async fn real_qemu_goes_on_when_the_service_dies_in_the_middle_of_a_capture() {
     let (reader, sink) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     // What a service that is killed leaves behind: a part was read, and nobody reads any more.
     let service = std::thread::spawn(move || File::from(reader).read_exact(&mut vec![0; 256 << 10]).unwrap());
-    lab.hypervisor.prepare_capture(lab.instance, sink).await.unwrap();
+    lab.hypervisor.prepare_capture(lab.instance, sink.into()).await.unwrap();
     lab.hypervisor.pause(lab.instance).await.unwrap();
     lab.hypervisor.start_capture(lab.instance).await.unwrap();
     lab.hypervisor.resume(lab.instance).await.unwrap();

@@ -8,8 +8,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
-    ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed, OnPanic,
+    Overlay, ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;
@@ -90,7 +90,7 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
         within(self.limits.look, late("version"), named("version", self.port.version(instance))).await
     }
 
-    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Answer {
+    async fn prepare_capture(&self, instance: InstanceId, sink: MemorySink) -> Answer {
         within(
             self.limits.act,
             late("prepare_capture"),

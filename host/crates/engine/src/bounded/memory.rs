@@ -1,12 +1,12 @@
 //! The calls for memory states.
 
-use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
 
 use super::{Bounded, named, within};
-use crate::ports::{MemoryError, MemoryStates, OpenedMemory};
+use crate::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
     move |waited| MemoryError::Io {
@@ -18,7 +18,12 @@ fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
 #[async_trait]
 impl MemoryStates for Bounded<dyn MemoryStates> {
     /// Reads where the pages of the base lie.
-    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError> {
+    async fn begin(
+        &self,
+        location: &Path,
+        id: MemoryId,
+        base: Option<&MemoryState>,
+    ) -> Result<MemorySink, MemoryError> {
         within(self.limits.act, late("beginning"), named("memory.begin", self.port.begin(location, id, base))).await
     }
 

@@ -96,7 +96,7 @@ impl Save {
         let SaveFacts { instance, saved, .. } = self.facts;
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let base = base::of(&cx.catalogue().checkpoints(&cx.vm).await?, vm.parent);
-        let sink = cx.ports().memory.begin(&vm.checkpoint_location, saved, base.as_ref()).await?;
+        let sink = cx.ports().memory.begin(&vm.checkpoint_location, saved, base.as_ref()).await?.stream;
         let kept = cx.ports().hypervisor.save_memory(instance, sink, &cx.reporter.progress()).await;
         kept.map_err(|error| StepError::from(error).blamed_on(Reason::CaptureFailed))?;
         let version = cx.ports().hypervisor.version(instance).await?;

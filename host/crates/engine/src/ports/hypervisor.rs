@@ -15,6 +15,8 @@ use stillpoint_common::{
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::MemorySink;
+
 /// Runs VMs. One VM process is an *instance*; a VM may have two for a moment, while an apply replaces one by another.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
@@ -68,7 +70,7 @@ pub trait Hypervisor: Send + Sync {
     async fn version(&self, instance: InstanceId) -> Result<String, HypervisorError>;
 
     /// Readies the instance to save its memory to `sink` (QEMU writes its stream there). Nothing is saved yet.
-    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Result<(), HypervisorError>;
+    async fn prepare_capture(&self, instance: InstanceId, sink: MemorySink) -> Result<(), HypervisorError>;
 
     /// Fixes the instant: when it returns, memory is write-tracked and the VM may be resumed; what is saved in the
     /// background is the memory of this moment. The VM must be paused.

@@ -1,10 +1,13 @@
 //! The port to memory states on disk.
 
-use std::{os::fd::OwnedFd, path::Path, time::Duration};
+use std::{fs::File, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
 
 /// Keeps memory states: one per checkpoint with memory, and one per saved VM. A sealed state never changes.
 #[async_trait]
@@ -14,7 +17,8 @@ pub trait MemoryStates: Send + Sync {
     ///
     /// Pages that are equal to some of `base`, an earlier state of the same VM, need not be kept twice; the base can
     /// be removed at any time after. What an earlier, unfinished attempt left under the same id is overwritten.
-    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError>;
+    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>)
+    -> Result<MemorySink, MemoryError>;
 
     /// Waits, for a limited time, until all that the hypervisor wrote is taken in, and seals it: durable, hashed,
     /// complete. Fails if nothing whole was written. A dropped future leaves nothing that can be sealed.
@@ -69,6 +73,45 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What a hypervisor writes its memory to.
+#[derive(Debug)]
+pub struct MemorySink {
+    /// Where its stream goes.
+    pub stream: OwnedFd,
+    /// Told by the other end.
+    pub first_page: FirstPage,
+}
+
+impl From<OwnedFd> for MemorySink {
+    /// One whose other end tells nothing.
+    fn from(stream: OwnedFd) -> Self {
+        Self { stream, first_page: FirstPage::default() }
+    }
+}
+
+impl From<File> for MemorySink {
+    /// One whose other end tells nothing.
+    fn from(stream: File) -> Self {
+        OwnedFd::from(stream).into()
+    }
+}
+
+/// Tells that the first page of a memory has come. Nobody need tell it: whoever waits asks elsewhere, too.
+#[derive(Debug, Clone, Default)]
+pub struct FirstPage(Arc<Notify>);
+
+impl FirstPage {
+    /// It has come.
+    pub fn tell(&self) {
+        self.0.notify_one();
+    }
+
+    /// Returns when it has come, to one caller, and never if nobody tells it.
+    pub async fn has_come(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// A memory state on its way to a hypervisor: a stream to read, and a word, at its end, on whether it was whole.

@@ -26,6 +26,6 @@ pub use hypervisor::{
     LiveMerge, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
 pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
-pub use memory::{MemoryError, MemoryOutcome, MemoryStates, OpenedMemory};
+pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};
 pub use stop::Stop;
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

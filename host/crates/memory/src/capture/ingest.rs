@@ -3,6 +3,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use stillpoint_engine::ports::FirstPage;
 
 use super::{CaptureError, batch::Batch};
 use crate::stream::{Devices, Event, MAX_DEVICES, MAX_PROLOGUE, Prologue, StreamError, StreamReader};
@@ -14,11 +15,12 @@ const BUFFER: usize = 2 * MAX_PROLOGUE;
 pub(super) struct Source {
     pipe: OwnedFd,
     stop: OwnedFd,
+    first_page: FirstPage,
 }
 
 impl Source {
-    pub(super) const fn new(pipe: OwnedFd, stop: OwnedFd) -> Self {
-        Self { pipe, stop }
+    pub(super) const fn new(pipe: OwnedFd, stop: OwnedFd, first_page: FirstPage) -> Self {
+        Self { pipe, stop, first_page }
     }
 
     /// Waits for more of the stream. Nothing is the end of it.
@@ -49,6 +51,7 @@ impl Source {
         mut each: impl FnMut(Batch) -> Result<(), CaptureError>,
     ) -> Result<(Prologue, Devices), CaptureError> {
         let (mut reader, mut begun, mut devices) = (StreamReader::new(), Some(begun), Vec::new());
+        let mut first_page = Some(&self.first_page);
         let (mut buffer, mut filled, mut batch) = (vec![0; BUFFER], 0, Batch::new(0));
         loop {
             let length = self.read(&mut buffer[filled..])?;
@@ -68,7 +71,12 @@ impl Source {
                             begun(prologue);
                         }
                     }
-                    Some(Event::Page { block, page, content }) => batch.push(block, page, content),
+                    Some(Event::Page { block, page, content }) => {
+                        if let Some(first_page) = first_page.take() {
+                            first_page.tell();
+                        }
+                        batch.push(block, page, content);
+                    }
                     Some(Event::Devices(piece)) => keep(&mut devices, piece)?,
                 }
                 if batch.is_full() {

@@ -20,6 +20,7 @@ mod workers;
 use std::{os::fd::OwnedFd, path::PathBuf, sync::PoisonError};
 
 use stillpoint_common::MemoryId;
+use stillpoint_engine::ports::FirstPage;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) base: Option<SavedMemory>,
     /// Told when the base is read and the pipe will be.
     pub(crate) ready: oneshot::Sender<()>,
+    /// Told when a page has come.
+    pub(crate) first_page: FirstPage,
 }
 
 /// Why a capture came to nothing.
@@ -59,7 +62,7 @@ pub(crate) enum CaptureError {
 
 /// Captures, and answers all that is to be known for a manifest but the version of QEMU. Returns at the end of the stream, or as soon as it is told to stop.
 pub(crate) fn capture(wanted: Wanted) -> Result<Draft, CaptureError> {
-    let mut source = Source::new(wanted.source, wanted.stop);
+    let mut source = Source::new(wanted.source, wanted.stop, wanted.first_page);
     let made = match PackWriter::create(&wanted.pack, wanted.checkpoint) {
         Ok(pack) => {
             let workers = Workers::new(pack, wanted.checkpoint, wanted.base);

@@ -7,7 +7,6 @@ mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
+use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
 
 use tokio::time::timeout;
 
@@ -86,7 +85,12 @@ impl FileMemoryStates {
 
 #[async_trait]
 impl MemoryStates for FileMemoryStates {
-    async fn begin(&self, location: &Path, id: MemoryId, base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError> {
+    async fn begin(
+        &self,
+        location: &Path,
+        id: MemoryId,
+        base: Option<&MemoryState>,
+    ) -> Result<MemorySink, MemoryError> {
         self.give_up(id).await;
         let (shared, location, base) = (Arc::clone(&self.shared), location.to_owned(), base.cloned());
         let (sink, may_begin) = blocking(move || {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, os::fd::OwnedFd, path::Path, thread, time::Dura
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use stillpoint_common::MemoryId;
-use stillpoint_engine::ports::MemoryError;
+use stillpoint_engine::ports::{FirstPage, MemoryError, MemorySink};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::work::{described, explained};
@@ -34,7 +34,7 @@ impl Running {
         location: &Path,
         checkpoint: MemoryId,
         base: Option<SavedMemory>,
-    ) -> Result<(Self, OwnedFd, oneshot::Receiver<()>), MemoryError> {
+    ) -> Result<(Self, MemorySink, oneshot::Receiver<()>), MemoryError> {
         let failed = |error: rustix::io::Errno| explained(location, "opening a way for", error.into());
         let (source, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         // A smaller pipe does it too.
@@ -44,12 +44,13 @@ impl Running {
         packs.extend(base.iter().flat_map(SavedMemory::packs));
         let (ready, may_begin) = oneshot::channel();
         let pack = unfinished(&pack_path(location, checkpoint));
-        let wanted = Wanted { source, stop, checkpoint, pack, base, ready };
+        let first_page = FirstPage::default();
+        let wanted = Wanted { source, stop, checkpoint, pack, base, ready, first_page: first_page.clone() };
         let (told, outcome) = oneshot::channel();
         let work = move || drop(told.send(capture(wanted)));
         let spawned = thread::Builder::new().name("capture".to_owned()).spawn(work);
         spawned.map_err(|error| explained(location, "starting a thread for", error))?;
-        Ok((Self { packs, outcome: Some(outcome), _stop: stopper }, sink, may_begin))
+        Ok((Self { packs, outcome: Some(outcome), _stop: stopper }, MemorySink { stream: sink, first_page }, may_begin))
     }
 
     /// What the capture will come to; can be had once.

@@ -5,8 +5,8 @@
 //! start:   migrate fd: ─▶ first page sent = every page is write-protected    (VM paused)
 //! finish:  pages, then the devices of that instant, go to the descriptor     (VM runs)
 //! ```
-//! QEMU sends the first page only after it protects all of them, so that is what `start` waits for. The count of bytes
-//! is no such sign: the stream's head is counted before.
+//! QEMU sends the first page only after it protects all of them, so that is what `start` waits for: whoever takes in the
+//! stream tells of it, and QEMU is asked besides. The count of bytes is no such sign: the stream's head is counted before.
 //!
 //! QEMU before 9.0 needs care ([`Attached::needs_care`]):
 //! - A capture that is cancelled or fails leaves pages protected with nobody to answer for them, and the guest hangs on
@@ -22,14 +22,13 @@ mod sink;
 
 use std::{
     future::pending,
-    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde_json::json;
 use stillpoint_common::Progress;
-use stillpoint_engine::ports::{Capture, HypervisorError, ProgressSink, RunState};
+use stillpoint_engine::ports::{Capture, FirstPage, HypervisorError, MemorySink, ProgressSink, RunState};
 use tokio::{
     sync::broadcast,
     time::{Instant, sleep, timeout},
@@ -75,6 +74,7 @@ struct Remembered {
     /// The state that QEMU was in right after it was last told to stop.
     stopped_as: Option<String>,
     sink: Option<Sink>,
+    first_page: FirstPage,
 }
 
 impl Memo {
@@ -85,7 +85,7 @@ impl Memo {
 }
 
 /// Sets everything up that does not need the VM to stand still.
-pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), HypervisorError> {
+pub(crate) async fn prepare(at: &Attached, sink: MemorySink) -> Result<(), HypervisorError> {
     cancel(at).await?;
     let stood_still = run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running;
     let on = |capability: &str| json!({"capability": capability, "state": true});
@@ -99,9 +99,10 @@ pub(crate) async fn prepare(at: &Attached, sink: OwnedFd) -> Result<(), Hypervis
     if limit != 0 {
         return Err(HypervisorError::WrongState(format!("QEMU keeps a limit of {limit} bytes a second for captures")));
     }
+    let MemorySink { stream: sink, first_page } = sink;
     let (sink, given) = if at.needs_care() { Sink::piped(sink, &at.log) } else { Ok((Sink::Direct, sink)) }
         .map_err(|source| HypervisorError::Io { what: "opening a way for the memory".to_owned(), source })?;
-    *at.capture.lock() = Remembered { begun: false, stood_still, stopped_as: None, sink: Some(sink) };
+    *at.capture.lock() = Remembered { begun: false, stood_still, stopped_as: None, sink: Some(sink), first_page };
     at.run_with(&GetFd { fdname: SINK }, Some(given), at.deadlines.command).await?;
     Ok(())
 }
@@ -124,7 +125,11 @@ pub(crate) async fn start(at: &Attached) -> Result<(), HypervisorError> {
     let events = at.client.events();
     begin(at, deadline).await?;
     at.capture.lock().begun = true;
-    let armed = armed(at, events, deadline).await;
+    let first_page = at.capture.lock().first_page.clone();
+    let armed = tokio::select! {
+        () = first_page.has_come() => Ok(()),
+        armed = armed(at, events, deadline) => armed,
+    };
     if armed.is_err() {
         cancel(at).await?;
     } else if at.needs_care() && at.capture.lock().stood_still {

@@ -29,7 +29,8 @@ pub(crate) async fn save(at: &Attached, sink: OwnedFd, progress: &ProgressSink) 
     let capabilities = vec![set("background-snapshot", false), set("events", true)];
     at.run(&MigrateSetCapabilities { capabilities }).await?;
     at.run(&MigrateSetParameters { max_bandwidth: 0 }).await?;
-    *at.capture.lock() = Remembered { begun: true, stood_still: true, stopped_as: None, sink: Some(Sink::Direct) };
+    *at.capture.lock() =
+        Remembered { begun: true, stood_still: true, sink: Some(Sink::Direct), ..Remembered::default() };
     at.run_with(&GetFd { fdname: SINK }, Some(sink), at.deadlines.command).await?;
     begin(at, Instant::now() + at.deadlines.arm).await?;
     finish(at, progress).await

@@ -5,8 +5,8 @@ use std::{os::fd::OwnedFd, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId, Progress};
 use stillpoint_engine::ports::{
-    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, Observed, OnPanic, Overlay,
-    ProgressSink, RunState,
+    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed,
+    OnPanic, Overlay, ProgressSink, RunState,
 };
 use tokio::{sync::broadcast, time::Instant};
 
@@ -148,8 +148,8 @@ impl Hypervisor for SimHypervisor {
         self.process.call(Call::SwitchHeads, |state| state.switch(instance, overlays)).await
     }
 
-    async fn prepare_capture(&self, instance: InstanceId, sink: OwnedFd) -> Outcome {
-        self.process.call(Call::PrepareCapture, |state| state.prepare_capture(instance, sink)).await
+    async fn prepare_capture(&self, instance: InstanceId, sink: MemorySink) -> Outcome {
+        self.process.call(Call::PrepareCapture, |state| state.prepare_capture(instance, sink.stream)).await
     }
 
     async fn start_capture(&self, instance: InstanceId) -> Outcome {

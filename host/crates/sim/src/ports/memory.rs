@@ -1,10 +1,10 @@
 //! The port to memory states.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::path::Path;
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemoryStates, OpenedMemory};
+use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
 
 use crate::{Call, memory::path_of, process::Process};
 
@@ -20,9 +20,14 @@ impl SimMemory {
 
 #[async_trait]
 impl MemoryStates for SimMemory {
-    async fn begin(&self, location: &Path, id: MemoryId, _base: Option<&MemoryState>) -> Result<OwnedFd, MemoryError> {
+    async fn begin(
+        &self,
+        location: &Path,
+        id: MemoryId,
+        _base: Option<&MemoryState>,
+    ) -> Result<MemorySink, MemoryError> {
         let path = path_of(location, id);
-        self.process.call(Call::BeginMemory, |state| state.begin_memory(&path)).await
+        self.process.call(Call::BeginMemory, |state| state.begin_memory(&path)).await.map(Into::into)
     }
 
     async fn seal(&self, location: &Path, id: MemoryId, qemu_version: &str) -> Result<MemoryState, MemoryError> {
