@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Boot, DiskDefinition, Drive, Firmware, Medium, NicBackend, NicDefinition, PassThroughDisk, VmDefinition};
+use crate::{
+    Boot, DiskDefinition, Drive, Firmware, Medium, NicBackend, NicDefinition, PassThroughDisk, Tpm, VmDefinition,
+};
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,7 @@ impl VmDefinition {
         field("memory_mib", self.memory_mib.to_string(), new.memory_mib.to_string());
         field("accelerator", format!("{:?}", self.accelerator), format!("{:?}", new.accelerator));
         field("firmware", firmware(&self.firmware), firmware(&new.firmware));
+        field("tpm", tpm(self.tpm), tpm(new.tpm));
         field("boot", boot(&self.boot), boot(&new.boot));
         for (name, from, to) in by_name(&self.disks, &new.disks, |disk| disk.name.to_string(), disk) {
             field(&format!("disks.{name}"), from, to);
@@ -68,6 +71,13 @@ fn firmware(firmware: &Firmware) -> String {
         Firmware::Bios => "BIOS".to_owned(),
         Firmware::Uefi { variables: None } => "UEFI".to_owned(),
         Firmware::Uefi { variables: Some(path) } => format!("UEFI with {}", path.display()),
+    }
+}
+
+fn tpm(tpm: Tpm) -> String {
+    match tpm {
+        Tpm::Absent => String::new(),
+        Tpm::V2 => "2.0".to_owned(),
     }
 }
 
@@ -119,6 +129,7 @@ mod tests {
             memory_mib: 256,
             accelerator: AcceleratorChoice::Auto,
             firmware: Firmware::Bios,
+            tpm: Tpm::Absent,
             boot: Boot::Bios,
             disks: vec![named("system"), named("data")],
             pass_through: vec![],
@@ -137,11 +148,12 @@ mod tests {
     fn every_field_that_differs_is_told_once_and_no_other() {
         assert_eq!(definition().changes(&definition()), []);
         type Change = fn(&mut VmDefinition);
-        let cases: [(Change, &str, &str, &str); 14] = [
+        let cases: [(Change, &str, &str, &str); 15] = [
             (|d| d.cpus = 2, "cpus", "1", "2"),
             (|d| d.memory_mib = 512, "memory_mib", "256", "512"),
             (|d| d.accelerator = AcceleratorChoice::Tcg, "accelerator", "Auto", "Tcg"),
             (|d| d.firmware = Firmware::Uefi { variables: Some("/v".into()) }, "firmware", "BIOS", "UEFI with /v"),
+            (|d| d.tpm = Tpm::V2, "tpm", "", "2.0"),
             (|d| d.boot = kernel(), "boot", "from its disks", "/k with /i: quiet"),
             (|d| drop(d.disks.remove(0)), "disks.system", "/vm/system (raw)", ""),
             (|d| d.disks.push(named("more")), "disks.more", "", "/vm/more (raw)"),

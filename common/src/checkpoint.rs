@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Hazard,
-    Kind, LayerId, Notes, PhaseRecord, PowerState, VmDefinition, VmId, WriterOutcome,
+    Kind, LayerId, Notes, PhaseRecord, PowerState, TpmState, VmDefinition, VmId, WriterOutcome,
 };
 
 /// An unchanging point in the life of a VM.
@@ -42,6 +42,9 @@ pub struct Checkpoint {
     pub disks: BTreeMap<DiskName, LayerId>,
     /// Machine state, for a standard checkpoint of a VM that was not off.
     pub memory: Option<MemoryState>,
+    /// What its TPM kept, if it had one.
+    #[serde(default)]
+    pub tpm: Option<TpmState>,
     /// The guest was running (and not paused) when the checkpoint was made, or when the state that it contains was saved.
     pub was_running: bool,
     /// What the VM was; `None` in records of versions that did not tell. See [`Checkpoint::vm_state`].

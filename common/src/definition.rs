@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskName, Firmware, Medium, UEFI_VARIABLES, medium};
+use crate::{DiskName, Firmware, Medium, Tpm, UEFI_VARIABLES, medium};
 
 /// What a VM is made of. [`VmDefinition::check`] says whether the parts fit together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct VmDefinition {
     /// What starts it.
     #[serde(default)]
     pub firmware: Firmware,
+    /// Whether it has a TPM.
+    #[serde(default)]
+    pub tpm: Tpm,
     /// How it boots.
     pub boot: Boot,
     /// Disks that belong to its checkpoints.
@@ -288,6 +291,7 @@ pub(crate) mod tests {
             memory_mib: 256,
             accelerator: AcceleratorChoice::Auto,
             firmware: Firmware::Bios,
+            tpm: Tpm::Absent,
             boot: Boot::Bios,
             disks: vec![disk("system", "/vm/system.qcow2")],
             pass_through: vec![],

@@ -23,6 +23,7 @@ mod quiesce;
 mod reason;
 mod service;
 mod settings;
+mod tpm;
 mod values;
 mod vm;
 mod writer;
@@ -53,6 +54,7 @@ pub use quiesce::{
 pub use reason::{Category, Failure, Reason};
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
+pub use tpm::{Tpm, TpmState};
 pub use values::{KeyValues, MAX_BYTES, MAX_KEY, MAX_VALUE, MAX_VALUES, ToldValues, ValueError};
 pub use vm::{Accelerator, DetachedDisk, Merges, PowerState, SavedState, Vm};
 pub use writer::{

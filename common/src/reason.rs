@@ -86,6 +86,8 @@ reasons! {
     DiskHasLayers, "DISK_HAS_LAYERS", FailedPrecondition, "Delete the VM's checkpoints first, and wait until their layers are merged.";
     MediumMissing, "MEDIUM_MISSING", FailedPrecondition, "Put the file back, or give the VM another one: `stillpoint vm update VM --medium name=NAME,path=FILE`, or `--eject NAME` for an empty drive.";
     FirmwareMissing, "FIRMWARE_MISSING", FailedPrecondition, "Install UEFI for virtual machines on the host (Debian: `apt-get install ovmf`), or name its files in STILLPOINT_UEFI_CODE and STILLPOINT_UEFI_VARS.";
+    TpmMissing, "TPM_MISSING", FailedPrecondition, "Install an emulated TPM on the host (Debian: `apt-get install swtpm`), or name its program in STILLPOINT_SWTPM.";
+    TpmStateUnusable, "TPM_STATE_UNUSABLE", FailedPrecondition, "Put the folder with the state of the TPM back, or mend what the message says; `stillpoint vm show VM` names it. Applying a checkpoint gives the VM another one.";
     VmBusy, "VM_BUSY", Aborted, "Wait for the operation that is named, or cancel it, then try again.";
     VmNotRunning, "VM_NOT_RUNNING", FailedPrecondition, "Start the VM first.";
     VmRunning, "VM_RUNNING", FailedPrecondition, "Stop the VM first.";

@@ -42,6 +42,9 @@ pub struct Vm {
     /// The machine state it will go on from; never together with a process.
     #[serde(default)]
     pub saved: Option<SavedState>,
+    /// Folder with the state of Now's TPM; kept while the definition has no TPM, so that one that comes back is the same.
+    #[serde(default)]
+    pub tpm: Option<PathBuf>,
     /// Changes whenever the guest may see its past again: at every apply. Constant over reboot and pause.
     pub generation_id: Uuid,
     /// What it runs on, since its last start.

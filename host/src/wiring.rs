@@ -7,7 +7,7 @@ use stillpoint_common::{WriterPolicy, WriterRequest};
 use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, ports::SystemClock};
 use stillpoint_guestlink::{GuestLinks, Limits};
 use stillpoint_memory::FileMemoryStates;
-use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages};
+use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages, QemuTpmStates};
 use stillpoint_store::{FileDescriptions, RedbStore};
 use stillpoint_transfer::FolderExports;
 
@@ -36,6 +36,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     let hypervisor = Arc::new(QemuHypervisor::new(qemu.clone(), layout.clone()));
     let ports = Ports {
         hypervisor: hypervisor.clone(),
+        tpm: Arc::new(QemuTpmStates::new(&qemu)),
         images: Arc::new(QemuImages::new(qemu)),
         memory: Arc::new(FileMemoryStates::default()),
         descriptions: Arc::new(FileDescriptions),

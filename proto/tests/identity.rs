@@ -6,7 +6,7 @@ use proptest::{collection::vec, option, prelude::*};
 use stillpoint_common::{
     AcceleratorChoice, Boot, CheckpointId, CheckpointName, CheckpointPolicy, CriticalAction, CriticalSettings,
     DiskDefinition, DiskFormat, Drive, Firmware, Medium, MediumFile, NicBackend, NicDefinition, OperationId,
-    PassThroughDisk, VmDefinition, VmId,
+    PassThroughDisk, Tpm, VmDefinition, VmId,
 };
 use stillpoint_proto::{
     convert::{critical, names, policy, request, spec, time},
@@ -81,6 +81,7 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
                 cpus,
                 memory_mib,
                 accelerator,
+                tpm: if memory_mib % 2 == 0 { Tpm::Absent } else { Tpm::V2 },
                 firmware: if cpus % 2 == 0 { Firmware::Bios } else { Firmware::Uefi { variables } },
                 boot,
                 disks,

@@ -246,6 +246,7 @@ pub fn guest_spec(set: &GuestSet, memory_mib: u64) -> Spec {
         memory_mib,
         accelerator: AcceleratorChoice::Tcg,
         uefi: None,
+        tpm: false,
         kernel: Some(kernel),
         disks: vec![disk],
         pass_through: vec![],

@@ -8,9 +8,11 @@ use std::{
 
 use stillpoint_common::{
     Checkpoint, CheckpointId, CheckpointPolicy, CriticalSettings, DiskName, Failure, MemoryState, Operation,
-    OperationState, Outcome, VmId, VmSettings,
+    OperationState, Outcome, Tpm, VmDefinition, VmId, VmSettings,
 };
-use stillpoint_engine::{CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, PortLimits, Request, StopMode};
+use stillpoint_engine::{
+    CheckpointView, Engine, EngineConfig, NewCheckpoint, NewVm, PortLimits, Request, StopMode, VmChange,
+};
 use stillpoint_sim::{Content, World, definition};
 
 /// Size of each disk.
@@ -75,6 +77,22 @@ impl SimHost {
         let host = Self::new().await;
         host.run(Request::Start).await.expect("it starts");
         host.write(1, 1);
+        host
+    }
+
+    /// The same, of a VM with a TPM, which keeps 1.
+    ///
+    /// # Panics
+    /// If the VM does not start.
+    pub async fn running_with_tpm() -> Self {
+        let host = Self::new().await;
+        let known = host.engine.vm(&host.vm()).await.expect("it is there").vm.definition;
+        let definition = Some(VmDefinition { tpm: Tpm::V2, ..known });
+        let change = VmChange { definition, ..VmChange::default() };
+        host.engine.update_vm(&host.vm(), change).await.expect("it can have one");
+        host.run(Request::Start).await.expect("it starts");
+        host.write(1, 1);
+        assert!(host.world.write_tpm(&host.vm(), 1), "it has a TPM");
         host
     }
 

@@ -126,6 +126,10 @@ async fn a_disk_that_cannot_be_a_vms_own_is_refused_and_named() -> Tested {
     desk.no_vm_on(&top, "qcow2", "DISK_FILE_UNUSABLE", &["base.qcow2"]).await?;
     desk.no_vm_on(&top, "raw", "DISK_FILE_UNUSABLE", &[&top, "declare it as qcow2"]).await?;
 
+    let medium = format!("name=cd,path={base}");
+    let update = ["vm", "update", "web", "--medium", &medium];
+    desk.refused(&update, "DISK_FILE_UNUSABLE", &[&base, "declare it as qcow2", "vm.spec.media[0].path"]).await?;
+
     let create = |disk: &str| ["vm", "create", "x", "--memory", "64M", "--disk", disk].map(str::to_owned);
     for (disk, word) in [("name=d,path=/a,format=vmdk", "vmdk"), ("name=d,path=/a", "format="), ("path=/a", "name=")] {
         let words = create(disk);

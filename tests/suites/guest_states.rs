@@ -1,6 +1,11 @@
 //! A real guest that is saved, started again, captured while it is saved or paused, and brought back.
 
-use std::time::Duration;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use stillpoint_cli::client::{Client, Machine};
 use stillpoint_common::{CheckpointPolicy, Consistency, FallbackReason, Kind, PowerState, VmId};
@@ -75,5 +80,54 @@ async fn a_saved_guest_goes_on_where_it_was_and_its_checkpoint_gives_back_a_save
     assert_eq!(state(&client, &vm).await?, PowerState::Paused, "it was paused");
     client.wait(&client.apply_checkpoint_as(&vm, paused.id, Machine::WithoutMemory).await?.id).await?;
     assert_eq!(state(&client, &vm).await?, PowerState::Off);
+    Ok(())
+}
+
+/// A QEMU that leaves the device out by which a guest's panic is seen, as machines were before there was one.
+fn older_qemu(folder: &Path) -> Tested<PathBuf> {
+    let qemu = std::env::var("STILLPOINT_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
+    let script = format!(
+        "#!/bin/sh\nn=$#\nwhile [ $n -gt 0 ]; do\n\
+         case $1,$2 in -device,*pvpanic*) shift 2; n=$((n - 2)); continue ;; esac\n\
+         word=$1; shift; set -- \"$@\" \"$word\"; n=$((n - 1))\ndone\nexec {qemu} \"$@\"\n"
+    );
+    let path = folder.join("older-qemu");
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+fn sees_panics(service: &Service) -> Tested<bool> {
+    let [pid] = service.qemu_pids()[..] else { return Err("not one VM runs".into()) };
+    Ok(String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline"))?).contains("pvpanic"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_of_machines_that_no_panic_was_seen_of_are_loaded_into_those_of_today() -> Tested {
+    let set = GuestSet::new()?;
+    let older = older_qemu(set.path())?.display().to_string();
+    let (vm, standard) = {
+        let service = Service::start_with(set.path(), vec![("STILLPOINT_QEMU".to_owned(), older)]).await?;
+        let (vm, lab) = service.boot("web", &set).await?;
+        let client = service.client().await?;
+        assert!(!sees_panics(&service)?);
+        lab.sh("echo memory > /tmp/value; echo disk > /data/file; sync").await?;
+        let made = client.create_checkpoint(&vm, "older", Some(CheckpointPolicy::Standard)).await?;
+        let made = client.wait(&made.id).await?.checkpoint_response().ok_or("no checkpoint")?.id;
+        lab.sh("echo saved > /tmp/value").await?;
+        client.wait(&client.save_vm(&vm).await?.id).await?;
+        (vm, made)
+    };
+    let service = Service::start(set.path()).await?;
+    let client = service.client().await?;
+    client.wait(&client.start_vm(&vm).await?.id).await?;
+    assert!(sees_panics(&service)?);
+    assert_eq!(service.lab().await?.sh(LOOK).await?.trim(), "saved\ndisk");
+    client.wait(&client.apply_checkpoint(&vm, standard).await?.id).await?;
+    assert_eq!(service.lab().await?.sh(LOOK).await?.trim(), "memory\ndisk");
+    let again = client.create_checkpoint(&vm, "of today", Some(CheckpointPolicy::Standard)).await?;
+    let again = client.wait(&again.id).await?.checkpoint_response().ok_or("no checkpoint")?.id;
+    client.wait(&client.apply_checkpoint(&vm, again).await?.id).await?;
+    assert_eq!(service.lab().await?.sh(LOOK).await?.trim(), "memory\ndisk");
     Ok(())
 }

@@ -179,6 +179,9 @@ async fn what_cannot_be_a_medium_is_refused_with_the_field_that_names_it() {
         let refused = insert(&host, &[empty("cd"), image("a", path)]).await.unwrap_err();
         assert_eq!((refused.reason, refused.field.as_deref()), (reason, Some("vm.spec.media[1].path")), "{path}");
     }
+    let refused = insert(&host, &[Medium::cdrom("cd", "/iso/base.qcow2")]).await.unwrap_err();
+    assert_eq!((refused.reason, refused.field.as_deref()), (Reason::DiskFileUnusable, Some("vm.spec.media[0].path")));
+    assert!(refused.message.contains("declare it as qcow2"), "{refused}");
     let own = host.engine.vm(&host.vm()).await.unwrap().disks[0].1.path.clone();
     host.create(CheckpointPolicy::Production).await.unwrap();
     let head = host.engine.vm(&host.vm()).await.unwrap().disks[0].1.path.clone();

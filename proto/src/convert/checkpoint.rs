@@ -28,6 +28,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         spec: Some(spec::spec(&checkpoint.definition)),
         disks: files.iter().map(disk).collect(),
         memory_bytes: checkpoint.memory.as_ref().map_or(0, |memory| memory.bytes),
+        tpm_bytes: checkpoint.tpm.as_ref().map_or(0, |state| state.bytes().len() as u64),
         was_running: checkpoint.was_running,
         file_systems: checkpoint.file_systems.iter().map(guest::file_system).collect(),
         writers: checkpoint.writers.iter().map(guest::writer).collect(),

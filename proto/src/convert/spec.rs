@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stillpoint_common::{
     AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Failure, Firmware, NicBackend, NicDefinition,
-    PassThroughDisk, VmDefinition,
+    PassThroughDisk, Tpm, VmDefinition,
 };
 
 use super::{
@@ -24,6 +24,7 @@ pub fn definition(spec: Option<&pb::VmSpec>, field: &str) -> Result<VmDefinition
         memory_mib: spec.memory_mib,
         accelerator: accelerator(spec.accelerator, &inside(field, "accelerator"))?,
         firmware: firmware(spec.uefi.as_ref()),
+        tpm: if spec.tpm { Tpm::V2 } else { Tpm::Absent },
         boot: boot(spec.kernel.as_ref(), field)?,
         disks: each(&spec.disks, field, "disks", disk)?,
         pass_through: each(&spec.pass_through, field, "pass_through", pass_through)?,
@@ -44,6 +45,7 @@ pub fn spec(definition: &VmDefinition) -> pb::VmSpec {
         memory_mib: definition.memory_mib,
         accelerator: pb::AcceleratorChoice::from(definition.accelerator).into(),
         uefi: uefi_message(&definition.firmware),
+        tpm: definition.tpm == Tpm::V2,
         kernel: kernel_message(&definition.boot),
         disks: definition.disks.iter().map(disk_message).collect(),
         pass_through: definition.pass_through.iter().map(pass_through_message).collect(),

@@ -33,6 +33,7 @@ pub fn vm(vm: &Vm, power: PowerState, disks: &[(DiskName, LayerFile, usize)], op
         settings: Some(settings::message(&vm.settings)),
         saved: vm.saved.as_ref().map(saved),
         undo_checkpoint: vm.undo_checkpoint,
+        tpm_state: vm.tpm.as_deref().map(spec::text).unwrap_or_default(),
         detached_disks: vm.detached.iter().map(|detached| spec::disk_message(&detached.disk)).collect(),
     }
 }

@@ -138,6 +138,8 @@ impl Trial {
         assert_eq!(self.host.world.orphans(&referenced), [].into(), "{what}: left over");
         assert_eq!(self.host.world.missing(&referenced), [].into(), "{what}: missing");
         self.host.assert_described().await;
+        let tpm = self.host.engine.vm(&self.host.vm()).await.expect("it is there").vm.tpm;
+        assert_eq!(self.host.world.tpm_folders(), Vec::from_iter(tpm), "{what}: folders of TPMs");
         let processes = self.host.world.instances(&self.host.vm());
         assert!(processes.len() <= 1, "{what}: {} processes of the VM", processes.len());
         if self.act == Act::Export && self.told.is_done() {
@@ -163,6 +165,7 @@ impl Trial {
         let applied = self.act.applied();
         let fine = Some(now) == applied || (now == (3, 3) && (applied.is_none() || !self.told.is_done()));
         assert!(fine, "{what}: Now reads {now:?}, the client was told {:?}", self.told.end);
+        assert_eq!(host.world.read_tpm(&host.vm()), Some(now.0), "{what}: the TPM is that of Now");
         host.write(9, 9);
         assert_eq!(host.read(9), 9, "{what}: the VM can write");
     }

@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 /// A VM with checkpoints, about to have something done to it.
 ///
 /// ```text
-/// production (1,0) ── standard (2,0) ── Now (3,3)           numbers: blocks 1 and 2 of both disks
+/// production (1,0) ── standard (2,0) ── Now (3,3)           numbers: blocks 1 and 2 of both disks; the TPM keeps the first
 ///                                    └─ leaf (4,4)          if the act needs a branch
 /// ```
 pub struct Trial {
@@ -57,7 +57,7 @@ impl Trial {
     /// If it cannot be made.
     pub async fn new(act: Act) -> Self {
         planned_defects_are_no_news();
-        let host = SimHost::running().await;
+        let host = SimHost::running_with_tpm().await;
         let (contents, told) = (BTreeMap::new(), Told::default());
         let mut trial = Self { host, act, production: None, standard: None, leaf: None, contents, told };
         if act.needs_checkpoints() {
@@ -115,6 +115,7 @@ impl Trial {
 
     fn set(&self, first: u64, second: u64) {
         self.host.write(1, first);
+        assert!(self.host.world.write_tpm(&self.host.vm(), first), "the VM has a TPM");
         if second > 0 {
             self.host.write(2, second);
         }

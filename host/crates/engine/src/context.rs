@@ -10,7 +10,10 @@ use crate::{
     catalogue::Catalogue,
     config::EngineConfig,
     contact::Contacts,
-    ports::{Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store},
+    ports::{
+        Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store,
+        TpmStates,
+    },
     speed::Speed,
     way::Way,
 };
@@ -24,6 +27,8 @@ pub struct Ports {
     pub images: Arc<dyn Images>,
     /// Memory states.
     pub memory: Arc<dyn MemoryStates>,
+    /// What TPMs keep.
+    pub tpm: Arc<dyn TpmStates>,
     /// Description files.
     pub descriptions: Arc<dyn Descriptions>,
     /// Agents in guests.

@@ -83,6 +83,19 @@ pub(crate) fn stands_alone(path: &Path, facts: &ImageFacts) -> Result<(), Failur
     Err(Failure::new(Reason::DiskFileUnusable, message))
 }
 
+/// The image is not one of qcow2 that is declared raw.
+pub(crate) fn is_as_declared(path: &Path, facts: &ImageFacts) -> Result<(), Failure> {
+    if !facts.begins_as_qcow2 {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is declared raw and begins as a qcow2 image: a guest would see, and where it can write overwrite, what only \
+         describes its content; declare it as qcow2",
+        path.display()
+    );
+    Err(Failure::new(Reason::DiskFileUnusable, message))
+}
+
 /// The image's own header does not say that it is damaged.
 pub(crate) fn is_whole(path: &Path, facts: &ImageFacts) -> Result<(), Failure> {
     if !facts.corrupt {
@@ -99,13 +112,7 @@ async fn take_disk(world: &World, vm: Option<&VmId>, disk: &DiskDefinition) -> R
     let facts = world.ports.images.stat(&disk.path, disk.format).await.map_err(StepError::from)?;
     let path = disk.path.display();
     stands_alone(&disk.path, &facts)?;
-    if facts.begins_as_qcow2 {
-        let message = format!(
-            "{path} is declared raw and begins as a qcow2 image: a guest would see, and overwrite, what only describes \
-             its disk; declare it as qcow2"
-        );
-        return Err(Failure::new(Reason::DiskFileUnusable, message));
-    }
+    is_as_declared(&disk.path, &facts)?;
     if let Some(owner) = world.catalogue.owner(facts.identity).await?.filter(|owner| Some(owner) != vm) {
         return Err(owned_by(world, &owner, disk, facts.identity).await?);
     }

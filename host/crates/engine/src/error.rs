@@ -4,7 +4,9 @@ use std::error::Error;
 
 use stillpoint_common::{DefinitionError, Failure, FallbackReason, Reason};
 
-use crate::ports::{DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError};
+use crate::ports::{
+    DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError, TpmError,
+};
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +19,8 @@ pub(crate) enum StepError {
     Quiesce(#[from] QuiesceError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
     #[error(transparent)]
     Description(#[from] DescriptionError),
     #[error(transparent)]
@@ -42,6 +46,7 @@ impl From<StepError> for Failure {
             StepError::Image(error) => image_reason(error),
             StepError::Quiesce(error) => quiesce_reason(error),
             StepError::Memory(error) => memory_reason(error),
+            StepError::Tpm(error) => tpm_reason(error),
             StepError::Description(error) => description_reason(error),
             StepError::Export(error) => export_reason(error),
             StepError::Store(error) => store_reason(error),
@@ -71,6 +76,7 @@ const fn hypervisor_reason(error: &HypervisorError) -> Reason {
         HypervisorError::LaunchFailed { .. } => Reason::LaunchFailed,
         HypervisorError::AcceleratorMissing { .. } => Reason::AcceleratorMissing,
         HypervisorError::NoFirmware { .. } => Reason::FirmwareMissing,
+        HypervisorError::Tpm(error) => tpm_reason(error),
         HypervisorError::NoSpace { .. } => Reason::NoSpace,
         HypervisorError::Unanswered { .. }
         | HypervisorError::Refused { .. }
@@ -112,6 +118,15 @@ const fn memory_reason(error: &MemoryError) -> Reason {
         MemoryError::Damaged { .. } => Reason::MemoryDamaged,
         MemoryError::NoSpace { .. } => Reason::NoSpace,
         MemoryError::Unusable { .. } | MemoryError::Unanswered { .. } | MemoryError::Io { .. } => Reason::CaptureFailed,
+    }
+}
+
+const fn tpm_reason(error: &TpmError) -> Reason {
+    match error {
+        TpmError::NoEmulator { .. } => Reason::TpmMissing,
+        TpmError::Unusable { .. } => Reason::TpmStateUnusable,
+        TpmError::NoSpace { .. } => Reason::NoSpace,
+        TpmError::Io { .. } => Reason::LocationUnusable,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Jobs: operations as they are journalled.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ pub(crate) enum Facts {
     /// An export.
     Export {
         /// The temporary folder.
-        staged: std::path::PathBuf,
+        staged: PathBuf,
     },
 }
 
@@ -73,6 +73,9 @@ pub(crate) struct CreateFacts {
     /// The saved state that the checkpoint contains, if the VM is saved.
     #[serde(default)]
     pub(crate) saved: Option<SavedState>,
+    /// Folder with the state of Now's TPM, if the VM has one.
+    #[serde(default)]
+    pub(crate) tpm: Option<PathBuf>,
     /// A production checkpoint keeps the memory of the quiet guest too.
     #[serde(default)]
     pub(crate) with_memory: bool,
@@ -121,6 +124,12 @@ pub(crate) struct ApplyFacts {
     /// The saved state to be, if the VM is saved afterwards.
     #[serde(default)]
     pub(crate) new_saved: Option<MemoryId>,
+    /// Folder with the state of the TPM of the past, if there is one.
+    #[serde(default)]
+    pub(crate) old_tpm: Option<PathBuf>,
+    /// That of the TPM to be, if the checkpoint has one.
+    #[serde(default)]
+    pub(crate) new_tpm: Option<PathBuf>,
     /// The generation id to be.
     pub(crate) generation_id: Uuid,
 }

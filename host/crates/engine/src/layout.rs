@@ -48,6 +48,18 @@ impl RuntimeLayout {
         self.instance(instance).join("agent")
     }
 
+    /// Folder of the process of an instance's TPM.
+    #[must_use]
+    pub fn tpm(&self, instance: InstanceId) -> PathBuf {
+        self.instance(instance).join("tpm")
+    }
+
+    /// Socket of an instance's TPM.
+    #[must_use]
+    pub fn tpm_socket(&self, instance: InstanceId) -> PathBuf {
+        self.tpm(instance).join("socket")
+    }
+
     /// What the hypervisor's process printed.
     #[must_use]
     pub fn log(&self, instance: InstanceId) -> PathBuf {

@@ -30,6 +30,7 @@ mod request;
 mod saga;
 mod space;
 mod speed;
+mod tpm;
 mod tree;
 mod truth;
 mod way;

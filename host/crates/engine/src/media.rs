@@ -8,7 +8,7 @@ use stillpoint_common::{Drive, Failure, LeftOut, Medium, MediumFile, Reason, Vm,
 
 use crate::{
     context::{Cx, World},
-    disks::stands_alone,
+    disks::{is_as_declared, stands_alone},
     error::StepError,
     ports::{ImageError, StartMode},
 };
@@ -34,6 +34,7 @@ async fn take_medium(world: &World, file: &MediumFile) -> Result<(), Failure> {
         Err(error) => return Err(StepError::from(error).into()),
     };
     stands_alone(&file.path, &facts)?;
+    is_as_declared(&file.path, &facts)?;
     match world.catalogue.owner(facts.identity).await? {
         None => Ok(()),
         Some(owner) => {

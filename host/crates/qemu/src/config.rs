@@ -16,6 +16,8 @@ pub struct QemuConfig {
     pub uefi_code: PathBuf,
     /// The variables of a UEFI that has never run: each VM gets a copy. Default: `/usr/share/OVMF/OVMF_VARS_4M.fd`.
     pub uefi_variables: PathBuf,
+    /// The emulator of TPMs. Default: `swtpm`, searched in `PATH`.
+    pub swtpm: PathBuf,
     /// Machine type. A numbered one, since a memory state can be loaded only into the machine that it was saved from,
     /// and the plain `q35` is another machine after each update of QEMU. Default: `pc-q35-7.2`, which every supported
     /// QEMU has.
@@ -69,6 +71,7 @@ impl Default for QemuConfig {
             prefix_arguments: Vec::new(),
             uefi_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             uefi_variables: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
+            swtpm: "swtpm".into(),
             machine: "pc-q35-7.2".into(),
             deadlines: Deadlines::default(),
         }
@@ -76,8 +79,8 @@ impl Default for QemuConfig {
 }
 
 impl QemuConfig {
-    /// The default, changed by the environment: `STILLPOINT_QEMU`, `STILLPOINT_QEMU_IMG`, `STILLPOINT_UEFI_CODE` and
-    /// `STILLPOINT_UEFI_VARS` are paths, `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
+    /// The default, changed by the environment: `STILLPOINT_QEMU`, `STILLPOINT_QEMU_IMG`, `STILLPOINT_UEFI_CODE`,
+    /// `STILLPOINT_UEFI_VARS` and `STILLPOINT_SWTPM` are paths, `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
     #[must_use]
     pub fn from_environment() -> Self {
         Self::with(|name| std::env::var_os(name))
@@ -90,6 +93,7 @@ impl QemuConfig {
             ("STILLPOINT_QEMU_IMG", &mut config.qemu_img),
             ("STILLPOINT_UEFI_CODE", &mut config.uefi_code),
             ("STILLPOINT_UEFI_VARS", &mut config.uefi_variables),
+            ("STILLPOINT_SWTPM", &mut config.swtpm),
         ];
         for (name, path) in paths {
             if let Some(chosen) = variable(name) {

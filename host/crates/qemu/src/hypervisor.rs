@@ -20,6 +20,7 @@ use crate::{
     process::ProcessIdentity,
     qmp::commands::{Quit, SetAction, SystemPowerdown},
     registry::Shared,
+    tpm,
 };
 
 /// Runs VMs on QEMU.
@@ -92,6 +93,8 @@ impl Hypervisor for QemuHypervisor {
                 }
             }
         }
+        let ended = tpm::end(&self.shared.layout.tpm(instance)).await;
+        ended.map_err(|source| io("ending the TPM of the VM", source))?;
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(io("removing the runtime folder of the VM", error))

@@ -1,5 +1,5 @@
-//! The engine's ports [`Hypervisor`](stillpoint_engine::ports::Hypervisor) and
-//! [`Images`](stillpoint_engine::ports::Images) on QEMU: the oldest supported is 7.2.
+//! The engine's ports [`Hypervisor`](stillpoint_engine::ports::Hypervisor),
+//! [`Images`](stillpoint_engine::ports::Images) and [`TpmStates`](stillpoint_engine::ports::TpmStates) on QEMU: the oldest supported is 7.2.
 //!
 //! A VM is one QEMU process in a session of its own, which outlives the service. Whatever must be known to find it again
 //! is in the folder of its instance, written before QEMU begins; whatever is true of its disks is asked of QEMU, never
@@ -22,7 +22,9 @@ mod observe;
 mod process;
 pub mod qmp;
 mod registry;
+mod tpm;
 
 pub use config::{Deadlines, QemuConfig};
 pub use hypervisor::QemuHypervisor;
 pub use images::QemuImages;
+pub use tpm::QemuTpmStates;

@@ -28,12 +28,12 @@ impl State {
 
     pub(crate) fn start_capture(&mut self, id: InstanceId) -> Outcome {
         let (captured, done_at) = (self.now(), Instant::now() + self.capture_time);
-        let held_for = self.hold_left(id);
+        let (held_for, tpm) = (self.hold_left(id), self.tpm_of(id));
         let instance = self.instance(id)?;
         match std::mem::replace(&mut instance.saving, Saving::None) {
             Saving::Prepared(sink) if instance.run == RunState::Paused => {
-                let image =
-                    MemoryImage { value: instance.memory, disks: instance.believed.clone(), captured, held_for };
+                let (value, disks) = (instance.memory, instance.believed.clone());
+                let image = MemoryImage { value, disks, captured, tpm, held_for };
                 instance.saving = Saving::Active { sink, image, done_at };
                 Ok(())
             }
@@ -84,12 +84,16 @@ impl State {
             self.end_instance(id);
             return refused("migrate-incoming", "load of migration failed: Invalid argument");
         };
+        let tpm = image.tpm;
         instance.memory = image.value;
         instance.believed = image.disks;
         instance.clock_behind = now.duration_since(image.captured).unsigned_abs();
         instance.agent_started = true;
         instance.run = RunState::Paused;
         let vm = instance.spec.vm.clone();
+        if let Some(bytes) = tpm {
+            self.set_tpm_of(id, bytes);
+        }
         if let Some(left) = image.held_for {
             self.hold_again(id, vm, left);
         }

@@ -66,6 +66,14 @@ impl State {
         Ok(())
     }
 
+    pub(crate) fn write_export(&mut self, bytes: &[u8], to: &Path) -> Result<(), ExportError> {
+        if self.lacks(to, bytes.len() as u64) {
+            return Err(ExportError::NoSpace { path: to.to_owned() });
+        }
+        self.memories.insert(to.to_owned(), Memory::Sealed(bytes.to_vec()));
+        Ok(())
+    }
+
     pub(crate) fn seal_export(
         &mut self,
         staged: &Path,

@@ -69,12 +69,16 @@ calls! {
     OpenMemory "memory.open" false;
     KeepMemory "memory.keep" true;
     RemoveMemory "memory.remove" true;
+    PutTpm "tpm.put" true;
+    TakeTpm "tpm.take" false;
+    RemoveTpm "tpm.remove" true;
     WriteDescription "descriptions.write" true;
     RemoveDescription "descriptions.remove" true;
     FindDescriptions "descriptions.find" false;
     NamesInFolder "descriptions.names" false;
     StageExport "exports.stage" true;
     CopyMemory "exports.copy_memory" true;
+    WriteExport "exports.write" true;
     SealExport "exports.seal" true;
     DiscardExport "exports.discard" true;
     ExportFiles "exports.files" false;

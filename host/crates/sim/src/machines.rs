@@ -65,6 +65,9 @@ impl State {
         };
         self.lock_all(&instance).map_err(failed)?;
         self.read_media(spec).map_err(failed)?;
+        if let Some(folder) = &spec.tpm {
+            self.power_tpm(folder).map_err(HypervisorError::Tpm)?;
+        }
         for layer in instance.open() {
             self.files.open_mut(layer.inode).into_iter().for_each(|image| image.merged_away = false);
         }

@@ -25,6 +25,9 @@ pub(crate) struct MemoryImage {
     pub(crate) value: u64,
     pub(crate) disks: BTreeMap<DiskName, Content>,
     pub(crate) captured: Timestamp,
+    /// What its TPM kept.
+    #[serde(default)]
+    pub(crate) tpm: Option<Vec<u8>>,
     /// The guest was held, and would have let go by itself after this.
     #[serde(default)]
     pub(crate) held_for: Option<Duration>,

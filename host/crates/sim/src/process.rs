@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use stillpoint_engine::ports::{
-    DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError,
+    DescriptionError, ExportError, HypervisorError, ImageError, MemoryError, QuiesceError, StoreError, TpmError,
 };
 use tokio::time::{Instant, sleep};
 
@@ -162,6 +162,15 @@ impl Injected for MemoryError {
         match how {
             Injection::Refused => Self::Io { what: call.name().to_owned(), source: std::io::Error::other(WORDS) },
             Injection::NoSpace => Self::NoSpace { path: call.name().to_owned() },
+        }
+    }
+}
+
+impl Injected for TpmError {
+    fn injected(call: Call, how: Injection) -> Self {
+        match how {
+            Injection::Refused => Self::Io { what: call.name().to_owned(), source: std::io::Error::other(WORDS) },
+            Injection::NoSpace => Self::NoSpace { folder: call.name().into() },
         }
     }
 }

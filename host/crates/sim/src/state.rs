@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) scripts: BTreeMap<VmId, GuestScript>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) memories: BTreeMap<PathBuf, Memory>,
+    /// Folders of TPMs, and what each has in it.
+    pub(crate) tpms: BTreeMap<PathBuf, Vec<u8>>,
     /// Files that a program which is none of ours has open, and its name.
     pub(crate) strangers: BTreeMap<PathBuf, String>,
     /// Description files.
@@ -94,6 +96,7 @@ impl State {
             scripts: BTreeMap::new(),
             sessions: BTreeMap::new(),
             memories: BTreeMap::new(),
+            tpms: BTreeMap::new(),
             strangers: BTreeMap::new(),
             descriptions: BTreeMap::new(),
             folders: BTreeSet::from([PathBuf::from("/")]),

@@ -1,14 +1,14 @@
 //! The world as tests hold it: what happens in it, and what goes wrong in it.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use stillpoint_common::{
-    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, FileIdentity, Firmware, InstanceId, VmDefinition,
-    VmId,
+    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, FileIdentity, Firmware, InstanceId, Tpm,
+    VmDefinition, VmId,
 };
 use stillpoint_engine::{Ports, ports::HypervisorEventKind};
 
@@ -234,6 +234,28 @@ impl World {
         })
     }
 
+    /// Makes the TPM of a running guest keep a value. False if it does not run, or has none.
+    pub fn write_tpm(&self, vm: &VmId, value: u64) -> bool {
+        self.with(|state| state.write_tpm(vm, value))
+    }
+
+    /// The value that the TPM of a running guest keeps, 0 if it is new; `None` if there is none.
+    #[must_use]
+    pub fn read_tpm(&self, vm: &VmId) -> Option<u64> {
+        self.with(|state| state.read_tpm(vm))
+    }
+
+    /// The folders of all TPMs.
+    #[must_use]
+    pub fn tpm_folders(&self) -> Vec<PathBuf> {
+        self.with(|state| state.tpms.keys().cloned().collect())
+    }
+
+    /// Takes the folder of a TPM away, as somebody with `rm` does.
+    pub fn lose_tpm(&self, folder: impl AsRef<Path>) {
+        self.with(|state| state.tpms.remove(folder.as_ref()));
+    }
+
     /// The guest switches itself off.
     pub fn shut_guest_down(&self, vm: &VmId) {
         self.with(|state| state.running(vm).into_iter().for_each(|id| state.shut_down(id)));
@@ -276,6 +298,7 @@ pub fn definition(disks: &[(&str, &str)]) -> VmDefinition {
         memory_mib: 256,
         accelerator: AcceleratorChoice::Auto,
         firmware: Firmware::Bios,
+        tpm: Tpm::Absent,
         boot: Boot::Bios,
         disks: disks.iter().map(disk).collect(),
         pass_through: vec![],

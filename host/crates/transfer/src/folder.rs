@@ -1,7 +1,9 @@
 //! Export folders on a file system of the host.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -57,6 +59,16 @@ impl ExportTargets for FolderExports {
             }
             let message = "its content is not what was captured".to_owned();
             Err(ExportError::SourceDamaged { path: state.path, message })
+        })
+        .await
+    }
+
+    async fn write(&self, bytes: &[u8], to: &Path) -> Result<(), ExportError> {
+        let (bytes, to) = (bytes.to_vec(), to.to_owned());
+        blocking(move || {
+            let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&to);
+            let written = file.and_then(|mut file| file.write_all(&bytes));
+            written.map_err(|error| failed("writing", &to, &error))
         })
         .await
     }

@@ -167,7 +167,7 @@ pub struct CreateVm {
     #[arg(value_parser = parse::vm, required_unless_present = "from")]
     pub vm: Option<VmId>,
     /// JSON file as `vm show --json` prints it, `-` for standard input. Flags for hardware cannot be added.
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "disk", "kernel", "nic", "pass_through", "medium", "firmware", "serial_log", "extra_argument"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "disk", "kernel", "nic", "pass_through", "medium", "firmware", "tpm", "serial_log", "extra_argument"])]
     pub from: Option<PathBuf>,
     /// Virtual CPUs [default: 1].
     #[arg(long, value_name = "N")]
@@ -210,6 +210,9 @@ pub struct HardwareFlags {
     /// Image for the variables of its UEFI, qcow2, made if there is none [default: beside the first disk].
     #[arg(long, value_name = "FILE", requires = "firmware")]
     pub uefi_vars: Option<PathBuf>,
+    /// Give it a TPM 2.0. What the TPM keeps belongs to the VM's checkpoints.
+    #[arg(long)]
+    pub tpm: bool,
     /// Boot this Linux kernel instead of the disks.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -256,7 +259,7 @@ pub struct UpdateVm {
     #[command(flatten)]
     pub critical: CriticalFlags,
     /// Take what it is made of from the `spec` of this JSON file, `-` for standard input.
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "firmware", "attach_disk", "detach_disk", "medium", "eject", "remove_medium"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["cpus", "memory", "accelerator", "firmware", "tpm", "attach_disk", "detach_disk", "medium", "eject", "remove_medium"])]
     pub from: Option<PathBuf>,
     /// Virtual CPUs.
     #[arg(long, value_name = "N")]
@@ -270,6 +273,9 @@ pub struct UpdateVm {
     /// What starts it: bios, uefi. Variables that checkpoints need are kept.
     #[arg(long, value_name = "WHAT")]
     pub firmware: Option<FirmwareArg>,
+    /// Whether it has a TPM 2.0: true or false. One that is taken out is kept.
+    #[arg(long, value_name = "BOOL")]
+    pub tpm: Option<bool>,
     /// Add a disk: name=logs,path=/vm/logs.qcow2,format=qcow2. One that was taken out reads as it did.
     #[arg(long, value_parser = parse::disk, value_name = "name=,path=,format=")]
     pub attach_disk: Vec<Disk>,

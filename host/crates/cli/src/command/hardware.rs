@@ -27,6 +27,7 @@ fn tables(spec: &Spec) -> String {
         ("memory", text::bytes(spec.memory_mib.saturating_mul(1024 * 1024))),
         ("accelerator", text::word(Some(spec.accelerator))),
         ("firmware", firmware(spec)),
+        ("tpm", tpm(spec.tpm).to_owned()),
         ("boots", kernel(|boot| &boot.kernel).unwrap_or_else(|| "from its disks".to_owned())),
         ("initial RAM disk", kernel(|boot| &boot.initrd).unwrap_or_default()),
         ("kernel command line", kernel(|boot| &boot.command_line).unwrap_or_default()),
@@ -48,6 +49,10 @@ fn tables(spec: &Spec) -> String {
         section("Extra arguments of QEMU", ["argument"], arguments),
     ]
     .concat()
+}
+
+pub(super) const fn tpm(tpm: bool) -> &'static str {
+    if tpm { "2.0" } else { "none" }
 }
 
 fn firmware(spec: &Spec) -> String {
@@ -126,6 +131,7 @@ mod tests {
             memory_mib: 1536,
             accelerator: AcceleratorChoice::Tcg,
             uefi: Some(Uefi { variables: "/vm/vars.qcow2".into() }),
+            tpm: true,
             media: vec![
                 Medium {
                     name: "install".into(),
@@ -163,6 +169,7 @@ mod tests {
             "1.5 GiB",
             "TCG",
             "UEFI, its variables in /vm/vars.qcow2",
+            "2.0",
             "install",
             "CD-ROM drive",
             "/iso/install.iso (RAW)",

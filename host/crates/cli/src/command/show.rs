@@ -41,6 +41,7 @@ pub(super) fn vm(vm: &Vm) -> String {
         ("labels", vm.settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
         ("after checkpoint", vm.parent_checkpoint.map(|id| id.to_string()).unwrap_or_default()),
         ("operation", vm.operation.map(|id| id.to_string()).unwrap_or_default()),
+        ("tpm", if vm.spec.tpm { format!("2.0, in {}", vm.tpm_state) } else { String::new() }),
         ("merges", if vm.merges_suspended { "suspended".to_owned() } else { String::new() }),
         ("serial log", vm.spec.serial_log.clone()),
         ("uid", vm.uid.clone()),
@@ -127,6 +128,10 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("asked", text::word(checkpoint.requested_policy)),
         ("fallback", fallback_text(checkpoint).unwrap_or_default()),
         ("memory", if checkpoint.memory_bytes == 0 { "none".into() } else { text::bytes(checkpoint.memory_bytes) }),
+        (
+            "tpm",
+            if checkpoint.spec.tpm { format!("2.0, {}", text::bytes(checkpoint.tpm_bytes)) } else { String::new() },
+        ),
         ("on disk", checkpoint.usage.as_ref().map(usage).unwrap_or_default()),
         ("vm was", text::word(checkpoint.vm_state).to_lowercase()),
         ("hardware", format!("{} CPUs, {}", checkpoint.spec.cpus, memory(&checkpoint.spec))),

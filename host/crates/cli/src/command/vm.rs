@@ -111,7 +111,7 @@ async fn change(context: &Context, update: &UpdateVm) -> Result<VmChange, CliErr
         settings: SettingsChange::default(),
     };
     if change == VmChange::default() {
-        let advice = "Add --policy, --undo-checkpoint, --cpus, --memory, --accelerator, --firmware, --attach-disk, --detach-disk, \
+        let advice = "Add --policy, --undo-checkpoint, --cpus, --memory, --accelerator, --firmware, --tpm, --attach-disk, --detach-disk, \
                       --medium, --eject, --remove-medium, --checkpoint-location, --critical-action, --critical-timeout or --from.";
         return Err(CliError::usage("nothing to change", advice));
     }
@@ -125,6 +125,7 @@ fn changes_hardware(update: &UpdateVm) -> bool {
         || update.memory.is_some()
         || update.accelerator.is_some()
         || update.firmware.is_some()
+        || update.tpm.is_some()
         || disks
         || media
 }
@@ -139,6 +140,7 @@ fn changed(mut spec: Spec, update: &UpdateVm) -> Result<Spec, CliError> {
         Some(FirmwareArg::Bios) => spec.uefi = None,
         None => {}
     }
+    spec.tpm = update.tpm.unwrap_or(spec.tpm);
     for name in &update.detach_disk {
         let Some(at) = spec.disks.iter().position(|disk| disk.name == *name) else {
             let advice = "`stillpoint vm show VM` lists its disks.";

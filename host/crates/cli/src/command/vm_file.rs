@@ -141,6 +141,7 @@ fn spec(create: &CreateVm, hardware: &HardwareFlags) -> Result<Spec, CliError> {
         memory_mib: memory,
         accelerator: hardware.accelerator.unwrap_or_default(),
         uefi,
+        tpm: hardware.tpm,
         kernel,
         disks: hardware.disk.clone(),
         pass_through: hardware.pass_through.clone(),

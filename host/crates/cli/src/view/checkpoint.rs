@@ -41,6 +41,8 @@ pub struct Checkpoint {
     pub disks: Vec<CheckpointDisk>,
     /// Size of its memory state; 0: it has none.
     pub memory_bytes: u64,
+    /// Size of what its TPM kept; 0: none.
+    pub tpm_bytes: u64,
     /// The guest was running when it was made, or when the saved state that it contains was saved.
     pub was_running: bool,
     /// What the VM was when it was made.
@@ -118,6 +120,7 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             display_name: checkpoint.display_name,
             fallback_detail: checkpoint.fallback_detail,
             memory_bytes: checkpoint.memory_bytes,
+            tpm_bytes: checkpoint.tpm_bytes,
             was_running: checkpoint.was_running,
             vm_state: policy::read_power(checkpoint.vm_state),
             deleting: checkpoint.deleting,

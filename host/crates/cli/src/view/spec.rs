@@ -20,6 +20,9 @@ pub struct Spec {
     /// Starts through UEFI; `null`: through the BIOS.
     #[serde(default)]
     pub uefi: Option<Uefi>,
+    /// It has a TPM 2.0.
+    #[serde(default)]
+    pub tpm: bool,
     /// Boots this kernel; `null`: boots from the disks.
     #[serde(default)]
     pub kernel: Option<KernelBoot>,
@@ -138,6 +141,7 @@ impl TryFrom<&pb::VmSpec> for Spec {
             memory_mib: message.memory_mib,
             accelerator: spec::accelerator(message.accelerator, "spec.accelerator")?,
             uefi: message.uefi.as_ref().map(|uefi| Uefi { variables: uefi.variables.clone() }),
+            tpm: message.tpm,
             kernel: message.kernel.as_ref().map(KernelBoot::from),
             disks: message.disks.iter().map(Disk::try_from).collect::<Result<_, Failure>>()?,
             pass_through: message.pass_through.iter().map(PassThroughDisk::from).collect(),
@@ -166,6 +170,7 @@ impl From<&Spec> for pb::VmSpec {
             memory_mib: spec.memory_mib,
             accelerator: pb::AcceleratorChoice::from(spec.accelerator).into(),
             uefi: spec.uefi.as_ref().map(|uefi| pb::Uefi { variables: uefi.variables.clone() }),
+            tpm: spec.tpm,
             kernel: spec.kernel.as_ref().map(pb::KernelBoot::from),
             disks: spec.disks.iter().map(disk).collect(),
             pass_through: spec.pass_through.iter().map(pass_through).collect(),

@@ -61,6 +61,8 @@ pub struct Vm {
     pub undo_checkpoint: bool,
     /// Disks that were taken out while checkpoints lay on them.
     pub detached_disks: Vec<Disk>,
+    /// Folder with what its TPM keeps; empty: it never had one.
+    pub tpm_state: String,
 }
 
 /// Memory and devices that a saved VM goes on from.
@@ -110,6 +112,7 @@ impl TryFrom<pb::Vm> for Vm {
             saved: vm.saved.map(SavedState::from),
             undo_checkpoint: vm.undo_checkpoint,
             detached_disks: vm.detached_disks.iter().map(Disk::try_from).collect::<Result<_, _>>()?,
+            tpm_state: vm.tpm_state,
             name: vm.name,
             uid: vm.uid,
             checkpoint_location: vm.checkpoint_location,

@@ -8,7 +8,7 @@ use stillpoint_common::{
     Critical, CriticalSettings, DefinitionChange, DiskDefinition, DiskFormat, Failure, FallbackReason,
     FileSystemOutcome, FileSystemResult, Firmware, GuestDescription, Hazard, KeyValues, Kind, LayerFile, LayerId,
     LeftOut, MemoryState, Operation, OperationId, OperationKind, OperationState, PhaseRecord, PowerState, Progress,
-    Reason, Remarks, ServiceRole, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent,
+    Reason, Remarks, ServiceRole, Tpm, Vm, VmDefinition, VmFailure, VmFailures, VmSettings, WriterError, WriterEvent,
     WriterFacts, WriterLevel, WriterOutcome, WriterResult, WriterState,
 };
 use stillpoint_proto::{convert, v1 as pb};
@@ -35,6 +35,7 @@ pub(crate) fn definition() -> VmDefinition {
         memory_mib: 512,
         accelerator: AcceleratorChoice::Auto,
         firmware: Firmware::Bios,
+        tpm: Tpm::Absent,
         boot: Boot::Bios,
         disks: vec![DiskDefinition {
             name: "system".parse().unwrap(),
@@ -64,6 +65,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         instance: None,
         host_boot: String::new(),
         saved: None,
+        tpm: None,
         undo_checkpoint: false,
         detached: vec![],
         generation_id: Uuid::from_u128(8),
@@ -142,6 +144,7 @@ pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, h
         definition: definition(),
         disks: BTreeMap::new(),
         memory: None,
+        tpm: None,
         was_running: true,
         power: Some(stillpoint_common::PowerState::Running),
         file_systems: file_systems(FileSystemResult::Frozen),

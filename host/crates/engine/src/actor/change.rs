@@ -13,6 +13,7 @@ use crate::{
     media::take_media,
     plans,
     ports::HypervisorError,
+    tpm::{forget_tpm, give_tpm},
 };
 
 impl VmActor {
@@ -86,6 +87,7 @@ impl VmActor {
             };
         }
         vm.definition = definition;
+        give_tpm(&self.world, vm).await?;
         Ok(changes)
     }
 
@@ -135,12 +137,15 @@ impl VmActor {
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
         let event = self.event(EventKind::VmForgotten, format!("{} was forgotten; its images stay", vm.id));
         let changes = changes.delete_vm(&vm.id).event(&event);
-        let Err(error) = self.world.catalogue.commit(changes).await else { return Ok(()) };
-        self.world.catalogue.settled().await.map_err(StepError::from)?;
-        match self.world.catalogue.vm(&self.vm).await {
-            Err(gone) if gone.reason == Reason::VmNotFound => Ok(()),
-            Ok(_) | Err(_) => Err(StepError::from(error).into()),
+        if let Err(error) = self.world.catalogue.commit(changes).await {
+            self.world.catalogue.settled().await.map_err(StepError::from)?;
+            match self.world.catalogue.vm(&self.vm).await {
+                Err(gone) if gone.reason == Reason::VmNotFound => {}
+                Ok(_) | Err(_) => return Err(StepError::from(error).into()),
+            }
         }
+        forget_tpm(&self.world, &vm).await;
+        Ok(())
     }
 
     /// What the VM's disks hold is to be in the user's own images when the VM is forgotten: what an earlier failure has

@@ -41,6 +41,10 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
         Moving::within(seen, self.limits.stall, late("copying memory to", to), call).await
     }
 
+    async fn write(&self, bytes: &[u8], to: &Path) -> Result<(), ExportError> {
+        within(self.limits.act, late("writing", to), named("exports.write", self.port.write(bytes, to))).await
+    }
+
     /// Reads all that was written, and reports nothing meanwhile.
     async fn seal(
         &self,

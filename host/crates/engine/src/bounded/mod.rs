@@ -16,6 +16,7 @@ mod hypervisor;
 mod images;
 mod memory;
 mod store;
+mod tpm;
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -45,6 +46,7 @@ pub(crate) fn bounded(ports: Ports, limits: PortLimits) -> Ports {
         hypervisor: Bounded::new(ports.hypervisor, limits),
         images: Bounded::new(ports.images, limits),
         memory: Bounded::new(ports.memory, limits),
+        tpm: Bounded::new(ports.tpm, limits),
         descriptions: Bounded::new(ports.descriptions, limits),
         guest: Bounded::new(ports.guest, limits),
         exports: Bounded::new(ports.exports, limits),

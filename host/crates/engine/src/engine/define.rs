@@ -1,6 +1,6 @@
 //! Defining a VM.
 
-use stillpoint_common::{Event, EventKind, Failure, KeyValues, Merges, Reason, Vm, VmId};
+use stillpoint_common::{Event, EventKind, Failure, KeyValues, Layer, Merges, Reason, Vm, VmId};
 use uuid::Uuid;
 
 use super::Engine;
@@ -13,6 +13,7 @@ use crate::{
     error::{StepError, wrong_definition},
     media::take_media,
     ports::StoreError,
+    tpm::{forget_tpm, give_tpm},
 };
 
 impl Engine {
@@ -31,23 +32,29 @@ impl Engine {
         }
         let layers = take_disks(&self.world, None, &new.definition).await?;
         take_media(&self.world, &[], &new.definition).await?;
-        let vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
-        let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
-        let changes =
-            layers.iter().fold(Changes::default().new_vm(&vm), |changes, layer| changes.new_layer(&vm.id, layer));
-        let changes = changes.event(&event);
-        match self.world.catalogue.commit(changes).await {
-            Ok(()) => {}
-            Err(StoreError::Conflict { key }) if key.starts_with("vm/") => return Err(exists(&vm.id)),
-            Err(StoreError::Conflict { .. }) => {
-                return Err(Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM"));
-            }
-            Err(error) => self.made_all_the_same(&vm, error).await?,
-        }
+        let mut vm = Vm { made_by: request_id, ..self.new_record(new, &layers) };
+        give_tpm(&self.world, &mut vm).await?;
+        self.write_new(&vm, &layers).await?;
         describe::settled(&self.world, &vm.id).await;
         let actor = VmActor::spawn(self.world.clone(), self.hub.clone(), vm.id.clone(), Vec::new());
         self.actors.lock().await.insert(vm.id.clone(), actor);
         self.vm(&vm.id).await
+    }
+
+    async fn write_new(&self, vm: &Vm, layers: &[Layer]) -> Result<(), Failure> {
+        let event = Event::of_vm(vm.created, EventKind::VmDefined, &vm.id, format!("{} was defined", vm.id));
+        let changes =
+            layers.iter().fold(Changes::default().new_vm(vm), |changes, layer| changes.new_layer(&vm.id, layer));
+        let refused = match self.world.catalogue.commit(changes.event(&event)).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Conflict { key }) if key.starts_with("vm/") => exists(&vm.id),
+            Err(StoreError::Conflict { .. }) => {
+                Failure::new(Reason::DiskInUse, "one of the disks has just been taken by another VM")
+            }
+            Err(error) => return self.made_all_the_same(vm, error).await,
+        };
+        forget_tpm(&self.world, vm).await;
+        Err(refused)
     }
 
     /// A store that failed may have written all the same. A VM that is in the catalogue has to have its actor.
@@ -59,7 +66,7 @@ impl Engine {
         }
     }
 
-    fn new_record(&self, new: NewVm, layers: &[stillpoint_common::Layer]) -> Vm {
+    fn new_record(&self, new: NewVm, layers: &[Layer]) -> Vm {
         let now = self.world.ports.clock.now();
         let default_location = || self.world.config.checkpoints_folder.join(new.id.as_str());
         Vm {
@@ -73,6 +80,7 @@ impl Engine {
             instance: None,
             host_boot: String::new(),
             saved: None,
+            tpm: None,
             generation_id: Uuid::new_v4(),
             accelerator: None,
             critical: new.critical,

@@ -54,7 +54,9 @@ impl Delete {
             let goes = self.going.contains(&checkpoint.id);
             let parent = heir(&all, &self.going, checkpoint.parent);
             let state = if goes { CheckpointState::Deleting } else { checkpoint.state };
-            let after = Checkpoint { parent, state, ..checkpoint.clone() };
+            // Nothing can come back to it: the secrets of its TPM go at once.
+            let tpm = checkpoint.tpm.clone().filter(|_| !goes);
+            let after = Checkpoint { parent, state, tpm, ..checkpoint.clone() };
             if after != *checkpoint {
                 changes = changes.set_checkpoint(&after);
             }

@@ -35,6 +35,7 @@ use crate::{
     job::{CreateFacts, Facts, Job, SaveFacts},
     ports::QuiesceError,
     saga::{self, Journal, Plan, wait_after},
+    tpm::folder_of,
     tree::subtree,
 };
 
@@ -278,6 +279,7 @@ pub(super) async fn attempt(
         checkpoint: Checkpoint { disks: vm.heads.clone(), ..draft.clone() },
         instance: vm.instance,
         saved: vm.saved.clone(),
+        tpm: folder_of(&vm),
         with_memory,
         overlays: plan_overlays(&forest, &vm.heads)?,
         session: SessionId::generate(),
@@ -307,6 +309,7 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
         definition: vm.definition.clone(),
         disks: vm.heads.clone(),
         memory: None,
+        tpm: None,
         was_running: vm.saved.as_ref().map_or(power == PowerState::Running, |saved| saved.was_running),
         power: Some(power),
         file_systems: Vec::new(),

@@ -29,17 +29,21 @@ pub(super) enum ExportStep {
     Stage,
     CopyDisks,
     CopyMemory,
+    WriteTpm,
     Seal,
 }
 
 use ExportStep as S;
 
-const BURSTS: &[&[S]] = &[&[S::Stage, S::CopyDisks, S::CopyMemory], &[S::Seal]];
+const BURSTS: &[&[S]] = &[&[S::Stage, S::CopyDisks, S::CopyMemory, S::WriteTpm], &[S::Seal]];
+
+/// The state of the TPM, by the name that swtpm looks for in its folder.
+const TPM_FILE: &str = "tpm2-00.permall";
 
 impl Step for ExportStep {
     fn phase(self) -> Option<&'static str> {
         match self {
-            Self::Stage => None,
+            Self::Stage | Self::WriteTpm => None,
             Self::CopyDisks => Some("copy"),
             // Its own, if there is a memory.
             Self::CopyMemory => None,
@@ -85,6 +89,11 @@ impl Plan for Export {
                     cx.reporter.end(phase);
                 }
             }
+            S::WriteTpm => {
+                if let Some(state) = &self.checkpoint.tpm {
+                    cx.ports().exports.write(state.bytes(), &self.staged.join(TPM_FILE)).await?;
+                }
+            }
             S::Seal => {
                 cx.ports().exports.seal(&self.staged, &self.target, self.describe()).await?;
             }
@@ -95,7 +104,7 @@ impl Plan for Export {
     async fn undo(&mut self, step: ExportStep, cx: &Cx) -> Result<(), StepError> {
         match step {
             S::Stage => Ok(cx.ports().exports.discard(&self.staged).await?),
-            S::CopyDisks | S::CopyMemory | S::Seal => Ok(()),
+            S::CopyDisks | S::CopyMemory | S::WriteTpm | S::Seal => Ok(()),
         }
     }
 }
@@ -139,6 +148,10 @@ impl Export {
                 "file": "memory",
                 "format": "QEMU migration stream",
                 "qemu_version": memory.qemu_version,
+            })),
+            "tpm": self.checkpoint.tpm.as_ref().map(|_| json!({
+                "file": TPM_FILE,
+                "format": "permanent state of swtpm, TPM 2.0",
             })),
             "left_out": self.checkpoint.left_out,
         })

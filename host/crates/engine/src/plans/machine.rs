@@ -11,6 +11,7 @@ use crate::{
     media,
     ports::{LaunchSpec, Launched, RunState, StartMode},
     saga::up_to,
+    tpm::folder_of,
 };
 
 /// How often to look whether an agent answers again.
@@ -32,6 +33,7 @@ pub(super) async fn launch(
         chains: launch_chains(forest, &vm)?,
         on_panic: vm.settings.on_failure.into(),
         definition: media::at_hand(cx, &vm, mode).await?,
+        tpm: folder_of(&vm),
         mode,
     };
     Ok(cx.ports().hypervisor.launch(&spec).await?)

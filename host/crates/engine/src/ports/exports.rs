@@ -32,6 +32,9 @@ pub trait ExportTargets: Send + Sync {
         progress: &ProgressSink,
     ) -> Result<(), ExportError>;
 
+    /// Writes a small file of these bytes into the temporary folder, readable for the service alone.
+    async fn write(&self, bytes: &[u8], to: &Path) -> Result<(), ExportError>;
+
     /// Hashes and syncs what is in the temporary folder, writes the manifest (`manifest.json`: `describe` and the list
     /// of files) and renames the folder to `target`. Answers the files, the manifest last.
     ///

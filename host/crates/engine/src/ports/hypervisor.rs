@@ -15,7 +15,7 @@ use stillpoint_common::{
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use super::MemorySink;
+use super::{MemorySink, TpmError};
 
 /// Runs VMs. One VM process is an *instance*; a VM may have two for a moment, while an apply replaces one by another.
 #[async_trait]
@@ -31,7 +31,7 @@ pub trait Hypervisor: Send + Sync {
     /// Starts a process, paused before its first instruction (or, for [`StartMode::Restore`], waiting for its memory).
     ///
     /// Afterwards the instance is observed as [`RunState::Paused`] or [`RunState::AwaitingMemory`]. On failure no
-    /// process is left. Called for an instance that runs already, it only answers.
+    /// process is left, neither the instance's nor its TPM's. Called for an instance that runs already, it only answers.
     async fn launch(&self, spec: &LaunchSpec) -> Result<Launched, HypervisorError>;
 
     /// Loads memory and devices from `source` into an instance that awaits them; it is paused afterwards.
@@ -40,7 +40,8 @@ pub trait Hypervisor: Send + Sync {
     async fn load_memory(&self, instance: InstanceId, source: OwnedFd, within: Duration)
     -> Result<(), HypervisorError>;
 
-    /// Ends the process at once, as pulling the plug does, and removes its runtime files. Its layers are closed.
+    /// Ends the process at once, as pulling the plug does, and removes its runtime files. Its layers are closed, and its
+    /// TPM has ended.
     async fn retire(&self, instance: InstanceId) -> Result<(), HypervisorError>;
 
     /// Presses the power button. The guest decides what comes of it.
@@ -212,6 +213,8 @@ pub struct LaunchSpec {
     /// For each disk of the definition and for its firmware's variables, in the order of
     /// [`VmDefinition::layered`], the layers.
     pub chains: Vec<DiskChain>,
+    /// Folder with the state of its TPM, if it has one; it is there, and no other instance runs on it.
+    pub tpm: Option<PathBuf>,
     /// Fresh, or from a memory state.
     pub mode: StartMode,
     /// What becomes of it when the kernel of its guest panics.
@@ -317,6 +320,9 @@ pub enum HypervisorError {
         /// The file of it that is missing.
         path: PathBuf,
     },
+    /// Its TPM could not be started.
+    #[error(transparent)]
+    Tpm(TpmError),
     /// It did not answer in time.
     #[error("QEMU did not answer {command} within {waited:?}")]
     Unanswered {

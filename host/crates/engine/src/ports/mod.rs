@@ -16,6 +16,7 @@ mod images;
 mod memory;
 mod stop;
 mod store;
+mod tpm;
 
 pub use clock::{Clock, SystemClock};
 pub use descriptions::{DescriptionError, Descriptions, FoundDescription};
@@ -29,3 +30,4 @@ pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, Offli
 pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};
 pub use stop::Stop;
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};
+pub use tpm::{TpmError, TpmStates};

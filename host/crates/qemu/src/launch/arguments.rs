@@ -59,6 +59,9 @@ pub(crate) fn arguments(
         line.disk(chain, index)?;
     }
     line.pass_through(spec)?;
+    if spec.tpm.is_some() {
+        line.tpm(layout, spec.instance)?;
+    }
     for (index, nic) in definition.nics.iter().enumerate() {
         line.nic(nic, index);
     }
@@ -145,6 +148,15 @@ impl Line {
             "driver": "virtserialport", "bus": "channels.0", "id": AGENT, "chardev": AGENT,
             "name": "org.stillpoint.agent.0",
         }));
+        Ok(())
+    }
+
+    /// It is at a place of its own in memory, and takes no slot from another device.
+    fn tpm(&mut self, layout: &RuntimeLayout, instance: InstanceId) -> Result<(), String> {
+        let path = layout.tpm_socket(instance);
+        self.add("-chardev", format!("socket,id=tpm,path={}", escaped(nodes::text(&path)?)));
+        self.add("-tpmdev", "emulator,id=tpm,chardev=tpm");
+        self.device(&json!({"driver": "tpm-crb", "tpmdev": "tpm"}));
         Ok(())
     }
 

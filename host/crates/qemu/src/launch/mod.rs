@@ -1,13 +1,13 @@
 //! Starts an instance, paused before its first instruction.
 //!
 //! ```text
-//! folder + launched.json ─▶ sh (writes `process`) ─▶ setsid ─▶ QEMU -S ─▶ control socket greets ─▶ attached
+//! folder + launched.json ─▶ TPM ─▶ sh (writes `process`) ─▶ setsid ─▶ QEMU -S ─▶ control socket greets ─▶ attached
 //! ```
 //! The service may die at any arrow: what is needed to find the process again is written before it.
 
 mod arguments;
 
-use std::{fs::File, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{ffi::OsString, fs::File, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{Accelerator, Firmware};
@@ -22,6 +22,7 @@ use crate::{
     process::{self, ProcessIdentity},
     qmp::commands::QueryKvm,
     registry::Shared,
+    tpm,
 };
 
 /// What is kept of a launch beside the process.
@@ -53,18 +54,34 @@ pub(crate) async fn launch(shared: &Arc<Shared>, spec: &LaunchSpec) -> Result<La
     };
     let line = arguments::arguments(&shared.config, &shared.layout, spec, hardware)
         .map_err(|message| HypervisorError::LaunchFailed { message })?;
-    let prepared = prepare(&folder, &Record { accelerator });
+    let ended = tpm::end(&shared.layout.tpm(spec.instance)).await;
+    let prepared = ended.and_then(|()| prepare(&folder, &Record { accelerator }));
     prepared.map_err(|source| failed("preparing the runtime folder of the VM", source))?;
-    let log = shared.layout.log(spec.instance);
-    let started = File::create(&log).and_then(|log| process::start(&folder, &shared.config.qemu, &line, &log));
-    let child = started.map_err(|source| failed("starting QEMU", source))?;
-    match begin(shared, spec, child, &folder).await {
-        Ok(launched) => Ok(launched),
-        Err(error) => {
+    let launched = start(shared, spec, &line, &folder).await;
+    if launched.is_err() {
+        // Its folder says how to find a TPM that does not end.
+        if tpm::end(&shared.layout.tpm(spec.instance)).await.is_ok() {
             let _ = std::fs::remove_dir_all(&folder);
-            Err(error)
         }
     }
+    launched
+}
+
+/// Starts the TPM, if there is one, then QEMU, which connects to it. On failure no QEMU is left.
+async fn start(
+    shared: &Arc<Shared>,
+    spec: &LaunchSpec,
+    line: &[OsString],
+    folder: &Path,
+) -> Result<Launched, HypervisorError> {
+    let log = File::options().append(true).create(true).open(shared.layout.log(spec.instance));
+    let log = log.map_err(|source| failed("starting QEMU", source))?;
+    if let Some(state) = &spec.tpm {
+        tpm::start(&shared.config, &shared.layout, spec.instance, state).await?;
+    }
+    let child = process::start(folder, &shared.config.qemu, line, &log);
+    let child = child.map_err(|source| failed("starting QEMU", source))?;
+    begin(shared, spec, child, folder).await
 }
 
 /// Waits until the new process answers. If it does not, it is ended, and its own words are the error.

@@ -14,7 +14,7 @@ use std::{
 
 use serde::Serialize;
 use stillpoint_common::{
-    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Firmware, InstanceId, LayerFile, LayerId,
+    AcceleratorChoice, Boot, DiskDefinition, DiskFormat, DiskName, Firmware, InstanceId, LayerFile, LayerId, Tpm,
     VmDefinition,
 };
 use stillpoint_engine::{
@@ -110,6 +110,7 @@ impl Lab {
             memory_mib: 64,
             accelerator: AcceleratorChoice::Tcg,
             firmware: Firmware::Bios,
+            tpm: Tpm::Absent,
             boot: Boot::Bios,
             disks: self.chains.iter().map(define).collect(),
             pass_through: vec![],
@@ -128,6 +129,7 @@ impl Lab {
             generation_id: Uuid::new_v4(),
             definition: self.definition(),
             chains: self.chains.clone(),
+            tpm: None,
             mode: StartMode::Fresh,
             on_panic: OnPanic::GoOn,
         }

@@ -43,6 +43,10 @@ impl ExportTargets for SimExports {
         copied
     }
 
+    async fn write(&self, bytes: &[u8], to: &Path) -> Result<(), ExportError> {
+        self.process.call(Call::WriteExport, |state| state.write_export(bytes, to)).await
+    }
+
     async fn seal(
         &self,
         staged: &Path,

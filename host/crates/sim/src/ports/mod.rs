@@ -7,6 +7,7 @@ mod hypervisor;
 mod images;
 mod memory;
 mod store;
+mod tpm;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub(crate) fn ports_of(world: &World, process: u64) -> Ports {
         hypervisor: Arc::new(hypervisor::SimHypervisor::new(process.clone())),
         images: Arc::new(images::SimImages::new(process.clone())),
         memory: Arc::new(memory::SimMemory::new(process.clone())),
+        tpm: Arc::new(tpm::SimTpmStates::new(process.clone())),
         descriptions: Arc::new(descriptions::SimDescriptions::new(process.clone())),
         guest: Arc::new(guest::SimGuest::new(process.clone())),
         exports: Arc::new(exports::SimExports::new(process.clone())),

@@ -58,6 +58,7 @@ impl Lab {
             generation_id: Uuid::nil(),
             definition: definition(&[("system", "/vm/system.qcow2"), ("data", "/vm/data.qcow2")]),
             chains: vec![chain(&self.disk, system), chain(&self.data, data)],
+            tpm: None,
             mode,
             on_panic: OnPanic::GoOn,
         }

@@ -22,6 +22,7 @@ use crate::{
     job::{ApplyFacts, Facts},
     ports::{HypervisorError, StartMode},
     saga::{Nature, Plan, Step},
+    tpm::drop_folder,
 };
 
 /// One apply.
@@ -38,6 +39,7 @@ pub(super) struct Apply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApplyStep {
     CreateOverlays,
+    PutTpm,
     FreeHost,
     LaunchNew,
     LoadMemory,
@@ -54,24 +56,24 @@ use ApplyStep as S;
 
 /// The machine goes on: the old process is given up only when the new one has taken the state.
 const TO_RUNNING: &[&[S]] = &[
-    &[S::CreateOverlays, S::LaunchNew, S::LoadMemory],
+    &[S::CreateOverlays, S::PutTpm, S::LaunchNew, S::LoadMemory],
     &[S::MoveHead],
     &[S::Describe, S::StopOld, S::Resume, S::SetClock, S::DropState],
 ];
 
 /// The same for a VM with host resources that two processes cannot share: the old one has to give them up first.
 const TO_RUNNING_EXCLUSIVE: &[&[S]] = &[
-    &[S::CreateOverlays, S::FreeHost, S::LaunchNew, S::LoadMemory],
+    &[S::CreateOverlays, S::PutTpm, S::FreeHost, S::LaunchNew, S::LoadMemory],
     &[S::MoveHead],
     &[S::Describe, S::Resume, S::SetClock, S::DropState],
 ];
 
 /// The machine will go on at the next start.
 const TO_SAVED: &[&[S]] =
-    &[&[S::CreateOverlays, S::KeepState], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
+    &[&[S::CreateOverlays, S::PutTpm, S::KeepState], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
 
 /// There is no memory, or it is not wanted: the VM is off afterwards.
-const TO_OFF: &[&[S]] = &[&[S::CreateOverlays], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
+const TO_OFF: &[&[S]] = &[&[S::CreateOverlays, S::PutTpm], &[S::MoveHead], &[S::Describe, S::StopOld, S::DropState]];
 
 impl Step for ApplyStep {
     fn phase(self) -> Option<&'static str> {
@@ -81,7 +83,7 @@ impl Step for ApplyStep {
             Self::LoadMemory => Some("load"),
             Self::StopOld | Self::FreeHost => Some("stop"),
             Self::SetClock => Some("clock"),
-            Self::MoveHead | Self::Describe | Self::Resume | Self::KeepState | Self::DropState => None,
+            Self::PutTpm | Self::MoveHead | Self::Describe | Self::Resume | Self::KeepState | Self::DropState => None,
         }
     }
 
@@ -91,6 +93,7 @@ impl Step for ApplyStep {
             // Of two processes of one VM one must go: it would run on, unknown to everybody.
             Self::LaunchNew | Self::StopOld => Nature::Vital,
             Self::CreateOverlays
+            | Self::PutTpm
             | Self::FreeHost
             | Self::LoadMemory
             | Self::Describe
@@ -124,6 +127,7 @@ impl Plan for Apply {
     async fn ensure(&mut self, step: ApplyStep, cx: &Cx) -> Result<Changes, StepError> {
         match step {
             S::CreateOverlays => self.create_overlays(cx).await?,
+            S::PutTpm => self.put_tpm(cx).await?,
             S::FreeHost => self.free_host(cx).await?,
             S::LaunchNew => self.launch(cx).await?,
             S::LoadMemory => self.load(cx).await?,
@@ -143,6 +147,7 @@ impl Plan for Apply {
     async fn undo(&mut self, step: ApplyStep, cx: &Cx) -> Result<(), StepError> {
         match (step, self.facts.new) {
             (S::CreateOverlays, _) => remove_overlays(cx, &self.facts.overlays).await,
+            (S::PutTpm, _) => self.remove_tpm(cx).await,
             (S::LaunchNew, Some(new)) => {
                 cx.ports().guest.forget(new).await;
                 Ok(cx.ports().hypervisor.retire(new).await?)
@@ -180,6 +185,20 @@ impl Apply {
         Ok(())
     }
 
+    /// The TPM as it was at the checkpoint, in a folder of its own: that of the past stays Now's until the commit.
+    async fn put_tpm(&self, cx: &Cx) -> Result<(), StepError> {
+        let Some(folder) = &self.facts.new_tpm else { return Ok(()) };
+        let state = self.checkpoint.tpm.clone().unwrap_or_default();
+        Ok(cx.ports().tpm.put(folder, &state).await?)
+    }
+
+    async fn remove_tpm(&self, cx: &Cx) -> Result<(), StepError> {
+        match &self.facts.new_tpm {
+            Some(folder) => Ok(cx.ports().tpm.remove(folder).await?),
+            None => Ok(()),
+        }
+    }
+
     /// The VM as it will be.
     fn applied(&self, vm: Vm, cx: &Cx) -> Vm {
         let now = cx.ports().clock.now();
@@ -191,6 +210,7 @@ impl Apply {
             instance: self.facts.new,
             host_boot: cx.world.config.host_boot.clone(),
             saved: self.saved(now),
+            tpm: self.facts.new_tpm.clone(),
             generation_id: self.facts.generation_id,
             accelerator: self.launched.clone().or(vm.accelerator),
             updated: now,
@@ -242,6 +262,9 @@ impl Apply {
     async fn drop_state(&self, cx: &Cx) {
         if let Some(saved) = &self.facts.old_saved {
             drop_saved(cx, saved).await;
+        }
+        if let Some(folder) = &self.facts.old_tpm {
+            drop_folder(cx, folder).await;
         }
     }
 

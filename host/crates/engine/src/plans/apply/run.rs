@@ -19,6 +19,7 @@ use crate::{
         hazards, room,
     },
     saga::{self, Journal},
+    tpm::{has_tpm, new_folder},
 };
 
 /// Applies what is asked for. On failure the VM is as before, and a checkpoint of Now that was made stays.
@@ -72,6 +73,8 @@ async fn facts(vm: &Vm, checkpoint: &Checkpoint, landing: Landing, cx: &Cx) -> R
         old_saved: vm.saved.clone(),
         new: (landing == Landing::Process).then(InstanceId::generate),
         new_saved: (landing == Landing::Saved).then(MemoryId::generate),
+        old_tpm: vm.tpm.clone(),
+        new_tpm: has_tpm(&checkpoint.definition).then(|| new_folder(vm)),
         generation_id: Uuid::new_v4(),
     })
 }

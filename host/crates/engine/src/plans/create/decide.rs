@@ -18,6 +18,7 @@ pub(super) fn capture_failed(error: HypervisorError) -> StepError {
         | HypervisorError::Io { .. }
         | HypervisorError::LaunchFailed { .. }
         | HypervisorError::NoFirmware { .. }
+        | HypervisorError::Tpm(_)
         | HypervisorError::AcceleratorMissing { .. }) => StepError::from(other).blamed_on(Reason::CaptureFailed).into(),
     }
 }
@@ -60,6 +61,7 @@ pub(crate) fn quiesce_reason(error: &StepError) -> Option<FallbackReason> {
         StepError::Hypervisor(_)
         | StepError::Image(_)
         | StepError::Memory(_)
+        | StepError::Tpm(_)
         | StepError::Description(_)
         | StepError::Export(_)
         | StepError::Store(_)

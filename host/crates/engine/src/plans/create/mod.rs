@@ -41,6 +41,7 @@ pub(super) enum CreateStep {
     AttachOverlays,
     PrepareWriters,
     Freeze,
+    TakeTpm,
     SwitchHeads,
     Thaw,
     SettleWriters,
@@ -57,10 +58,11 @@ pub(super) enum CreateStep {
 
 use CreateStep as S;
 
-/// Everything slow comes before `Freeze` or after `Thaw`; the guest is held for one transaction and nothing else.
+/// Everything slow comes before `Freeze` or after `Thaw`; the guest is held for one transaction and nothing else but, if it
+/// has a TPM, the reading of some kilobytes.
 const PRODUCTION: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::PrepareWriters],
-    &[S::Freeze, S::SwitchHeads, S::Thaw, S::SettleWriters, S::Describe],
+    &[S::Freeze, S::TakeTpm, S::SwitchHeads, S::Thaw, S::SettleWriters, S::Describe],
     &[S::Publish],
     &[S::FinishWriters],
 ];
@@ -68,7 +70,7 @@ const PRODUCTION: &[&[S]] = &[
 /// The VM stands still for the third line; its memory is written while it runs again.
 const STANDARD: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory],
-    &[S::Pause, S::SwitchHeads, S::StartCapture, S::Resume],
+    &[S::Pause, S::TakeTpm, S::SwitchHeads, S::StartCapture, S::Resume],
     &[S::CaptureMemory, S::Describe],
     &[S::Publish],
 ];
@@ -77,17 +79,17 @@ const STANDARD: &[&[S]] = &[
 /// a production checkpoint without memory.
 const QUIESCED: &[&[S]] = &[
     &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory, S::PrepareWriters],
-    &[S::Freeze, S::Pause, S::SwitchHeads, S::StartCapture, S::Resume, S::Thaw, S::SettleWriters],
+    &[S::Freeze, S::Pause, S::TakeTpm, S::SwitchHeads, S::StartCapture, S::Resume, S::Thaw, S::SettleWriters],
     &[S::CaptureMemory, S::Describe],
     &[S::Publish],
     &[S::FinishWriters],
 ];
 
 /// The VM is off: its disks are all there is.
-const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::Describe], &[S::Publish]];
+const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::TakeTpm, S::Describe], &[S::Publish]];
 
 /// The VM is saved: its state never changes, so that a second name of it is as good as a copy.
-const SAVED: &[&[S]] = &[&[S::CreateOverlays, S::KeepState, S::Describe], &[S::Publish]];
+const SAVED: &[&[S]] = &[&[S::CreateOverlays, S::KeepState, S::TakeTpm, S::Describe], &[S::Publish]];
 
 impl Step for CreateStep {
     fn phase(self) -> Option<&'static str> {
@@ -99,6 +101,7 @@ impl Step for CreateStep {
             Self::Thaw => Some("thaw"),
             Self::CaptureMemory => Some("capture"),
             Self::AttachOverlays
+            | Self::TakeTpm
             | Self::SettleWriters
             | Self::BeginMemory
             | Self::KeepState
@@ -120,6 +123,7 @@ impl Step for CreateStep {
             Self::CreateOverlays
             | Self::AttachOverlays
             | Self::PrepareWriters
+            | Self::TakeTpm
             | Self::Thaw
             | Self::SettleWriters
             | Self::BeginMemory
@@ -159,6 +163,7 @@ impl Plan for Create {
             }
             S::PrepareWriters => self.prepare(cx).await?,
             S::Freeze => self.freeze(cx).await?,
+            S::TakeTpm => self.take_tpm(cx).await?,
             S::SwitchHeads => {
                 cx.ports().hypervisor.switch_heads(self.instance()?, &as_overlays(&self.facts.overlays)).await?;
             }
@@ -193,7 +198,8 @@ impl Plan for Create {
             S::KeepState => self.drop_memory(cx).await,
             S::Describe => describe::take_back(cx, self.facts.checkpoint.id).await,
             S::Pause => self.let_run(cx).await,
-            S::Thaw
+            S::TakeTpm
+            | S::Thaw
             | S::SettleWriters
             | S::StartCapture
             | S::Resume
@@ -234,6 +240,13 @@ impl Create {
         self.frozen_at = Some(Instant::now());
         self.facts.checkpoint.file_systems = frozen.file_systems;
         self.facts.checkpoint.writers = frozen.writers;
+        Ok(())
+    }
+
+    async fn take_tpm(&mut self, cx: &Cx) -> Result<(), StepError> {
+        if let Some(folder) = &self.facts.tpm {
+            self.facts.checkpoint.tpm = Some(cx.ports().tpm.take(folder).await?);
+        }
         Ok(())
     }
 

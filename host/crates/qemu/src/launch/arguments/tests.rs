@@ -1,5 +1,5 @@
 use stillpoint_common::{
-    AcceleratorChoice, DiskDefinition, DiskFormat, LayerFile, MediumFile, PassThroughDisk, VmDefinition,
+    AcceleratorChoice, DiskDefinition, DiskFormat, LayerFile, MediumFile, PassThroughDisk, Tpm, VmDefinition,
 };
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ fn spec() -> LaunchSpec {
             memory_mib: 512,
             accelerator: AcceleratorChoice::Auto,
             firmware: Firmware::Bios,
+            tpm: Tpm::V2,
             boot: Boot::Kernel { kernel: "/k".into(), initrd: Some("/i".into()), command_line: "quiet a=b".into() },
             disks: vec![DiskDefinition {
                 name: "system".parse().unwrap(),
@@ -58,6 +59,7 @@ fn spec() -> LaunchSpec {
                 layer('c', "/vm/two.qcow2", DiskFormat::Qcow2),
             ],
         }],
+        tpm: Some("/vm/checkpoints/web1.tpm".into()),
         mode: StartMode::Restore,
         on_panic: OnPanic::StandStill,
     }
@@ -120,6 +122,8 @@ fn hardware_brings_the_hosts_cpu() {
 fn a_fresh_start_awaits_no_memory_and_a_disk_without_layer_is_refused() {
     let mut spec = spec();
     spec.mode = StartMode::Fresh;
+    spec.tpm = None;
+    assert!(!line(&spec, Hardware::Tcg).join(" ").contains("tpm"));
     assert!(!line(&spec, Hardware::Tcg).contains(&"-incoming".to_owned()));
     spec.chains[0].layers.clear();
     let refused = arguments(&QemuConfig::default(), &RuntimeLayout::new("/run/vm"), &spec, Hardware::Tcg);
