@@ -48,8 +48,8 @@ pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};
 pub use policy::{CheckpointPolicy, Consistency, FallbackReason, Kind};
 pub use quiesce::{
-    ClockSet, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, QuiesceRequest, Thawed,
-    WriterOutcome, WriterRequest, WriterResult,
+    ClockSet, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, Prepared, QuiesceRequest, Restore,
+    RestoredWriter, Thawed, WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};

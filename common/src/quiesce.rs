@@ -1,10 +1,11 @@
 //! What host and guest tell each other about a quiesce session.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::{BackupType, ObservedService, SessionId, WriterFacts, WriterPolicy};
+use crate::{BackupType, CheckpointId, ObservedService, SessionId, WriterFacts, WriterPolicy};
 
 /// What the agent says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +151,43 @@ pub enum WriterResult {
     Vanished,
     /// It could not be held, and the checkpoint was made without it.
     LeftOut,
+}
+
+/// A checkpoint that a VM was brought back to, as its guest is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// Names this restore: the generation id that the VM got with it.
+    pub id: Uuid,
+    /// Which checkpoint.
+    pub checkpoint: CheckpointId,
+    /// The memory was restored too.
+    pub with_memory: bool,
+    /// The writers of the checkpoint.
+    pub writers: Vec<RestoredWriter>,
+}
+
+/// A writer as it was when a checkpoint was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredWriter {
+    /// Its name.
+    pub name: String,
+    /// The kind of writer.
+    pub id: String,
+    /// It was held when the checkpoint was made.
+    pub was_held: bool,
+    /// What it gave to be kept.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl From<&WriterOutcome> for RestoredWriter {
+    fn from(writer: &WriterOutcome) -> Self {
+        Self {
+            name: writer.name.clone(),
+            id: writer.facts.id.clone(),
+            was_held: writer.result == WriterResult::Held,
+            metadata: writer.facts.metadata.clone(),
+        }
+    }
 }
 
 /// The guest's clock was set.

@@ -14,7 +14,7 @@ use crate::{
         select::{Plan, Scope},
     },
     values::Values,
-    writers::registry::Registry,
+    writers::{registry::Registry, restore::Restores},
 };
 
 /// How long a new host waits for what the old one held. Then it is served all the same, and can at least ask.
@@ -26,6 +26,8 @@ pub struct Coordinator {
     freezer: Freezer,
     /// Writers that are registered.
     pub writers: Registry,
+    /// Tells them that the guest was brought back to a checkpoint.
+    pub restores: Restores,
     below: Option<PathBuf>,
     /// What this guest and its host tell each other.
     pub values: Values,
@@ -56,7 +58,16 @@ impl Coordinator {
     /// Coordinates sessions on this freezer with these writers. `below` limits them to file systems mounted there.
     #[must_use]
     pub fn new(freezer: Freezer, writers: Registry, below: Option<PathBuf>, values: Values) -> Self {
-        Self { freezer, writers, below, values, slot: Arc::new(Semaphore::new(1)), hosts: watch::Sender::new(0) }
+        let restores = Restores::default();
+        Self {
+            freezer,
+            writers,
+            restores,
+            below,
+            values,
+            slot: Arc::new(Semaphore::new(1)),
+            hosts: watch::Sender::new(0),
+        }
     }
 
     /// A new host has come: ends the session of the old one, and waits until its hold is gone.

@@ -31,6 +31,7 @@ impl Shop {
             .arg("--file")
             .arg(orders)
             .stdin(Stdio::null())
+            .stdout(fs::File::create(orders.with_extension("said")).unwrap())
             .spawn()
             .unwrap();
         Self(child)
@@ -104,6 +105,19 @@ async fn a_writer_in_python_is_held_keeps_its_words_and_goes_on_whatever_becomes
     session.complete().await;
     takes_orders(&orders).await;
     drop(session);
+
+    let writer = pb::RestoredWriter {
+        name: "Shop".into(),
+        writer_id: settled.writers[0].facts.clone().unwrap().writer_id,
+        was_held: true,
+        metadata: settled.writers[0].facts.clone().unwrap().metadata,
+    };
+    host.restored("01a20587-6f24-7373-9962-30e9a370664e", true, vec![writer]).await.unwrap();
+    let (wanted, until) = (format!("restored to order {held}"), Instant::now() + Duration::from_secs(30));
+    while !fs::read_to_string(orders.with_extension("said")).unwrap().lines().any(|line| line == wanted) {
+        assert!(Instant::now() < until, "the shop was never told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     let (_session, _) = host.frozen(LEASE).await;
     agent.kill();

@@ -20,6 +20,9 @@ identify) echo level=back-end; echo version=7; echo component=ledger; echo file=
 freeze) echo "position=42"; echo "window=$STILLPOINT_WINDOW_MS" ;;
 backup-complete) echo "completed=$STILLPOINT_BACKUP_TYPE" ;;
 esac
+case $1 in
+pre-restore|post-restore) echo "$STILLPOINT_CHECKPOINT $STILLPOINT_WITH_MEMORY $STILLPOINT_WAS_HELD $(cat)" >> LOG ;;
+esac
 trick=$(cat TRICK 2>/dev/null)
 case "$trick" in
 "hang at $1") sleep 600 ;;
@@ -46,7 +49,7 @@ impl Lab {
             programs.iter().for_each(|program| install(&folder, &format!("{name}/{program}")));
         }
         let config = format!(
-            "scripts.folder = {0}/scripts\nscripts.timeout = 2\nhooks.folder = {0}/hooks\nhooks.timeout = 2\n",
+            "scripts.folder = {0}/scripts\nscripts.timeout = 2\nhooks.folder = {0}/hooks\nhooks.timeout = 2\npostgresql.sockets = off\n",
             folder.display()
         );
         fs::write(folder.join("config"), config).unwrap();
@@ -194,4 +197,21 @@ async fn an_agent_that_is_told_to_end_lets_go_and_closes_its_session_at_once() {
     ended.await.expect("the session ends");
     lab.happens("ledger abort").await;
     assert!(!lab.disks.thaw(), "no file system is frozen");
+}
+
+#[tokio::test]
+async fn a_script_is_given_back_what_it_kept_when_the_guest_was_brought_back() {
+    let mut lab = Lab::new(&["ledger"], &[]).await;
+    let checkpoint = "01a20587-6f24-7373-9962-30e9a370664e";
+    let writer = pb::RestoredWriter {
+        name: "ledger".into(),
+        writer_id: lab.host.hello().await.writers[0].facts.clone().unwrap().writer_id,
+        was_held: true,
+        metadata: [("position".to_owned(), "42".to_owned())].into(),
+    };
+    lab.host.restored(checkpoint, false, vec![writer]).await.unwrap();
+    lab.happens("ledger post-restore").await;
+    let said = format!("{checkpoint} no yes position=42");
+    lab.happens(&said).await;
+    assert_eq!(lab.take_log(), ["ledger pre-restore", &said, "ledger post-restore", &said]);
 }

@@ -51,6 +51,11 @@ impl Writer for Scripted {
             Some(Trick::Vanishes(when)) if when == what => std::panic::resume_unwind(Box::new("no words")),
             Some(Trick::Refuses(_) | Trick::Hangs(_) | Trick::Vanishes(_)) | None => {}
         }
+        if let Ask::PreRestore(from) | Ask::PostRestore(from) = &event.ask {
+            let kept: Vec<_> = from.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let said = format!("{} {} {} {}", self.name, from.with_memory, from.was_held, kept.join(" "));
+            self.log.lock().unwrap().push(said.trim_end().to_owned());
+        }
         if let Ask::BackupComplete(backup) = &event.ask {
             return Ok(Done::keeping([("completed as", format!("{backup:?}"))]));
         }
@@ -310,4 +315,55 @@ async fn a_writer_that_refuses_to_prepare_ends_it_before_anything_is_held() {
     let (_session, answer) = lab.start(pb::QuiesceOptions::default()).await;
     let Step::Refused(refused) = answer else { panic!("{answer:?}") };
     assert_eq!(refused.reason(), pb::RefusedReason::Writer);
+}
+
+const KIND: &str = "5ea1ed00-0001-4000-8000-000000000001";
+const CHECKPOINT: &str = "01a20587-6f24-7373-9962-30e9a370664e";
+
+fn was(name: &str, position: &str) -> pb::RestoredWriter {
+    let metadata = [("position".to_owned(), position.to_owned())].into();
+    pb::RestoredWriter { name: name.into(), writer_id: KIND.into(), was_held: true, metadata }
+}
+
+#[tokio::test]
+async fn after_a_restore_every_writer_is_told_in_order_and_given_back_what_it_kept() {
+    let mut lab = Lab::new().await;
+    lab.writer("web", WriterLevel::FrontEnd, None).await;
+    lab.writer("db", WriterLevel::BackEnd, None).await;
+    lab.host.restored(CHECKPOINT, true, vec![was("db", "7"), was("late", "9")]).await.unwrap();
+    lab.happens("web PostRestore").await;
+    lab.happens("web true false").await;
+    let told = lab.take_log();
+    let order: Vec<_> = told.iter().filter(|line| line.ends_with("Restore")).collect();
+    assert_eq!(order, ["web PreRestore", "db PreRestore", "db PostRestore", "web PostRestore"]);
+    assert!(told.contains(&"db true true position=7".to_owned()), "{told:?}");
+    lab.writer("late", WriterLevel::FrontEnd, None).await;
+    lab.happens("late PostRestore").await;
+    lab.happens("late true true position=9").await;
+    lab.writer("new", WriterLevel::FrontEnd, None).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!lab.take_log().iter().any(|line| line.starts_with("new ")), "it knows of no past");
+    assert_eq!(lab.state_of("db").await.0, wpb::WriterState::Stable);
+}
+
+#[tokio::test]
+async fn a_writer_that_fails_at_a_restore_says_so_and_keeps_no_other_from_it() {
+    let mut lab = Lab::new().await;
+    lab.writer("web", WriterLevel::FrontEnd, Some(Trick::Refuses(WriterEvent::PreRestore))).await;
+    lab.writer("db", WriterLevel::BackEnd, Some(Trick::Hangs(WriterEvent::PostRestore))).await;
+    lab.writer("disk", WriterLevel::System, None).await;
+    lab.host.restored(CHECKPOINT, false, Vec::new()).await.unwrap();
+    lab.happens("disk PostRestore").await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while lab.state_of("db").await.0 != wpb::WriterState::FailedAtPostRestore {
+        assert!(Instant::now() < until, "{:?}", lab.state_of("db").await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (failed, error) = lab.state_of("web").await;
+    assert_eq!((failed, error), (wpb::WriterState::FailedAtPreRestore, wpb::WriterError::Retryable));
+    assert!(!lab.take_log().iter().any(|line| line == "web PostRestore"));
+    assert_eq!(lab.state_of("disk").await.0, wpb::WriterState::Stable);
+    let many = (0..65).map(|at| was(&at.to_string(), "0")).collect();
+    let refused = lab.host.restored(CHECKPOINT, false, many).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
 }

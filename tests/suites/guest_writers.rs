@@ -20,6 +20,7 @@ echo "$me $1" >> /run/told
 case "$1" in
 identify) case $me in web) echo level=front-end;; db) echo level=back-end;; disk) echo level=system;; esac ;;
 freeze) echo "position of $me=42" ;;
+pre-restore|post-restore) echo "$me $1 $STILLPOINT_WITH_MEMORY $STILLPOINT_WAS_HELD $(cat)" >> /run/restored ;;
 backup-complete) echo "completed as=$STILLPOINT_BACKUP_TYPE" ;;
 esac
 [ -e /run/trick ] || exit 0
@@ -47,19 +48,30 @@ impl Guest {
         let (vm, lab) = service.boot("web", &set).await?;
         let client = service.client().await?;
         let guest = Self { set, service, client, vm, lab };
-        guest
-            .lab
+        guest.install().await?;
+        guest.lab.start("counter c /data/count 2").await?;
+        Ok(guest)
+    }
+
+    /// Puts the writers in, and waits until they are registered.
+    async fn install(&self) -> Tested {
+        self.lab
             .sh("mkdir -p /etc/stillpoint/writers.d && echo scripts.timeout = 3 > /etc/stillpoint/writers.conf")
             .await?;
         for name in ["web", "db", "disk"] {
             let path = format!("/etc/stillpoint/writers.d/{name}");
             // Renamed when it is whole: a half-written program is none.
             let write = format!("cat > /tmp/new <<'END'\n{SCRIPT}END\nchmod 755 /tmp/new && mv /tmp/new {path}");
-            guest.lab.sh(&write).await?;
+            self.lab.sh(&write).await?;
         }
-        guest.new_agent().await?;
-        guest.lab.start("counter c /data/count 2").await?;
-        Ok(guest)
+        self.new_agent().await
+    }
+
+    /// Waits until each writer was told of a restore, and answers what.
+    async fn restored(&self) -> Tested<Vec<String>> {
+        self.lab.sh("until [ $(grep -c post-restore /run/restored) = 3 ]; do usleep 50000; done").await?;
+        let told = self.lab.sh("cat /run/restored; rm /run/restored").await?;
+        Ok(told.trim().lines().map(str::to_owned).collect())
     }
 
     /// An agent that has read its settings, with all writers registered.
@@ -134,5 +146,38 @@ async fn writers_in_a_guest_are_held_in_order_and_named_when_they_are_not() -> T
     guest.trick("db freeze hang").await?;
     let made = guest.create("without db", None).await?;
     assert_eq!((made.kind, made.fallback_reason), (Some(Kind::Standard), Some(FallbackReason::WriterTimedOut)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_are_given_back_what_they_kept_when_their_guest_is_brought_back() -> Tested {
+    let mut guest = Guest::new().await?;
+    let said = |memory: &str| {
+        let of = |who: &str, when: &str| format!("{who} {when} {memory} yes position of {who}=42");
+        let before = ["web", "db", "disk"].map(|who| of(who, "pre-restore"));
+        let after = ["disk", "db", "web"].map(|who| of(who, "post-restore"));
+        [before, after].concat()
+    };
+    let (out, error, code) = guest
+        .service
+        .stillpoint(&["checkpoint", "create", "web", "--name", "quiet", "--with-memory", "--policy", "production-only"])
+        .await?;
+    assert_eq!(code, 0, "{out}{error}");
+    let quiet = guest.client.list_checkpoints(&guest.vm).await?[0].id;
+    guest.client.wait(&guest.client.apply_checkpoint(&guest.vm, quiet).await?.id).await?;
+    guest.lab = guest.service.lab().await?;
+    assert_eq!(guest.restored().await?, said("yes"));
+
+    let production = guest.create("production", Some(CheckpointPolicy::ProductionOnly)).await?;
+    guest.client.wait(&guest.client.apply_checkpoint(&guest.vm, production.id).await?.id).await?;
+    guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
+    guest.lab = guest.service.lab().await?;
+    // Nothing in the guest's root outlives its boot: the applications come later than the agent.
+    guest.install().await?;
+    let mut told = guest.restored().await?;
+    let mut wanted = said("no");
+    told.sort();
+    wanted.sort();
+    assert_eq!(told, wanted);
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use stillpoint_common::{
     CheckpointPolicy, Consistency, FallbackReason, Kind, Reason, WriterPolicy, WriterRequest, WriterResult,
 };
-use stillpoint_sim::{Call, Fault, FaultPlan, GuestScript, ScriptedWriter, WriterScript};
+use stillpoint_engine::{ApplyRequest, Machine, NewCheckpoint, Request};
+use stillpoint_sim::{AgentScript, Call, Fault, FaultPlan, GuestScript, ScriptedWriter, WriterScript};
 use stillpoint_tests::sim_host::SimHost;
 
 async fn host_with(writers: &[ScriptedWriter]) -> SimHost {
@@ -106,4 +107,35 @@ async fn a_guest_that_cannot_be_told_afterwards_keeps_its_checkpoint() {
         let made = host.create(CheckpointPolicy::Production).await.unwrap();
         assert_eq!(made.consistency, Consistency::Application, "{call:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_told_of_its_restore_when_it_goes_on_or_when_it_has_booted_and_once() {
+    let mut host = host_with(&[willing("db")]).await;
+    host.restart_with(|config| config.heartbeat = Some(Duration::from_secs(10))).await;
+    let quiet =
+        NewCheckpoint { policy: Some(CheckpointPolicy::ProductionOnly), with_memory: true, ..NewCheckpoint::default() };
+    host.run(Request::CreateCheckpoint(quiet)).await.unwrap();
+    let made = host.checkpoints().await[0].checkpoint.clone();
+    host.run(Request::Apply(made.id.into())).await.unwrap();
+    let told = host.world.restores(&host.vm());
+    assert_eq!(told.len(), 1, "at once: {told:?}");
+    assert_eq!((told[0].checkpoint, told[0].with_memory), (made.id, true));
+    let writers: Vec<_> = told[0].writers.iter().map(|writer| (writer.name.as_str(), writer.was_held)).collect();
+    assert_eq!(writers, [("db", true)]);
+
+    let without = ApplyRequest { machine: Machine::WithoutMemory, ..made.id.into() };
+    host.run(Request::Apply(without)).await.unwrap();
+    host.world.script_guest(&host.vm(), |guest| guest.agent = AgentScript::Absent);
+    host.run(Request::Start).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(host.world.restores(&host.vm()).len(), 1, "there is nobody to tell");
+    host.restart_with(|config| config.heartbeat = Some(Duration::from_secs(10))).await;
+    host.world.script_guest(&host.vm(), |guest| guest.agent = AgentScript::Answers);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let told = host.world.restores(&host.vm());
+    assert_eq!((told.len(), told[1].with_memory), (2, false));
+    host.world.set_faults(FaultPlan::none());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!host.world.calls().contains(&Call::Restored), "it is told once");
 }

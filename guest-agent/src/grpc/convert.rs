@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    FileSystemOutcome, FileSystemResult, KeyValues, ObservedService, ServiceRole, Thawed, WriterOutcome, WriterRequest,
-    WriterResult,
+    FileSystemOutcome, FileSystemResult, KeyValues, ObservedService, Restore, RestoredWriter, ServiceRole, Thawed,
+    WriterOutcome, WriterRequest, WriterResult,
 };
 use stillpoint_proto::{convert::writer, guest::v1 as pb};
 
@@ -137,6 +137,26 @@ pub(super) fn writer_request(options: &pb::QuiesceOptions, lease: Duration) -> R
     };
     let (policy, backup_type) = (writer::policy(options.writer_policy()), writer::backup_type(options.backup_type()));
     Ok(WriterRequest { window, policy, backup_type })
+}
+
+/// What the host says of a restore, if it makes sense; else what does not.
+pub(super) fn restore(told: pb::RestoredRequest) -> Result<Restore, &'static str> {
+    const MOST_WRITERS: usize = 64;
+    if told.writers.len() > MOST_WRITERS {
+        return Err("writers: too many");
+    }
+    let writer = |writer: pb::RestoredWriter| RestoredWriter {
+        name: writer.name,
+        id: writer.writer_id,
+        was_held: writer.was_held,
+        metadata: writer.metadata.into_iter().collect(),
+    };
+    Ok(Restore {
+        id: told.restore_id.parse().map_err(|_| "restore_id: not a UUID")?,
+        checkpoint: told.checkpoint_id.parse().map_err(|_| "checkpoint_id: not the id of a checkpoint")?,
+        with_memory: told.with_memory,
+        writers: told.writers.into_iter().map(writer).collect(),
+    })
 }
 
 pub(super) fn frozen(report: &FrozenReport, held: &[WriterOutcome]) -> pb::QuiesceResponse {

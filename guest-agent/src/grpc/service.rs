@@ -99,6 +99,12 @@ impl GuestAgent for Service {
         Ok(Response::new(response))
     }
 
+    async fn restored(&self, request: Request<pb::RestoredRequest>) -> Result<Response<pb::RestoredResponse>, Status> {
+        let restore = convert::restore(request.into_inner()).map_err(Status::invalid_argument)?;
+        self.coordinator.restores.begin(&self.coordinator.writers, restore);
+        Ok(Response::new(pb::RestoredResponse {}))
+    }
+
     async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Result<Response<pb::ShutdownResponse>, Status> {
         let ending = match request.get_ref().action() {
             pb::ShutdownAction::PowerOff => power::Ending::PowerOff,

@@ -103,7 +103,9 @@ impl Trouble {
         }
     }
 
-    const fn error(&self) -> WriterError {
+    /// What it is called.
+    #[must_use]
+    pub const fn error(&self) -> WriterError {
         match self {
             Self::Refused(failure) => failure.error,
             Self::TimedOut(_) => WriterError::TimedOut,

@@ -8,6 +8,7 @@
 //! - [`registry`] knows who is registered, and how each stands. A registration lives as long as its connection.
 //! - [`course`] decides, [`life`] says what state an answer leaves a writer in: both without side effects.
 //! - [`conductor`] asks and waits, for one session. When it ends before its time, writers are told Abort.
+//! - [`restore`] tells of a checkpoint that the guest was brought back to.
 //! - [`attach`] serves writers of other processes, [`local`] those of our own, which are in [`builtin`].
 //! - [`sdk`] is for whoever writes a writer in Rust.
 //!
@@ -22,6 +23,7 @@ pub mod life;
 pub mod local;
 pub mod registration;
 pub mod registry;
+pub mod restore;
 pub mod sdk;
 mod wire;
 

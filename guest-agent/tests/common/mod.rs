@@ -180,7 +180,7 @@ impl Agent {
     fn start_all(disks: &Disks, config: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let none = folder.path().join("config");
-        fs::write(&none, "scripts.folder = off\nhooks.folder = off\n").unwrap();
+        fs::write(&none, "scripts.folder = off\nhooks.folder = off\npostgresql.sockets = off\n").unwrap();
         let config = config.map_or(none, Path::to_owned);
         let (socket, writers) = (folder.path().join("agent"), folder.path().join("writers"));
         let process = spawn(disks, [&socket, &writers, &config], environment);
@@ -257,6 +257,18 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) async fn hello(&mut self) -> pb::HelloResponse {
         self.client.hello(pb::HelloRequest::default()).await.unwrap().into_inner()
+    }
+
+    /// Says that the guest was brought back to a checkpoint.
+    pub(crate) async fn restored(
+        &mut self,
+        checkpoint: &str,
+        with_memory: bool,
+        writers: Vec<pb::RestoredWriter>,
+    ) -> Result<(), Status> {
+        let (restore_id, checkpoint_id) = (uuid::Uuid::new_v4().to_string(), checkpoint.to_owned());
+        let request = pb::RestoredRequest { restore_id, checkpoint_id, with_memory, writers };
+        self.client.restored(request).await.map(drop)
     }
 
     pub(crate) async fn open(&mut self) -> Session {

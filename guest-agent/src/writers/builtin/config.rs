@@ -11,7 +11,7 @@
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 /// A folder of programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,17 +79,21 @@ impl Config {
     /// # Errors
     /// The first line that is not understood: a setting that is silently passed over is worse than none.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let mut config = Self::default();
+        let (mut config, mut set) = (Self::default(), BTreeSet::new());
         for (at, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if !line.is_empty() {
-                config.set(line).map_err(|problem| ConfigError { line: at + 1, problem })?;
+                let key = config.set(line).map_err(|problem| ConfigError { line: at + 1, problem })?;
+                if !set.insert(key) {
+                    return Err(ConfigError { line: at + 1, problem: format!("`{key}` is set twice") });
+                }
             }
         }
         Ok(config)
     }
 
-    fn set(&mut self, line: &str) -> Result<(), String> {
+    /// Answers what was set.
+    fn set<'a>(&mut self, line: &'a str) -> Result<&'a str, String> {
         let (key, value) = line.split_once('=').ok_or("a setting has the form KEY = VALUE")?;
         let (key, value) = (key.trim(), value.trim());
         match key {
@@ -110,6 +114,7 @@ impl Config {
             }
             _ => Err(format!("`{key}` is not a setting")),
         }
+        .map(|()| key)
     }
 }
 
@@ -163,6 +168,7 @@ mod tests {
         assert_eq!(wrong("hooks.folder = x"), "line 1: `x` is not an absolute path, and not \"off\"");
         assert_eq!(wrong("hooks.timeout = 0"), "line 1: between 1 and 3600");
         assert_eq!(wrong("allow.users = postgres"), "line 1: `postgres` is not a user id");
+        assert_eq!(wrong("scripts.folder = off\n\nscripts.folder = /x"), "line 3: `scripts.folder` is set twice");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }

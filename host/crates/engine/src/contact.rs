@@ -23,6 +23,7 @@ use crate::{
     context::World,
     error::StepError,
     ports::{QuiesceError, RunState},
+    restore,
 };
 
 /// What is known of the agents of VMs.
@@ -121,6 +122,7 @@ pub(crate) async fn touch(world: &World, vm: &Vm) -> bool {
     let beat = world.ports.guest.beat(instance).await;
     world.contacts.note(vm, instance, &beat, world.ports.clock.now());
     let Ok(beat) = beat else { return false };
+    restore::tell(world, vm).await;
     if !uses(vm, GuestService::KeyValues) {
         return false;
     }

@@ -27,6 +27,7 @@ pub mod ports;
 mod preview;
 mod rebuild;
 mod request;
+mod restore;
 mod saga;
 mod space;
 mod speed;

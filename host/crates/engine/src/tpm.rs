@@ -6,7 +6,7 @@
 //! An apply never writes to the folder of the past: until its commit that is Now's. Nothing lies on a state, so that
 //! deleting and merging have nothing to do with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use stillpoint_common::{Failure, Tpm, TpmState, Vm, VmDefinition};
 use uuid::Uuid;
@@ -56,7 +56,7 @@ pub(crate) fn has_tpm(definition: &VmDefinition) -> bool {
 }
 
 /// Removes a folder that the catalogue does not know any more. A failure is told: the folder stays.
-pub(crate) async fn drop_folder(cx: &Cx, folder: &PathBuf) {
+pub(crate) async fn drop_folder(cx: &Cx, folder: &Path) {
     let remove = || cx.ports().tpm.remove(folder);
     if let Err(error) = up_to(5, "removing the state of a TPM", remove).await {
         cx.reporter.warn(format!("{} is of no use any more and could not be removed: {error}", folder.display()));

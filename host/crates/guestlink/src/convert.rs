@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    Beat, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, KeyValues, ObservedService, Prepared,
-    ServiceRole, Thawed, ToldValues, WriterOutcome, WriterResult,
+    Beat, FileSystemOutcome, FileSystemResult, Frozen, GuestDescription, KeyValues, ObservedService, Prepared, Restore,
+    RestoredWriter, ServiceRole, Thawed, ToldValues, WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::QuiesceError;
 use stillpoint_proto::{convert::writer::read_facts, guest::v1 as pb, writer::v1 as wpb};
@@ -22,6 +22,21 @@ pub(crate) fn clean(text: &str) -> String {
 /// A duration of a guest; what makes no sense is zero.
 pub(crate) fn duration(value: Option<prost_types::Duration>) -> Duration {
     value.and_then(|value| Duration::try_from(value).ok()).unwrap_or_default()
+}
+
+pub(crate) fn restore(restore: &Restore) -> pb::RestoredRequest {
+    let writer = |writer: &RestoredWriter| pb::RestoredWriter {
+        name: writer.name.clone(),
+        writer_id: writer.id.clone(),
+        was_held: writer.was_held,
+        metadata: writer.metadata.clone().into_iter().collect(),
+    };
+    pb::RestoredRequest {
+        restore_id: restore.id.to_string(),
+        checkpoint_id: restore.checkpoint.to_string(),
+        with_memory: restore.with_memory,
+        writers: restore.writers.iter().map(writer).collect(),
+    }
 }
 
 pub(crate) fn beat(answer: pb::BeatResponse) -> Beat {

@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use stillpoint_common::{
-    Beat, ClockSet, FileSystemOutcome, GuestDescription, KeyValues, Prepared, QuiesceRequest, ToldValues, WriterOutcome,
+    Beat, ClockSet, FileSystemOutcome, GuestDescription, KeyValues, Prepared, QuiesceRequest, Restore, ToldValues,
+    WriterOutcome,
 };
 use stillpoint_engine::ports::{PowerAction, QuiesceError};
 use stillpoint_proto::guest::v1::{self as pb, guest_agent_client::GuestAgentClient, watch_response::Event};
@@ -107,6 +108,18 @@ impl GuestLink {
     pub async fn set_clock(&self) -> Result<ClockSet, QuiesceError> {
         self.hello().await?;
         clock::set(self.client.clone(), &self.limits).await
+    }
+
+    /// Says that the guest was brought back to a checkpoint.
+    ///
+    /// # Errors
+    /// If the agent does not answer, or does not know the call.
+    pub async fn restored(&self, restore: &Restore) -> Result<(), QuiesceError> {
+        let limit = self.limits.connect + self.limits.ask;
+        match failure::within("restored", limit, self.client.clone().restored(convert::restore(restore))).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.older(error).await),
+        }
     }
 
     /// Asks the guest's system to end. Returns when it has agreed.

@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, SessionId, Thawed,
-    ToldValues, WriterOutcome,
+    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, Restore, SessionId,
+    Thawed, ToldValues, WriterOutcome,
 };
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 use tracing::debug;
@@ -145,6 +145,10 @@ impl GuestQuiesce for GuestLinks {
 
     async fn set_clock(&self, instance: InstanceId) -> Result<ClockSet, QuiesceError> {
         self.link(instance)?.set_clock().await
+    }
+
+    async fn restored(&self, instance: InstanceId, restore: &Restore) -> Result<(), QuiesceError> {
+        self.link(instance)?.restored(restore).await
     }
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError> {

@@ -90,6 +90,7 @@ calls! {
     Complete "guest.complete" true;
     Finish "guest.finish" true;
     SetClock "guest.set_clock" true;
+    Restored "guest.restored" true;
     Power "guest.power" true;
     Beat "guest.beat" false;
     SetValues "guest.set_values" true;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, KeyValues, VmId};
+use stillpoint_common::{DiskName, InstanceId, KeyValues, Restore, VmId};
 use stillpoint_engine::ports::{LaunchSpec, Observed, RunState};
 use tokio::time::Instant;
 
@@ -108,6 +108,12 @@ impl World {
     #[must_use]
     pub fn told_values(&self, vm: &VmId) -> Option<KeyValues> {
         self.with(|state| state.instances.values().find(|it| it.spec.vm == *vm).and_then(|it| it.values.clone()))
+    }
+
+    /// The restores that the guest of a VM was told of.
+    #[must_use]
+    pub fn restores(&self, vm: &VmId) -> Vec<Restore> {
+        self.with(|state| state.restores.get(vm).cloned().unwrap_or_default())
     }
 
     /// How far a guest's clock is behind; `None` without a process.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, SessionId, VmId};
+use stillpoint_common::{DiskName, InstanceId, Restore, SessionId, VmId};
 use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState, Trouble};
 use tokio::{
     sync::{broadcast, watch},
@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) scripts: BTreeMap<VmId, GuestScript>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// The restores that guests were told of.
+    pub(crate) restores: BTreeMap<VmId, Vec<Restore>>,
     pub(crate) memories: BTreeMap<PathBuf, Memory>,
     /// Folders of TPMs, and what each has in it.
     pub(crate) tpms: BTreeMap<PathBuf, Vec<u8>>,
@@ -95,6 +97,7 @@ impl State {
             instances: BTreeMap::new(),
             scripts: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            restores: BTreeMap::new(),
             memories: BTreeMap::new(),
             tpms: BTreeMap::new(),
             strangers: BTreeMap::new(),

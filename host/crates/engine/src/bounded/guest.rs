@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, SessionId, Thawed,
-    ToldValues, WriterOutcome,
+    Beat, ClockSet, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, Restore, SessionId,
+    Thawed, ToldValues, WriterOutcome,
 };
 use tokio::time::timeout;
 
@@ -50,6 +50,10 @@ impl GuestQuiesce for Bounded<dyn GuestQuiesce> {
 
     async fn set_clock(&self, instance: InstanceId) -> Answer<ClockSet> {
         within(self.limits.look, late("set_clock"), named("set_clock", self.port.set_clock(instance))).await
+    }
+
+    async fn restored(&self, instance: InstanceId, restore: &Restore) -> Answer {
+        within(self.limits.look, late("restored"), named("restored", self.port.restored(instance, restore))).await
     }
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Answer {

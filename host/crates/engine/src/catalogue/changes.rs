@@ -3,7 +3,9 @@
 //! Whatever changes what the description files of a VM have to say notes in the same transaction that they are owed: see
 //! [`describe`](crate::describe).
 
-use stillpoint_common::{Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, Vm, VmId};
+use stillpoint_common::{
+    Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, Restore, Vm, VmId,
+};
 
 use super::{Standstill, keys, record::encode};
 use crate::{
@@ -49,6 +51,7 @@ impl Changes {
     pub(crate) fn delete_vm(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::vm(vm)));
         self.put(Put::Delete(keys::failure(vm)));
+        self.put(Put::Delete(keys::restore(vm)));
         self.settle(vm, &[None])
     }
 
@@ -172,6 +175,19 @@ impl Changes {
 
     pub(crate) fn clear_standstill(mut self, vm: &VmId) -> Self {
         self.put(Put::Delete(keys::standstill(vm)));
+        self
+    }
+
+    /// Notes that the guest is to be told that it was brought back to a checkpoint.
+    pub(crate) fn set_restore(mut self, vm: &VmId, restore: &Restore) -> Self {
+        self.put(Put::Set(keys::restore(vm), encode(restore)));
+        self
+    }
+
+    /// The guest was told of the restore that was noted with this revision; a later one stays.
+    pub(crate) fn clear_restore(mut self, vm: &VmId, revision: u64) -> Self {
+        self.txn.guards.push(Guard::Revision(keys::restore(vm), revision));
+        self.put(Put::Delete(keys::restore(vm)));
         self
     }
 

@@ -68,6 +68,11 @@ pub(super) fn standstill(vm: &VmId) -> String {
     format!("standstill/{vm}")
 }
 
+/// The restore that the VM's guest is to be told of.
+pub(super) fn restore(vm: &VmId) -> String {
+    format!("restore/{vm}")
+}
+
 pub(super) fn failure(vm: &VmId) -> String {
     format!("failure/{vm}")
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason, Vm,
-    VmId,
+    Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason,
+    Restore, Vm, VmId,
 };
 
 use tokio::sync::watch;
@@ -112,6 +112,13 @@ impl Catalogue {
     /// How a VM has failed last, if it has.
     pub(crate) async fn failure(&self, vm: &VmId) -> Result<Option<FailureRecord>, Failure> {
         self.get(&keys::failure(vm)).await
+    }
+
+    /// The restore that the guest of a VM is to be told of, and the revision it was noted with.
+    pub(crate) async fn restore(&self, vm: &VmId) -> Result<Option<(Restore, u64)>, Failure> {
+        let key = keys::restore(vm);
+        let stored = self.store.get(&key).await.map_err(unavailable)?;
+        stored.map(|stored| Ok((decode(&key, &stored.value)?, stored.revision))).transpose()
     }
 
     pub(crate) async fn job(&self, id: OperationId) -> Result<Job, Failure> {

@@ -1,6 +1,8 @@
 //! Which type a record has, by its key.
 
-use stillpoint_common::{Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, Vm, VmId};
+use stillpoint_common::{
+    Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, Restore, Vm, VmId,
+};
 
 use super::{Standstill, keys, record::decode};
 use crate::{failing::FailureRecord, job::Job};
@@ -20,6 +22,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "open" | "request" => decode::<OperationId>(key, value).map(drop),
         "hold" => decode::<InstanceId>(key, value).map(drop),
         "standstill" => decode::<Standstill>(key, value).map(drop),
+        "restore" => decode::<Restore>(key, value).map(drop),
         "failure" => decode::<FailureRecord>(key, value).map(drop),
         "event" => decode::<Event>(key, value).map(drop),
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),

@@ -10,6 +10,7 @@ use crate::{
     forest::Forest,
     media,
     ports::{LaunchSpec, Launched, RunState, StartMode},
+    restore,
     saga::up_to,
     tpm::folder_of,
 };
@@ -71,6 +72,14 @@ pub(super) async fn set_clock(cx: &Cx, instance: InstanceId) {
             Err(_) if Instant::now() < until && runs(cx, instance).await => sleep(LOOK).await,
             Err(error) => return cx.reporter.warn(format!("the guest's clock was not set: {error}")),
         }
+    }
+}
+
+/// Tells writers of a guest that goes on that they were brought back to a checkpoint. If it cannot be told now, it is with
+/// one of the next signs of life.
+pub(super) async fn tell_restored(cx: &Cx) {
+    if let Ok(vm) = cx.catalogue().vm(&cx.vm).await {
+        restore::tell(&cx.world, &vm).await;
     }
 }
 

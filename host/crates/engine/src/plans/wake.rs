@@ -8,7 +8,7 @@ use stillpoint_common::{Accelerator, InstanceId, SavedState, Vm};
 
 use super::{
     disks::verify_layers,
-    machine::{drop_saved, launch, let_run, load_memory, set_clock},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored},
 };
 use crate::{
     catalogue::Changes,
@@ -83,7 +83,10 @@ impl Plan for Wake {
             // Were the catalogue lost, it must not come back with a state that is used up.
             S::Describe => describe::now_only(cx).await,
             S::Run if self.saved.was_running => let_run(cx, self.instance).await?,
-            S::SetClock if self.saved.was_running => set_clock(cx, self.instance).await,
+            S::SetClock if self.saved.was_running => {
+                set_clock(cx, self.instance).await;
+                tell_restored(cx).await;
+            }
             S::Run | S::SetClock => {}
             S::DropState => drop_saved(cx, &self.saved).await,
         }

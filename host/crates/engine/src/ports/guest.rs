@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Beat, ClockSet, FallbackReason, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest,
+    Beat, ClockSet, FallbackReason, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest, Restore,
     SessionId, Thawed, ToldValues, WriterOutcome,
 };
 
@@ -44,6 +44,10 @@ pub trait GuestQuiesce: Send + Sync {
     /// Sets the guest's clock to the host's time. Whatever the guest still held for an earlier life of the VM or of this
     /// service is let go first: a guest whose memory was kept while it was quiet goes on at once.
     async fn set_clock(&self, instance: InstanceId) -> Result<ClockSet, QuiesceError>;
+
+    /// Says that the guest was brought back to a checkpoint: writers are told. Returns when the agent has accepted it. Told
+    /// twice, it is told once.
+    async fn restored(&self, instance: InstanceId, restore: &Restore) -> Result<(), QuiesceError>;
 
     /// Asks the guest's system to switch off or restart. Returns when it has agreed, not when it has happened.
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError>;

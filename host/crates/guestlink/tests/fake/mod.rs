@@ -166,6 +166,10 @@ impl GuestAgent for Service {
         }))
     }
 
+    async fn restored(&self, _: Request<pb::RestoredRequest>) -> Result<Response<pb::RestoredResponse>, Status> {
+        Ok(Response::new(pb::RestoredResponse {}))
+    }
+
     async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (send, events) = mpsc::channel(4);
         for event in [

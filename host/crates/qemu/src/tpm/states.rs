@@ -99,9 +99,11 @@ async fn on_files<T: Send + 'static>(
 ) -> Result<T, TpmError> {
     let path = folder.to_owned();
     let done = spawn_blocking(move || work(&path)).await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
-    done.map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => TpmError::NoSpace { folder: folder.to_owned() },
-        _ => TpmError::Io { what: format!("{doing} {}", folder.display()), source },
+    done.map_err(|source| {
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return TpmError::NoSpace { folder: folder.to_owned() };
+        }
+        TpmError::Io { what: format!("{doing} {}", folder.display()), source }
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stillpoint_common::{
     Beat, ClockSet, FileSystemResult, Frozen, GuestDescription, InstanceId, KeyValues, Prepared, QuiesceRequest,
-    SessionId, Thawed, ToldValues, WriterOutcome, WriterResult,
+    Restore, SessionId, Thawed, ToldValues, WriterOutcome, WriterResult,
 };
 use stillpoint_engine::ports::{GuestQuiesce, PowerAction, QuiesceError};
 
@@ -120,6 +120,19 @@ impl GuestQuiesce for SimGuest {
             Ok(Reply::Answer(ClockSet { was_off_by_ms, uncertainty: Duration::from_millis(1) }))
         };
         self.ask(Call::SetClock, set, nothing).await
+    }
+
+    async fn restored(&self, instance: InstanceId, restore: &Restore) -> Result<(), QuiesceError> {
+        let tell = |state: &mut State| {
+            let Reply::Answer((vm, script)) = state.agent(instance)? else { return Ok(Reply::Silence) };
+            older(&script)?;
+            let told = state.restores.entry(vm).or_default();
+            if !told.iter().any(|known| known.id == restore.id) {
+                told.push(restore.clone());
+            }
+            Ok(Reply::Answer(()))
+        };
+        self.ask(Call::Restored, tell, nothing).await
     }
 
     async fn power(&self, instance: InstanceId, action: PowerAction) -> Result<(), QuiesceError> {

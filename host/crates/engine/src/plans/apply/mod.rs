@@ -4,7 +4,9 @@ mod decide;
 mod run;
 
 use async_trait::async_trait;
-use stillpoint_common::{Checkpoint, InstanceId, Layer, MemoryState, NicBackend, SavedState, Vm, VmDefinition};
+use stillpoint_common::{
+    Checkpoint, InstanceId, Layer, MemoryState, NicBackend, Restore, RestoredWriter, SavedState, Vm, VmDefinition,
+};
 
 pub(crate) use self::{
     decide::{Landing, landing, warning},
@@ -12,7 +14,7 @@ pub(crate) use self::{
 };
 use super::{
     disks::{create_overlays, remove_overlays, verify_layers},
-    machine::{drop_saved, launch, let_run, load_memory, set_clock},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored},
 };
 use crate::{
     catalogue::Changes,
@@ -137,7 +139,10 @@ impl Plan for Apply {
             S::Describe => describe::now_only(cx).await,
             S::StopOld => self.stop_old(cx).await?,
             S::Resume if self.checkpoint.was_running => let_run(cx, self.new_instance()?).await?,
-            S::SetClock if self.checkpoint.was_running => set_clock(cx, self.new_instance()?).await,
+            S::SetClock if self.checkpoint.was_running => {
+                set_clock(cx, self.new_instance()?).await;
+                tell_restored(cx).await;
+            }
             S::Resume | S::SetClock => {}
             S::DropState => self.drop_state(cx).await,
         }
@@ -274,7 +279,17 @@ impl Apply {
         cx.reporter.set_changes(now.definition.changes(&self.checkpoint.definition));
         let vm = self.applied(now, cx);
         let layers = self.made.iter().fold(Changes::default(), |changes, layer| changes.new_layer(&cx.vm, layer));
-        Ok(layers.set_vm(&vm))
+        Ok(layers.set_vm(&vm).set_restore(&cx.vm, &self.restore()))
+    }
+
+    /// What the guest is told as soon as it can be.
+    fn restore(&self) -> Restore {
+        Restore {
+            id: self.facts.generation_id,
+            checkpoint: self.checkpoint.id,
+            with_memory: self.facts.new.is_some() || self.facts.new_saved.is_some(),
+            writers: self.checkpoint.writers.iter().map(RestoredWriter::from).collect(),
+        }
     }
 
     async fn stop_old(&self, cx: &Cx) -> Result<(), StepError> {
