@@ -68,6 +68,9 @@ pub(super) fn standstill(vm: &VmId) -> String {
     format!("standstill/{vm}")
 }
 
+/// Prefix of what [`failure`] names.
+pub(super) const FAILURES: &str = "failure/";
+
 pub(super) fn failure(vm: &VmId) -> String {
     format!("failure/{vm}")
 }
