@@ -23,6 +23,6 @@ mod process;
 pub mod qmp;
 mod registry;
 
-pub use config::{Deadlines, QemuConfig};
+pub use config::{Deadlines, MergePace, QemuConfig};
 pub use hypervisor::QemuHypervisor;
 pub use images::QemuImages;
