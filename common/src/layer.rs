@@ -60,3 +60,13 @@ pub struct Layer {
     #[serde(default)]
     pub made: Option<Timestamp>,
 }
+
+/// Which of two neighbouring layers takes in the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MergeDirection {
+    /// The parent takes the child's data, and its place. The only way into the user's own image, which keeps its name.
+    Down,
+    /// The child takes what it does not have of the parent's data; the parent goes.
+    Up,
+}

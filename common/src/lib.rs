@@ -42,7 +42,7 @@ pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use firmware::{Firmware, UEFI_VARIABLES};
 pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, SessionId};
-pub use layer::{FileIdentity, FileStamp, Layer, LayerFile};
+pub use layer::{FileIdentity, FileStamp, Layer, LayerFile, MergeDirection};
 pub use medium::{Drive, Medium, MediumFile};
 pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
 pub use operation::{Operation, OperationKind, OperationState, Outcome, PhaseName, PhaseRecord, Progress};

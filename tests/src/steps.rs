@@ -35,9 +35,18 @@ pub enum Act {
     Create(CheckpointPolicy),
     /// The youngest checkpoint, which Now came from, is deleted.
     DeleteParentOfNow,
+    /// The same, where the layer below that of Now is the smaller one, and moves up.
+    MergeUp,
     /// A checkpoint is applied.
     Apply(CheckpointId),
+    /// The VM is saved.
+    Save,
+    /// A checkpoint is copied out.
+    Export(CheckpointId),
 }
+
+/// What makes a layer larger than those that the guest writes a few values to.
+const BULK: &str = "stillpoint-lab fill /data/bulk 16 7";
 
 /// A guest and its service.
 pub struct Steps {
@@ -77,11 +86,36 @@ impl Steps {
         Ok(match act {
             Act::Create(policy) => client.create_checkpoint(vm, "new", Some(policy)).await?.id,
             Act::Apply(id) => client.apply_checkpoint(vm, id).await?.id,
-            Act::DeleteParentOfNow => {
+            Act::Save => client.save_vm(vm).await?.id,
+            Act::Export(id) => {
+                let folder = self.set.path().join(format!("export-{}", uuid::Uuid::new_v4().simple()));
+                client.export_checkpoint(vm, id, &folder.display().to_string(), None).await?.id
+            }
+            Act::DeleteParentOfNow | Act::MergeUp => {
                 let all = client.list_checkpoints(vm).await?;
                 client.delete_checkpoint(vm, all.last().ok_or("there is none")?.id).await?.id
             }
         })
+    }
+
+    /// Makes what an act needs: for a merge a checkpoint whose layer is larger, or smaller, than what comes after it.
+    ///
+    /// # Errors
+    /// If the guest does not write, or a checkpoint is not made.
+    pub async fn prepare(&self, act: Act) -> Stepped {
+        match act {
+            Act::DeleteParentOfNow => {
+                self.lab.sh(BULK).await?;
+                self.checkpoint().await?;
+            }
+            Act::MergeUp => {
+                self.checkpoint().await?;
+                self.checkpoint().await?;
+                self.lab.sh(BULK).await?;
+            }
+            Act::Create(_) | Act::Apply(_) | Act::Save | Act::Export(_) => {}
+        }
+        Ok(())
     }
 
     /// The end of an operation: whether it was done, or else the reason.

@@ -88,10 +88,12 @@ crash_tests! {
     DeleteLeaf 22 45 while_a_leaf_is_deleted;
     DeleteMiddle 25 45 while_a_middle_checkpoint_is_deleted;
     DeleteParentOfNow 42 90 while_the_parent_of_now_is_deleted;
+    MergeUp 20 40 while_the_layers_below_now_are_merged_up_into_its_own;
     DeleteBranchPoint 11 16 while_a_branch_point_is_deleted;
     DeleteMiddleWhileOff 28 45 while_a_middle_checkpoint_of_a_vm_that_is_off_is_deleted;
     DeleteParentOfNowWhileOff 25 45 while_the_parent_of_a_now_that_is_off_is_deleted;
     DeleteSubtree 20 20 while_a_subtree_is_deleted;
+    DeleteSubtreeWhileRunning 20 20 while_a_subtree_of_a_running_vm_is_deleted;
     DeleteMany 10 10 while_two_checkpoints_are_deleted_at_once;
     DeleteMemory 5 5 while_the_memory_of_a_checkpoint_is_deleted;
     Export 17 9 while_a_checkpoint_is_exported;

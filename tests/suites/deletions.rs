@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use stillpoint_common::{
-    CheckpointId, CheckpointPolicy, Consistency, EventToken, Kind, OperationKind, Outcome, PowerState, Reason,
+    CheckpointId, CheckpointPolicy, Consistency, EventToken, Kind, MergeDirection, OperationKind, Outcome, PowerState,
+    Reason,
 };
 use stillpoint_engine::{Doomed, EventsFrom, Request};
 use stillpoint_proto::convert::status_line::status_line;
@@ -128,8 +129,9 @@ async fn a_preview_names_the_merges_that_the_deletion_does_and_does_nothing_itse
     assert_eq!(preview.checkpoints, [b, c]);
     assert_eq!(preview.takes, None, "nothing was merged yet");
     let moves: BTreeMap<_, _> = preview.merges.iter().map(|merge| (merge.disk.clone(), merge.bytes / 65_536)).collect();
-    // What b has lies below Now: 51 blocks of Now move into it.
-    assert_eq!(moves, [(disk("data"), 51), (disk("system"), 51)].into());
+    // What b has lies below Now: the one block of it moves up, not the 51 of Now down.
+    assert_eq!(moves, [(disk("data"), 1), (disk("system"), 1)].into());
+    assert!(preview.merges.iter().all(|merge| merge.direction == MergeDirection::Up));
     assert_eq!(preview.removed.len(), 2, "the layers of c");
     assert!(preview.memory_bytes > 0);
     assert_eq!(host.world.files(), files);
@@ -137,7 +139,9 @@ async fn a_preview_names_the_merges_that_the_deletion_does_and_does_nothing_itse
     assert!(!changed, "{:?}", &host.world.calls()[calls..]);
 
     let used = host.world.used("/vm");
-    host.world.set_latency(Call::Merge, Duration::from_secs(1));
+    for call in [Call::Merge, Call::Stream] {
+        host.world.set_latency(call, Duration::from_secs(1));
+    }
     let removed: Vec<_> = preview.removed.iter().map(|file| file.path.clone()).collect();
     host.run(doomed.into()).await.unwrap();
     for gone in preview.merges.iter().map(|merge| &merge.from.path).chain(&removed) {
@@ -145,8 +149,15 @@ async fn a_preview_names_the_merges_that_the_deletion_does_and_does_nothing_itse
     }
     assert!(used - host.world.used("/vm") >= preview.freed, "as much is free again as was said");
     assert_eq!(host.read(149), 149);
-    // The next one is told from the speed of this.
+    // Into the user's own image there is only the way down. The block that b had Now has written since.
     let next = host.engine.preview_delete(&host.vm(), &Doomed::These([a].into())).await.unwrap();
+    let moves: Vec<_> = next.merges.iter().map(|merge| (merge.direction, merge.bytes / 65_536)).collect();
+    assert_eq!(moves, [(MergeDirection::Down, 51); 2]);
+    host.run(Request::DeleteCheckpoint(a)).await.unwrap();
+    // The next one is told from the speed of this.
+    let last = host.create(CheckpointPolicy::Production).await.unwrap();
+    host.write(1, 5);
+    let next = host.engine.preview_delete(&host.vm(), &Doomed::These([last.id].into())).await.unwrap();
     assert!(next.takes.is_some_and(|takes| takes > Duration::ZERO), "{next:?}");
     let nothing = host.engine.preview_delete(&host.vm(), &Doomed::These([].into())).await.unwrap();
     assert_eq!((nothing.merges.len(), nothing.checkpoints.len(), nothing.takes), (0, 0, Some(Duration::ZERO)));

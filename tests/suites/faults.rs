@@ -10,7 +10,15 @@ use stillpoint_tests::trial::{Act, End, Trial, calls_of, with_fault};
 /// The faults of a call. One that only looks has no effect, so that before and after are the same.
 fn faults_of(call: Call) -> &'static [Fault] {
     use Fault::{FailAfter, FailBefore, Hang, HangAfter, NoSpace, Panic};
-    let takes_space = [Call::CreateOverlay, Call::Merge, Call::MergeOffline, Call::Flatten, Call::FinishCapture];
+    let takes_space = [
+        Call::CreateOverlay,
+        Call::Merge,
+        Call::MergeOffline,
+        Call::Stream,
+        Call::StreamOffline,
+        Call::Flatten,
+        Call::FinishCapture,
+    ];
     if takes_space.contains(&call) {
         &[FailBefore, FailAfter, NoSpace, Hang, HangAfter, Panic]
     } else if call == Call::Commit {
@@ -108,10 +116,12 @@ fault_tests! {
     DeleteLeaf 96 33 of_the_deletion_of_a_leaf;
     DeleteMiddle 115 42 of_the_deletion_of_a_middle_checkpoint;
     DeleteParentOfNow 156 81 of_the_deletion_of_the_parent_of_now;
+    MergeUp 80 30 of_a_merge_upwards;
     DeleteBranchPoint 66 14 of_the_deletion_of_a_branch_point;
     DeleteMiddleWhileOff 107 36 of_the_deletion_of_a_middle_checkpoint_while_off;
     DeleteParentOfNowWhileOff 100 32 of_the_deletion_of_the_parent_of_now_while_off;
     DeleteSubtree 60 20 of_the_deletion_of_a_subtree;
+    DeleteSubtreeWhileRunning 60 20 of_the_deletion_of_a_subtree_of_a_running_vm;
     DeleteMany 60 10 of_the_deletion_of_two_checkpoints_at_once;
     DeleteMemory 20 5 of_the_deletion_of_a_memory;
     Export 78 11 of_an_export;

@@ -43,8 +43,8 @@ async fn dies(guest: &mut Steps, act: Act, point: &str) -> Tested<bool> {
     let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
     match act {
         Act::Create(_) => assert_eq!((new, gone), (usize::from(done), 0), "{what}"),
-        Act::DeleteParentOfNow => assert_eq!((new, gone), (0, usize::from(done)), "{what}"),
-        Act::Apply(_) => assert_eq!((new, gone), (0, 0), "{what}"),
+        Act::DeleteParentOfNow | Act::MergeUp => assert_eq!((new, gone), (0, usize::from(done)), "{what}"),
+        Act::Apply(_) | Act::Save | Act::Export(_) => assert_eq!((new, gone), (0, 0), "{what}"),
     }
     Ok(done)
 }
@@ -66,9 +66,15 @@ async fn the_service_dies_at_each_step_of_checkpoints_and_merges() -> Tested {
     }
     for point in ["merge 1 after", "pause 1 after", "finish_merge 1 after", "resume 1 before", "remove 1 before"] {
         guest.write(3).await?;
-        guest.checkpoint().await?;
+        guest.prepare(Act::DeleteParentOfNow).await?;
         guest.write(4).await?;
         dies(&mut guest, Act::DeleteParentOfNow, point).await?;
+    }
+    for point in ["stream 1 before", "stream 1 after", "remove 1 before"] {
+        guest.write(5).await?;
+        guest.prepare(Act::MergeUp).await?;
+        guest.write(6).await?;
+        dies(&mut guest, Act::MergeUp, point).await?;
     }
     Ok(())
 }

@@ -49,19 +49,27 @@ async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Test
         Ok(())
     })
     .await?;
-    guest.becomes(PowerState::Off).await?;
-    guest.is_sound(guest.set.path(), &contents, &what).await?;
+    let saved = act == Act::Save && ended.is_ok();
+    guest.becomes(if saved { PowerState::Saved } else { PowerState::Off }).await?;
+    if !saved {
+        // The memory of one that is saved is no checkpoint's.
+        guest.is_sound(guest.set.path(), &contents, &what).await?;
+    }
     let after = guest.names().await?;
     let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
     let (made, deleted) = match (act, ended.is_ok()) {
         (Act::Create(_), done) => (usize::from(done), 0),
         // It is gone before its layers are merged, and stays so.
-        (Act::DeleteParentOfNow, _) => (0, 1),
-        (Act::Apply(_), _) => (0, 0),
+        (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
+        (Act::Apply(_) | Act::Save | Act::Export(_), _) => (0, 0),
     };
     assert_eq!((new, gone), (made, deleted), "{what}");
     guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
     guest.lab = guest.service.lab().await?;
+    if saved {
+        assert_eq!(guest.value().await?, format!("{value} {value}"), "{what}: it goes on where it was");
+        guest.is_sound(guest.set.path(), &contents, &what).await?;
+    }
     let is = guest.lab.sh("cat /data/value").await?;
     // Past its commit an apply stands, whatever becomes of the process: Now is the checkpoint.
     assert!(is == value.to_string() || (matches!(act, Act::Apply(_)) && is == "1"), "{what}: {is}");
@@ -80,12 +88,18 @@ async fn qemu_dies_at_each_step_and_nothing_that_was_acknowledged_is_lost() -> T
         (STANDARD, "start_capture 1 after"),
         (STANDARD, "memory.seal 1 before"),
         (Act::DeleteParentOfNow, "merge 1 after"),
+        (Act::MergeUp, "stream 1 before"),
+        (Act::MergeUp, "stream 1 after"),
+        (Act::Export(first), "flatten 1 before"),
+        (Act::Export(first), "exports.seal 1 before"),
+        (Act::Save, "pause 1 after"),
+        (Act::Save, "save_memory 1 before"),
+        (Act::Save, "memory.seal 1 before"),
+        (Act::Save, "retire 1 before"),
         (Act::Apply(first), "launch 1 after"),
         (Act::Apply(first), "load_memory 1 after"),
     ]) {
-        if act == Act::DeleteParentOfNow {
-            guest.checkpoint().await?;
-        }
+        guest.prepare(act).await?;
         qemu_dies(&mut guest, act, point, number).await?;
     }
     Ok(())
@@ -142,8 +156,8 @@ async fn fills(guest: &mut Steps, small: &SmallFs, (act, point): (Act, &str), va
     let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
     let (made, deleted) = match (act, ended.is_ok()) {
         (Act::Create(_), done) => (usize::from(done), 0),
-        (Act::DeleteParentOfNow, _) => (0, 1),
-        (Act::Apply(_), _) => (0, 0),
+        (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
+        (Act::Apply(_) | Act::Save | Act::Export(_), _) => (0, 0),
     };
     assert_eq!((new, gone), (made, deleted), "{what}");
     Ok(())
@@ -179,12 +193,15 @@ async fn the_disk_fills_up_at_each_step_and_all_is_well_when_there_is_space_agai
         (Act::DeleteParentOfNow, "merge 1 before"),
         (Act::DeleteParentOfNow, "merge 1 after"),
         (Act::DeleteParentOfNow, "finish_merge 1 after"),
+        (Act::MergeUp, "stream 1 before"),
+        (Act::MergeUp, "stream 1 after"),
+        (Act::Export(first), "flatten 1 before"),
         (Act::Apply(first), "create_overlay 1 before"),
         (Act::Apply(first), "launch 1 after"),
         (Act::Apply(first), "load_memory 1 after"),
     ]) {
+        guest.prepare(struck.0).await?;
         if struck.0 == Act::DeleteParentOfNow {
-            guest.checkpoint().await?;
             guest.write(100).await?;
         }
         fills(&mut guest, &small, struck, number).await?;

@@ -30,7 +30,7 @@ async fn with_a_long_merge_ahead() -> (SimHost, CheckpointId) {
     for block in 0..BLOCKS {
         host.write(block, block + 7);
     }
-    for call in [Call::Merge, Call::MergeOffline] {
+    for call in [Call::Merge, Call::MergeOffline, Call::Stream, Call::StreamOffline] {
         host.world.set_latency(call, STEP);
     }
     (host, made.id)
@@ -83,7 +83,9 @@ async fn whatever_is_asked_for_begins_at_once_while_layers_are_merged() {
         for block in 0..BLOCKS {
             host.write(block, block + 7);
         }
-        host.world.set_latency(Call::Merge, STEP);
+        for call in [Call::Merge, Call::Stream] {
+            host.world.set_latency(call, STEP);
+        }
         merging(&host, newer.id).await;
         let request = match what {
             0 => create(CheckpointPolicy::ProductionOnly),
@@ -100,7 +102,9 @@ async fn whatever_is_asked_for_begins_at_once_while_layers_are_merged() {
             host.end_of(&urgent).await.unwrap();
             assert!(asked.elapsed() < SOON, "{request:?} took {:?}", asked.elapsed());
         }
-        host.world.set_latency(Call::Merge, Duration::ZERO);
+        for call in [Call::Merge, Call::Stream] {
+            host.world.set_latency(call, Duration::ZERO);
+        }
         host.quiet().await;
         host.world.assert_sound();
         match what {
@@ -272,4 +276,106 @@ async fn a_service_that_ends_does_not_wait_for_a_merge_and_the_next_goes_on_with
     host.quiet().await;
     assert_reads_as_written(&host).await;
     assert_all_merged(&host).await;
+}
+
+/// Four checkpoints; the layer of the last has so many blocks more, Now's so many others.
+async fn with_layers_of(last: u64, now: u64) -> (SimHost, Vec<CheckpointId>) {
+    let host = SimHost::running().await;
+    let mut made = Vec::new();
+    for at in 0..4 {
+        if at == 3 {
+            (100..100 + last).for_each(|block| host.write(block, 2));
+        }
+        made.push(host.create(CheckpointPolicy::Production).await.expect("it works").id);
+        host.write(1, at + 2);
+    }
+    (200..200 + now).for_each(|block| host.write(block, 5));
+    (host, made)
+}
+
+fn count(host: &SimHost, call: Call) -> usize {
+    host.world.calls().iter().filter(|made| **made == call).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_smaller_of_two_layers_moves_whether_the_vm_runs_is_paused_or_off() {
+    for state in [PowerState::Running, PowerState::Paused, PowerState::Off] {
+        for (last, now, up) in [(0, 50, true), (50, 0, false)] {
+            let (host, made) = with_layers_of(last, now).await;
+            match state {
+                PowerState::Paused => drop(host.run(Request::Pause).await.unwrap()),
+                PowerState::Off => host.turn_off().await,
+                PowerState::Running | PowerState::PausedCritical | PowerState::Saved => {}
+            }
+            host.world.set_faults(FaultPlan::none());
+            host.run(Request::DeleteCheckpoint(made[3])).await.unwrap();
+            let is_off = state == PowerState::Off;
+            let (down_call, up_call) =
+                if is_off { (Call::MergeOffline, Call::StreamOffline) } else { (Call::Merge, Call::Stream) };
+            let moved = (count(&host, down_call) > 0, count(&host, up_call) > 0);
+            assert_eq!(moved, (!up, up), "{state:?}, {last} against {now}");
+            // Upwards the VM never stands still for it.
+            assert!(!up || count(&host, Call::Pause) == 0);
+            host.world.assert_sound();
+            assert_eq!(host.engine.vm(&host.vm()).await.unwrap().power, state);
+            assert_eq!(host.world.orphans(&host.referenced().await), [].into());
+            match state {
+                PowerState::Paused => drop(host.run(Request::Resume).await.unwrap()),
+                PowerState::Off => drop(host.run(Request::Start).await.unwrap()),
+                PowerState::Running | PowerState::PausedCritical | PowerState::Saved => {}
+            }
+            assert_eq!(host.read(1), 5);
+            assert!((200..200 + now).all(|block| host.read(block) == 5));
+            assert!((100..100 + last).all(|block| host.read(block) == 2));
+            for id in &made[..3] {
+                host.run(Request::DeleteCheckpoint(*id)).await.unwrap();
+            }
+            assert_eq!(host.read(1), 5);
+            assert_all_merged(&host).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_qemu_finished_while_the_service_was_away_is_written_down() {
+    let (mut host, made) = with_layers_of(3, 50).await;
+    for call in [Call::Merge, Call::Stream] {
+        host.world.set_latency(call, STEP);
+    }
+    let delete = host.engine.submit(&host.vm(), Request::DeleteCheckpoint(made[3]), None).await.unwrap();
+    tokio::time::sleep(STEP / 2).await;
+    assert_eq!(host.engine.operation(delete.id).await.unwrap().phase, "merge");
+    host.world.crash();
+    host.restart().await;
+    host.world.set_latency(Call::Stream, Duration::ZERO);
+    host.world.set_latency(Call::Merge, Duration::ZERO);
+    host.quiet().await;
+    host.world.assert_sound();
+    assert_eq!(host.world.orphans(&host.referenced().await), [].into());
+    assert_eq!(host.read(1), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_can_be_looked_at_at_every_moment_of_a_merge() {
+    let host = SimHost::running().await;
+    let made = host.create(CheckpointPolicy::Production).await.unwrap();
+    (0..20).for_each(|block| host.write(block, 7));
+    // The record of the VM and those of its layers are read one after the other.
+    host.world.set_latency(Call::Scan, Duration::from_millis(10));
+    let delete = host.engine.submit(&host.vm(), Request::DeleteCheckpoint(made.id), None).await.unwrap();
+    let mut looks = tokio::task::JoinSet::new();
+    let looking = async {
+        loop {
+            let (engine, vm) = (host.engine.clone(), host.vm());
+            looks.spawn(async move { engine.vm(&vm).await.map(|view| view.disks.len()) });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = looking => {}
+        ended = host.end_of(&delete) => assert_eq!(ended, Ok(Outcome::Gone)),
+    }
+    let seen = looks.join_all().await;
+    assert!(seen.len() > 100, "only {} looks", seen.len());
+    assert!(seen.iter().all(|disks| *disks == Ok(2)), "{seen:?}");
 }

@@ -172,6 +172,29 @@ async fn a_vm_without_space_stands_still_says_why_and_goes_on_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guest_that_runs_out_of_space_while_it_makes_itself_quiet_fails_the_checkpoint_at_once_and_says_why() {
+    for policy in [CheckpointPolicy::ProductionOnly, CheckpointPolicy::Production] {
+        let host = SimHost::running().await;
+        host.world.set_latency(Call::Prepare, Duration::from_secs(55));
+        let create = Request::CreateCheckpoint(NewCheckpoint { policy: Some(policy), ..NewCheckpoint::default() });
+        let begun = host.engine.submit(&host.vm(), create, None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        leave(&host, 3 * 65_536);
+        write_until_full(&host);
+        let asked = tokio::time::Instant::now();
+        let failure = host.end_of(&begun).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::NoSpace, "{failure}");
+        assert!(failure.message.contains("no space for disk data on /vm"), "{failure}");
+        assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
+        leave(&host, 64 * MIB);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((power(&host).await, host.checkpoints().await.len()), (PowerState::Running, 0));
+        host.assert_files().await;
+        host.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_vm_that_is_to_wait_goes_on_when_it_is_told_to_and_not_without_space() {
     let host = SimHost::running().await;
     set(&host, CriticalAction::Wait, None).await;

@@ -212,6 +212,7 @@ async fn strangers_and_leftovers_are_found_and_left_alone() {
     let base = LayerFile { id: LayerId::generate(), path: "/vm/data.qcow2".into(), format: DiskFormat::Qcow2 };
     world.ports().images.create_overlay("/vm/stray.qcow2".as_ref(), &base, 1 << 30).await.unwrap();
     world.put_description(format!("/state/web/{}.checkpoint.json", CheckpointId::generate()), "{}");
+    world.put_description(format!("/state/web/{}.pages", CheckpointId::generate()), "pages of nobody's");
     world.put_description("/state/web/notes.txt", "the administrator's");
     world.put_description("/state/web/web.vm.json", "{}");
     world.open_elsewhere(chain.head().await, "qemu-nbd");
@@ -222,7 +223,8 @@ async fn strangers_and_leftovers_are_found_and_left_alone() {
     let mut kinds: Vec<_> = chain.found().await.into_iter().map(|(kind, ..)| kind).collect();
     kinds.sort();
     use FindingKind as K;
-    let expected = [K::ForeignUser, K::UnknownLayer, K::UnknownFile, K::UnfinishedExport, K::DescriptionDiffers];
+    let expected =
+        [K::ForeignUser, K::UnknownLayer, K::UnknownFile, K::UnknownFile, K::UnfinishedExport, K::DescriptionDiffers];
     assert_eq!(kinds, expected);
 
     let txn = Txn { guards: vec![], writes: vec![Put::Set("vm/broken".into(), b"{".to_vec())] };
@@ -279,6 +281,43 @@ async fn a_disk_that_was_moved_is_reconnected_with_all_its_layers() {
     let path = &vm.definition.disks.iter().find(|found| found.name == disk("data")).unwrap().path;
     assert_eq!(path, &PathBuf::from("/big/data.qcow2"));
     chain.assert_whole().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_layers_than_a_transaction_holds_are_reconnected_and_a_crash_between_is_finished_by_the_same_request() {
+    let mut host = SimHost::running().await;
+    for _ in 0..50 {
+        host.create(CheckpointPolicy::ProductionOnly).await.unwrap();
+    }
+    host.write(1, 3);
+    host.turn_off().await;
+    for view in host.engine.layers(&host.vm()).await.unwrap() {
+        let path = view.layer.file.path;
+        if view.layer.disk == disk("data") {
+            host.world.move_file(&path, PathBuf::from("/big").join(path.file_name().unwrap()));
+        }
+    }
+    let asked = || Reconnect { what: Reconnected::Disk(disk("data")), path: "/big".into(), accept_changed: false };
+    // Each child is noted to be written to before its file names its parent's new place; then come the records.
+    host.world.set_faults(FaultPlan::none());
+    let mut died = 0;
+    for nth in 48..60 {
+        host.world.set_faults(FaultPlan::none().at_write(nth, Fault::CrashAfter));
+        let vm = host.vm();
+        let done = tokio::select! {
+            done = host.engine.reconnect(&vm, asked()) => Some(done.map(|moved| moved.len())),
+            () = host.world.crashed() => None,
+        };
+        died += usize::from(done.is_none());
+        host.restart().await;
+        host.world.set_faults(FaultPlan::none());
+    }
+    assert!(died > 0, "it dies at least once");
+    assert_eq!(host.engine.reconnect(&host.vm(), asked()).await.unwrap().len(), 51);
+    assert_eq!(host.engine.check(Some(&host.vm())).await.unwrap(), []);
+    host.run(Request::Start).await.unwrap();
+    assert_eq!(host.read(1), 3);
+    host.world.assert_sound();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What a deletion would do, as a message.
 
-use stillpoint_common::{LayerFile, VmId};
+use stillpoint_common::{LayerFile, MergeDirection, VmId};
 use stillpoint_engine::{DeletePreview, Doomed, PlannedMerge};
 use stillpoint_proto::{
     convert::{finding, request, time},
@@ -36,7 +36,14 @@ fn merge(merge: &PlannedMerge) -> pb::MergePreview {
         into: path(&merge.into),
         bytes: merge.bytes,
         grows_bytes: merge.grows,
-        direction: pb::MergeDirection::Down.into(),
+        direction: direction(merge.direction).into(),
+    }
+}
+
+const fn direction(direction: MergeDirection) -> pb::MergeDirection {
+    match direction {
+        MergeDirection::Down => pb::MergeDirection::Down,
+        MergeDirection::Up => pb::MergeDirection::Up,
     }
 }
 

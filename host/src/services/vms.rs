@@ -62,11 +62,8 @@ impl virtual_machines_server::VirtualMachines for VirtualMachines {
         let page = request::list_vms(asked.get_ref()).map_err(refuse)?;
         let ids = self.engine.vm_ids().await.map_err(refuse)?;
         let (ids, next_page_token) = page.cut(ids, ToString::to_string, |key, after| key > after);
-        let mut vms = Vec::with_capacity(ids.len());
-        for id in ids {
-            // A VM that was deleted since the list was read is not in it any more.
-            vms.extend(self.engine.vm(&id).await.ok().as_ref().map(respond::vm));
-        }
+        // A VM that was deleted since the list was read is not in it any more.
+        let vms = self.engine.vms(&ids).await.map_err(refuse)?.iter().map(respond::vm).collect();
         Ok(Response::new(pb::ListVmsResponse { vms, next_page_token }))
     }
 

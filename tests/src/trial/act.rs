@@ -36,10 +36,12 @@ acts! {
     DeleteLeaf "A checkpoint goes that nothing lies on.";
     DeleteMiddle "A checkpoint between two others goes.";
     DeleteParentOfNow "The checkpoint goes that the VM came from.";
+    MergeUp "The checkpoint goes that the VM came from, whose layers are smaller than those of Now.";
     DeleteBranchPoint "A checkpoint goes that two branches lie on.";
     DeleteMiddleWhileOff "A checkpoint between two others goes, of a VM that is off.";
     DeleteParentOfNowWhileOff "The checkpoint goes that a VM came from that is off.";
     DeleteSubtree "A checkpoint goes with all that came after it, of a VM that is off; Now stays.";
+    DeleteSubtreeWhileRunning "The same of a VM that runs.";
     DeleteMany "Two checkpoints go at once that two branches lie on.";
     DeleteMemory "The memory of a checkpoint goes, which stays.";
     Export "A checkpoint is copied out.";
@@ -67,7 +69,19 @@ impl Act {
     }
 
     pub(super) const fn needs_branch(self) -> bool {
-        matches!(self, Self::DeleteLeaf | Self::DeleteBranchPoint | Self::DeleteSubtree | Self::DeleteMany)
+        matches!(
+            self,
+            Self::DeleteLeaf
+                | Self::DeleteBranchPoint
+                | Self::DeleteSubtree
+                | Self::DeleteSubtreeWhileRunning
+                | Self::DeleteMany
+        )
+    }
+
+    /// Whether the layers below Now are larger than those of Now, so that these are merged down into them.
+    pub(super) const fn needs_large_parent(self) -> bool {
+        matches!(self, Self::DeleteParentOfNow | Self::DeleteParentOfNowWhileOff)
     }
 
     pub(super) const fn begins_off(self) -> bool {
@@ -132,10 +146,12 @@ impl Act {
             Self::Revert => Wish::Operation(Request::Revert),
             Self::DeleteLeaf => delete(trial.leaf.expect("there is a leaf")),
             Self::DeleteMiddle | Self::DeleteMiddleWhileOff => delete(trial.production()),
-            Self::DeleteParentOfNow | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
+            Self::DeleteParentOfNow | Self::MergeUp | Self::DeleteBranchPoint | Self::DeleteParentOfNowWhileOff => {
                 delete(trial.standard())
             }
-            Self::DeleteSubtree => Wish::Operation(Request::DeleteSubtree(trial.standard())),
+            Self::DeleteSubtree | Self::DeleteSubtreeWhileRunning => {
+                Wish::Operation(Request::DeleteSubtree(trial.standard()))
+            }
             Self::DeleteMany => {
                 Wish::Operation(Request::DeleteCheckpoints([trial.production(), trial.standard()].into()))
             }

@@ -100,6 +100,9 @@ impl Trial {
     async fn make_checkpoints(&mut self) {
         self.production = Some(self.make(CheckpointPolicy::ProductionOnly).await);
         self.set(2, 0);
+        if self.act.needs_large_parent() {
+            (20..24).for_each(|block| self.host.write(block, 2));
+        }
         let standard = self.make(CheckpointPolicy::Standard).await;
         self.standard = Some(standard);
         if self.act.needs_branch() {

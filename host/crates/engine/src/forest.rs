@@ -39,10 +39,10 @@ impl Forest {
     }
 
     /// The forest without this layer; what lay on it lies on another from now on.
-    pub(crate) fn replace(&mut self, gone: &Layer, by: LayerId) {
+    pub(crate) fn replace(&mut self, gone: &Layer, by: Option<LayerId>) {
         self.take(gone.file.id);
         let onto = self.layers.values_mut().filter(|layer| layer.backing == Some(gone.file.id));
-        onto.for_each(|layer| layer.backing = Some(by));
+        onto.for_each(|layer| layer.backing = by);
     }
 
     pub(crate) fn get(&self, id: LayerId) -> Option<&Layer> {
@@ -157,7 +157,7 @@ pub(crate) mod tests {
                 }
                 Collect::Merge { parent, child } => {
                     done.push(format!("{} into {}", at(child.file.id), at(parent.file.id)));
-                    forest.replace(&child, parent.file.id);
+                    forest.replace(&child, Some(parent.file.id));
                     if needed.remove(&child.file.id) {
                         needed.insert(parent.file.id);
                     }

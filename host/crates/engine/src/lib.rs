@@ -10,6 +10,7 @@ mod config;
 mod contact;
 mod context;
 mod describe;
+mod direction;
 mod disks;
 mod engine;
 mod error;

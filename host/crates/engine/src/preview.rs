@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_common::{CheckpointId, DiskName, Layer, LayerFile, LayerId};
+use stillpoint_common::{CheckpointId, DiskName, Layer, LayerFile, LayerId, MergeDirection};
 
-use crate::forest::{Collect, Forest};
+use crate::{
+    direction::{Sizes, direction},
+    forest::{Collect, Forest},
+};
 
 /// What a deletion would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +49,8 @@ pub struct PlannedMerge {
     pub bytes: u64,
     /// Bytes by which the receiving file grows, at most.
     pub grows: u64,
+    /// Which way the data goes.
+    pub direction: MergeDirection,
 }
 
 /// The layers of a VM as they will be when a deletion has been marked.
@@ -53,6 +58,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) forest: &'a Forest,
     /// Layers that a checkpoint or Now refers to then.
     pub(crate) needed: BTreeSet<LayerId>,
+    /// Layers that a running VM writes to.
+    pub(crate) live: BTreeSet<LayerId>,
     /// Layers whose files are not there.
     pub(crate) missing: &'a BTreeSet<LayerId>,
     /// Bytes that each file takes.
@@ -71,14 +78,9 @@ impl Plan<'_> {
                     preview.removed.push(layer.file);
                 }
                 Collect::Merge { parent, child } => {
-                    let merge = self.merge(&parent, &child);
+                    let merge = self.merge(&mut forest, &parent, &child);
                     used.takes(merge.grows);
-                    used.frees(self.size(&child));
-                    *self.sizes.entry(parent.file.id).or_default() += merge.grows;
-                    forest.replace(&child, parent.file.id);
-                    if self.needed.remove(&child.file.id) {
-                        self.needed.insert(parent.file.id);
-                    }
+                    used.frees(merge.bytes);
                     preview.merges.push(merge);
                 }
             }
@@ -91,15 +93,31 @@ impl Plan<'_> {
         DeletePreview { space_needed: used.most, freed: used.freed.saturating_sub(used.taken), ..preview }
     }
 
-    fn merge(&self, parent: &Layer, child: &Layer) -> PlannedMerge {
-        let (moves, has) = (self.size(child), self.size(parent));
-        PlannedMerge {
-            disk: child.disk.clone(),
-            from: child.file.clone(),
-            into: parent.file.clone(),
-            bytes: moves,
-            grows: moves.min(child.virtual_size.saturating_sub(has)),
+    /// Merges in thought.
+    fn merge(&mut self, forest: &mut Forest, parent: &Layer, child: &Layer) -> PlannedMerge {
+        let is_live = self.live.contains(&child.file.id);
+        let sizes = Sizes { parent: self.size(parent), child: self.size(child), is_live };
+        let direction = direction(parent, sizes);
+        let (from, into) = match direction {
+            MergeDirection::Down => (child, parent),
+            MergeDirection::Up => (parent, child),
+        };
+        let grows = self.size(from).min(into.virtual_size.saturating_sub(self.size(into)));
+        *self.sizes.entry(into.file.id).or_default() += grows;
+        match direction {
+            MergeDirection::Down => {
+                forest.replace(child, Some(parent.file.id));
+                if self.needed.remove(&child.file.id) {
+                    self.needed.insert(parent.file.id);
+                }
+                if self.live.remove(&child.file.id) {
+                    self.live.insert(parent.file.id);
+                }
+            }
+            MergeDirection::Up => forest.replace(parent, parent.backing),
         }
+        let (disk, bytes) = (child.disk.clone(), sizes.moved(direction));
+        PlannedMerge { disk, from: from.file.clone(), into: into.file.clone(), bytes, grows, direction }
     }
 
     fn size(&self, layer: &Layer) -> u64 {
@@ -141,7 +159,7 @@ mod tests {
         let (forest, ids) = forest(&layers.iter().map(|(backing, _)| *backing).collect::<Vec<_>>());
         let sizes = ids.iter().copied().zip(layers.iter().map(|(_, size)| *size)).collect();
         let needed = needed.iter().map(|at| ids[*at]).collect();
-        (Plan { forest: &forest, needed, missing: NONE, sizes }.preview(speed), ids)
+        (Plan { forest: &forest, needed, live: BTreeSet::new(), missing: NONE, sizes }.preview(speed), ids)
     }
 
     #[test]
@@ -154,6 +172,15 @@ mod tests {
         assert_eq!((preview.space_needed, preview.freed), (3, 7));
         assert_eq!(preview.takes, Some(Duration::from_secs(3)));
         assert_eq!(preview.kept, []);
+    }
+
+    #[test]
+    fn the_smaller_of_two_layers_moves_and_of_a_run_of_layers_each_block_as_few_times_as_can_be() {
+        let (preview, ids) = preview(&[(None, 100), (Some(0), 10), (Some(1), 5), (Some(2), 70)], &[0, 3], Some(5));
+        let moves: Vec<_> = preview.merges.iter().map(|m| (m.direction, m.from.id, m.into.id, m.bytes)).collect();
+        use MergeDirection::{Down, Up};
+        assert_eq!(moves, [(Down, ids[2], ids[1], 5), (Up, ids[1], ids[3], 15)]);
+        assert_eq!((preview.space_needed, preview.freed), (15, 0));
     }
 
     #[test]

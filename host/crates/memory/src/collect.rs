@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate};
 use stillpoint_common::MemoryId;
 
-use crate::state::{PackFile, SavedMemory, StateError, pack_path};
+use crate::state::{PackFile, SavedMemory, StateError, pack_path, unfinished};
 
 /// What was given back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,16 +35,13 @@ pub(crate) fn collect(
     changed: Option<&BTreeSet<MemoryId>>,
 ) -> Result<Collected, StateError> {
     let mut collected = Collected::default();
-    let mut states = Vec::new();
-    for path in files(folder, "memory")? {
-        match SavedMemory::open(&path) {
-            Ok(state) => states.extend(state),
-            Err(_) => {
-                collected.kept_because_of = Some(path);
-                return Ok(collected);
-            }
+    let mut states = match states(folder)? {
+        Ok(states) => states,
+        Err(unreadable) => {
+            collected.kept_because_of = Some(unreadable);
+            return Ok(collected);
         }
-    }
+    };
     let packs = files(folder, "pages")?;
     let ids = packs.iter().filter_map(|path| path.file_stem()?.to_str()?.parse::<MemoryId>().ok());
     for pack in ids.filter(|pack| !busy.contains(pack)).collect::<Vec<_>>() {
@@ -60,6 +57,34 @@ pub(crate) fn collect(
         }
     }
     Ok(collected)
+}
+
+/// Files of pages that no state in this folder needs; those of captures that are at work, `busy`, are not among them.
+pub(crate) fn unneeded(folder: &Path, busy: &BTreeSet<MemoryId>) -> Result<Vec<PathBuf>, StateError> {
+    let Ok(states) = states(folder)? else { return Ok(Vec::new()) };
+    let needed: BTreeSet<MemoryId> = states.iter().flat_map(SavedMemory::packs).chain(busy.iter().copied()).collect();
+    let known: BTreeSet<PathBuf> = needed.iter().map(|pack| pack_path(folder, *pack)).collect();
+    let being_written: BTreeSet<PathBuf> = busy.iter().map(|pack| unfinished(&pack_path(folder, *pack))).collect();
+    let mut found = files(folder, "pages")?;
+    found.extend(
+        files(folder, "part")?
+            .into_iter()
+            .filter(|path| path.with_extension("").extension().is_some_and(|it| it == "pages")),
+    );
+    found.retain(|path| !known.contains(path) && !being_written.contains(path));
+    Ok(found)
+}
+
+/// All states in a folder, or one that cannot be read.
+fn states(folder: &Path) -> Result<Result<Vec<SavedMemory>, PathBuf>, StateError> {
+    let mut states = Vec::new();
+    for path in files(folder, "memory")? {
+        match SavedMemory::open(&path) {
+            Ok(state) => states.extend(state),
+            Err(_) => return Ok(Err(path)),
+        }
+    }
+    Ok(Ok(states))
 }
 
 /// Makes holes of the chunks that no state needs, and answers how many bytes that were.

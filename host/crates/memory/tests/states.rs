@@ -425,3 +425,31 @@ async fn a_folder_is_made_where_it_is_missing_and_one_that_cannot_be_made_is_nam
     let error = states.begin(&file.join("below"), MemoryId::generate(), None).await.unwrap_err();
     assert!(matches!(&error, MemoryError::Io { what, .. } if what.contains("file/below")), "{error}");
 }
+
+#[tokio::test]
+async fn pages_that_no_state_needs_are_told_of_and_nothing_else_is() {
+    let lab = Lab::new();
+    let none: [std::path::PathBuf; 0] = [];
+    let unneeded = async || lab.states.unneeded(lab.folder.path()).await.unwrap();
+    assert_eq!(unneeded().await, none, "there is nothing yet");
+    let machine = machine(&[("pc.ram", 64)], |_, page| u8::from(page % 4 != 0));
+    let (_, first) = lab.save(&machine, None).await;
+    lab.save(&machine, Some(&first)).await;
+    assert_eq!(unneeded().await, none);
+    let at_work = MemoryId::generate();
+    let sink = lab.states.begin(lab.folder.path(), at_work, Some(&first)).await.unwrap();
+    let stray = ["pages", "pages.part"].map(|ending| {
+        let path = lab.folder.path().join(format!("{}.{ending}", MemoryId::generate()));
+        fs::write(&path, b"left by a crash").unwrap();
+        path
+    });
+    fs::write(lab.folder.path().join("notes.part"), b"somebody's").unwrap();
+    let mut found = unneeded().await;
+    found.sort();
+    let mut expected = stray.to_vec();
+    expected.sort();
+    assert_eq!(found, expected, "not those of a capture at work");
+    drop(sink);
+    fs::write(lab.folder.path().join(format!("{}.memory", MemoryId::generate())), b"not to be read").unwrap();
+    assert_eq!(unneeded().await, none, "it cannot be told");
+}

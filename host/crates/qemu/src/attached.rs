@@ -11,7 +11,7 @@ use stillpoint_engine::ports::HypervisorError;
 
 use crate::{
     capture::Memo,
-    config::Deadlines,
+    config::{Deadlines, MergePace},
     graph::Layers,
     process::ProcessIdentity,
     qmp::{
@@ -29,6 +29,7 @@ pub(crate) struct Attached {
     pub(crate) process: ProcessIdentity,
     pub(crate) log: PathBuf,
     pub(crate) deadlines: Deadlines,
+    pub(crate) pace: MergePace,
     pub(crate) version: VersionNumber,
     pub(crate) capture: Memo,
 }

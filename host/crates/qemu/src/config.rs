@@ -24,6 +24,24 @@ pub struct QemuConfig {
     pub machine: String,
     /// Limits of every wait.
     pub deadlines: Deadlines,
+    /// When and how far a merge is slowed down for the guest's sake.
+    pub pace: MergePace,
+}
+
+/// When a merge is slowed down, and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergePace {
+    /// Writes of the guest that take longer than this, and four times as long as before the merge, slow the merge down.
+    /// Default: 50 ms.
+    pub bearable: Duration,
+    /// Bytes a second below which no merge is slowed down. Default: 16 MiB.
+    pub floor: u64,
+}
+
+impl Default for MergePace {
+    fn default() -> Self {
+        Self { bearable: Duration::from_millis(50), floor: 16 << 20 }
+    }
 }
 
 /// Limits of every wait on QEMU and its tools.
@@ -74,6 +92,7 @@ impl Default for QemuConfig {
             swtpm: "swtpm".into(),
             machine: "pc-q35-7.2".into(),
             deadlines: Deadlines::default(),
+            pace: MergePace::default(),
         }
     }
 }

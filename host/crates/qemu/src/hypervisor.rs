@@ -7,8 +7,8 @@ use stillpoint_common::{InstanceId, LayerId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed, OnPanic,
-        Overlay, ProgressSink,
+        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink,
+        Observed, OnPanic, Overlay, ProgressSink,
     },
 };
 use tokio::sync::broadcast;
@@ -172,6 +172,19 @@ impl Hypervisor for QemuHypervisor {
 
     async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError> {
         merge::cancel(&*self.shared.attach(instance).await?, merge).await
+    }
+
+    async fn stream(
+        &self,
+        instance: InstanceId,
+        stream: &LiveStream,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError> {
+        merge::stream(&*self.shared.attach(instance).await?, stream, progress).await
+    }
+
+    async fn cancel_stream(&self, instance: InstanceId, stream: &LiveStream) -> Result<(), HypervisorError> {
+        merge::cancel_stream(&*self.shared.attach(instance).await?, stream).await
     }
 
     fn events(&self) -> broadcast::Receiver<HypervisorEvent> {

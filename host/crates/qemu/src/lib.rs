@@ -24,7 +24,7 @@ pub mod qmp;
 mod registry;
 mod tpm;
 
-pub use config::{Deadlines, QemuConfig};
+pub use config::{Deadlines, MergePace, QemuConfig};
 pub use hypervisor::QemuHypervisor;
 pub use images::QemuImages;
 pub use tpm::QemuTpmStates;

@@ -7,16 +7,20 @@
 //! What has been done is decided by the chain, never by the job: a job may have ended, or been forgotten, with the
 //! service that started it. A job's id is made of its child's, so that a later service finds it and goes on.
 //!
+//! What a merge may copy follows what the guest suffers ([`pace`]).
+//!
 //! A guest that writes to the head as fast as its layers are copied would never let the merge become ready. When
 //! everything was copied once and it still is not ready for [`PATIENCE`], what the guest may write to this disk is
 //! limited, step by step. The limit stays until the merge is finished or given up, so that little is left to copy while
 //! the VM is paused for the end.
 
 mod convergence;
+mod pace;
+mod stream;
 
 use std::time::Duration;
 
-use stillpoint_common::{LayerId, Progress};
+use stillpoint_common::{DiskName, LayerId, MergeDirection, Progress};
 use stillpoint_engine::ports::{HypervisorError, LiveMerge, ProgressSink};
 use tokio::{
     sync::broadcast,
@@ -29,12 +33,18 @@ use crate::{
     nodes::{backend, backing_name, format_node},
     qmp::{
         Event,
-        commands::{BlockCommit, Job, JobCancel, JobComplete, JobDismiss, QueryJobs, SetThrottle, ThrottleLimits},
+        commands::{
+            BlockCommit, BlockJobSetSpeed, Job, JobCancel, JobComplete, JobDismiss, QueryBlockStats, QueryJobs,
+            SetThrottle, ThrottleLimits,
+        },
     },
 };
+pub(crate) use stream::{cancel as cancel_stream, stream};
+
 use convergence::Convergence;
 #[cfg(doc)]
 use convergence::PATIENCE;
+use pace::{Pace, Written};
 
 /// Where a merge stands, by the chain.
 enum Place {
@@ -57,7 +67,7 @@ pub(crate) async fn merge(at: &Attached, merge: &LiveMerge, progress: &ProgressS
         jobs.clear().await?;
         start(at, merge, &place, &jobs.id).await?;
     }
-    let done = follow(at, merge, &mut jobs, progress).await;
+    let done = follow(at, &mut jobs, &merge.disk, MergeDirection::Down, progress).await;
     match done {
         Ok(Followed::Ready) => Ok(()),
         Ok(Followed::Ended(error)) => conclude(at, merge, &jobs, error).await,
@@ -100,7 +110,7 @@ pub(crate) async fn finish(at: &Attached, merge: &LiveMerge) -> Result<(), Hyper
 pub(crate) async fn cancel(at: &Attached, merge: &LiveMerge) -> Result<(), HypervisorError> {
     let jobs = Jobs::of(at, merge);
     jobs.clear().await?;
-    throttle(at, merge, 0).await?;
+    throttle(at, &merge.disk, 0).await?;
     if matches!(place(at, merge).await?, Place::Gone) { disks::detach(at, &[merge.child]).await } else { Ok(()) }
 }
 
@@ -142,13 +152,16 @@ enum Followed {
     Ended(Option<String>),
 }
 
+/// Follows a job until it is ready or over, and sees to it that the guest suffers little. A merge downwards may have to
+/// slow the guest down to come to its end; upwards the guest's writes add nothing to what there is to copy.
 async fn follow(
     at: &Attached,
-    merge: &LiveMerge,
     jobs: &mut Jobs<'_>,
+    disk: &DiskName,
+    direction: MergeDirection,
     progress: &ProgressSink,
 ) -> Result<Followed, HypervisorError> {
-    let mut convergence = Convergence::default();
+    let (mut convergence, mut pace) = (Convergence::default(), Pace::new(at.pace));
     loop {
         let Some(job) = jobs.look().await? else { return Ok(Followed::Ended(None)) };
         progress(Progress { done: job.current_progress, total: job.total_progress });
@@ -156,20 +169,42 @@ async fn follow(
             return Ok(Followed::Ended(job.error));
         }
         if job.status == "ready" {
+            if pace.is_limited() {
+                jobs.set_speed(0).await?;
+            }
             return Ok(Followed::Ready);
         }
-        if let Some(limit) = convergence.next_limit(&job, Instant::now()) {
-            tracing::info!(disk = %merge.disk, limit, "limiting the guest's writes so that a merge comes to its end");
-            throttle(at, merge, limit).await?;
+        if pace.is_due(Instant::now())
+            && let Some(speed) = pace.next(&job, written(at, disk).await?, Instant::now())
+        {
+            tracing::debug!(%disk, speed, "the speed of a merge follows what the guest suffers");
+            jobs.set_speed(speed).await?;
+        }
+        match (direction, convergence.next_limit(&job, Instant::now())) {
+            (MergeDirection::Down, Some(limit)) => {
+                tracing::info!(%disk, limit, "limiting the guest's writes so that a merge comes to its end");
+                throttle(at, disk, limit).await?;
+            }
+            (MergeDirection::Up, _) | (MergeDirection::Down, None) => {}
         }
         jobs.changed(Duration::from_millis(100)).await;
     }
 }
 
+/// What the guest has written to a disk.
+async fn written(at: &Attached, disk: &DiskName) -> Result<Written, HypervisorError> {
+    let backend = backend(disk);
+    let devices = at.run(&QueryBlockStats {}).await?;
+    let stats =
+        devices.into_iter().find(|device| device.qdev == backend).map(|device| device.stats).unwrap_or_default();
+    let nanos = stats.wr_total_time_ns.saturating_add(stats.flush_total_time_ns);
+    Ok(Written { count: stats.wr_operations.saturating_add(stats.flush_operations), time: Duration::from_nanos(nanos) })
+}
+
 /// Limits the guest's writes to this many bytes a second; 0 lifts the limit.
-async fn throttle(at: &Attached, merge: &LiveMerge, bytes: u64) -> Result<(), HypervisorError> {
+async fn throttle(at: &Attached, disk: &DiskName, bytes: u64) -> Result<(), HypervisorError> {
     let limits = ThrottleLimits { bps_wr: bytes, iops_wr: bytes >> 14, ..ThrottleLimits::default() };
-    at.run(&SetThrottle { id: &backend(&merge.disk), limits }).await.map(drop)
+    at.run(&SetThrottle { id: &backend(disk), limits }).await.map(drop)
 }
 
 /// The job is over: the chain says whether it did it.
@@ -183,14 +218,20 @@ async fn conclude(
         return close(at, merge, jobs).await;
     }
     jobs.clear().await?;
-    throttle(at, merge, 0).await?;
-    Err(refused("block-commit", error.unwrap_or_else(|| "the merge was cancelled".to_owned())))
+    throttle(at, &merge.disk, 0).await?;
+    Err(failed("block-commit", &merge.disk, error))
+}
+
+/// Why a job did not do it, with the disk: QEMU names none.
+fn failed(command: &str, disk: &DiskName, error: Option<String>) -> HypervisorError {
+    let why = error.unwrap_or_else(|| "the merge was cancelled".to_owned());
+    refused(command, format!("disk {disk}: {why}"))
 }
 
 /// Done: forgets the job, lifts the limit, and closes what left the chain.
 async fn close(at: &Attached, merge: &LiveMerge, jobs: &Jobs<'_>) -> Result<(), HypervisorError> {
     jobs.clear().await?;
-    throttle(at, merge, 0).await?;
+    throttle(at, &merge.disk, 0).await?;
     disks::detach(at, &[merge.child]).await
 }
 
@@ -203,12 +244,21 @@ struct Jobs<'a> {
 
 impl<'a> Jobs<'a> {
     fn of(at: &'a Attached, merge: &LiveMerge) -> Self {
-        Self { at, id: format!("merge-{}", merge.child), events: at.client.events() }
+        Self::named(at, format!("merge-{}", merge.child))
+    }
+
+    fn named(at: &'a Attached, id: String) -> Self {
+        Self { at, id, events: at.client.events() }
     }
 
     /// How it stands. `None` if there is none.
     async fn look(&self) -> Result<Option<Job>, HypervisorError> {
         Ok(self.at.run(&QueryJobs {}).await?.into_iter().find(|job| job.id == self.id))
+    }
+
+    /// Limits what it copies to so many bytes a second; 0 is no limit. A job that has ended meanwhile needs none.
+    async fn set_speed(&self, speed: u64) -> Result<(), HypervisorError> {
+        tolerate(self.at.run(&BlockJobSetSpeed { device: &self.id, speed }).await)
     }
 
     /// Returns when a job has changed its state, or after this time.

@@ -90,10 +90,10 @@ impl Shared {
         within: Duration,
     ) -> Result<Arc<Attached>, HypervisorError> {
         let (process, client, events) = self.reach(instance, within).await?;
-        let deadlines = self.config.deadlines;
+        let (deadlines, pace) = (self.config.deadlines, self.config.pace);
         let version = client.execute(&QueryVersion {}, deadlines.command).await.map_err(explained)?.qemu;
         let (log, capture) = (self.layout.log(instance), Memo::default());
-        let attached = Arc::new(Attached { client, process, log, deadlines, version, capture });
+        let attached = Arc::new(Attached { client, process, log, deadlines, pace, version, capture });
         let chardevs = attached.run(&QueryChardev {}).await?;
         if chardevs.iter().any(|chardev| chardev.label == AGENT && chardev.frontend_open) {
             self.tell(instance, HypervisorEventKind::AgentChannel(true));

@@ -49,12 +49,15 @@ calls! {
     Merge "hypervisor.merge" true;
     FinishMerge "hypervisor.finish_merge" true;
     CancelMerge "hypervisor.cancel_merge" true;
+    Stream "hypervisor.stream" true;
+    CancelStream "hypervisor.cancel_stream" true;
     Version "hypervisor.version" false;
     Stat "images.stat" false;
     CreateOverlay "images.create_overlay" true;
     CreateVariables "images.create_variables" true;
     MergeOffline "images.merge_offline" true;
     MergeGrowth "images.merge_growth" false;
+    StreamOffline "images.stream_offline" true;
     Repoint "images.repoint" true;
     Flatten "images.flatten" true;
     RemoveFile "images.remove" true;
@@ -67,6 +70,7 @@ calls! {
     BeginMemory "memory.begin" true;
     SealMemory "memory.seal" true;
     OpenMemory "memory.open" false;
+    UnneededMemory "memory.unneeded" false;
     KeepMemory "memory.keep" true;
     RemoveMemory "memory.remove" true;
     PutTpm "tpm.put" true;

@@ -149,6 +149,18 @@ impl Files {
         names.map(|(name, _)| (name.clone(), self.content(name))).collect()
     }
 
+    /// Copies the blocks of one layer that the one above it does not have into that one, at most `limit` of them. Answers
+    /// how many there were.
+    pub(crate) fn copy_up(&mut self, child: u64, parent: u64, limit: usize) -> usize {
+        let (Some(from), Some(to)) = (self.images.get(&parent), self.images.get(&child)) else { return 0 };
+        let lacks = |(block, _): &(&u64, &u64)| !to.blocks.contains_key(block);
+        let moved: Vec<_> = from.blocks.iter().filter(lacks).take(limit).map(|(b, v)| (*b, *v)).collect();
+        if let Some(to) = self.images.get_mut(&child) {
+            to.blocks.extend(moved.iter().copied());
+        }
+        moved.len()
+    }
+
     /// Copies the blocks of one layer into the one below it, at most `limit` of them. Answers how many there were.
     pub(crate) fn copy_down(&mut self, child: u64, parent: u64, limit: usize) -> usize {
         let (Some(from), Some(to)) = (self.images.get(&child), self.images.get(&parent)) else { return 0 };

@@ -30,6 +30,7 @@ mod process;
 mod sessions;
 mod state;
 mod store;
+mod streaming;
 mod tpm;
 mod volumes;
 mod world;

@@ -140,6 +140,7 @@ impl State {
         if self.instances.remove(&id).is_some() {
             self.end_holds(id);
             self.merges.retain(|(of, _), _| *of != id);
+            self.streams.retain(|(of, _), _| *of != id);
             self.tell(id, HypervisorEventKind::Gone);
         }
     }

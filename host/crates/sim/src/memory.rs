@@ -150,6 +150,14 @@ impl State {
         }
     }
 
+    /// Files of pages in a folder: no state here keeps any.
+    pub(crate) fn stray_pages(&self, folder: &Path) -> Vec<PathBuf> {
+        let is_one = |path: &&PathBuf| {
+            path.parent() == Some(folder) && path.extension().is_some_and(|extension| extension == "pages")
+        };
+        self.descriptions.keys().filter(is_one).cloned().collect()
+    }
+
     /// Spoils a sealed state without changing its size.
     pub(crate) fn spoil_memory(&mut self, path: &Path) -> bool {
         let Some(Memory::Sealed(bytes)) = self.memories.get_mut(path) else { return false };

@@ -46,7 +46,8 @@ impl State {
             return refused("block-commit", "Failed to get \"write\" lock");
         }
         let job = LiveJob { child, parent, parent_file: merge.parent.clone(), mirroring: false };
-        if self.merges.entry((id, merge.disk.clone())).or_insert(job).child != child {
+        let other = self.streams.contains_key(&(id, merge.disk.clone()));
+        if other || self.merges.entry((id, merge.disk.clone())).or_insert(job).child != child {
             return refused("block-commit", "another job is at work on this disk");
         }
         Ok(true)
@@ -122,8 +123,10 @@ impl State {
 
     /// Whether a job is at work on the head of a disk, which cannot be switched then.
     pub(crate) fn is_head_busy(&self, id: InstanceId, disk: &DiskName) -> bool {
-        let job = self.merges.get(&(id, disk.clone()));
-        job.is_some_and(|job| self.instances.get(&id).is_some_and(|instance| instance.writes_to(job.child)))
+        let key = (id, disk.clone());
+        let children = self.merges.get(&key).map(|job| job.child).into_iter();
+        let mut children = children.chain(self.streams.get(&key).map(|job| job.child));
+        children.any(|child| self.instances.get(&id).is_some_and(|instance| instance.writes_to(child)))
     }
 
     pub(crate) fn cancel_merge(&mut self, id: InstanceId, disk: &DiskName) {

@@ -66,7 +66,7 @@ impl Process {
             Some(Fault::CrashBefore) => self.die().await,
             Some(Fault::FailAfter | Fault::HangAfter | Fault::CrashAfter) | None => {}
         }
-        if !matches!(call, Call::Merge | Call::MergeOffline) {
+        if !matches!(call, Call::Merge | Call::MergeOffline | Call::Stream | Call::StreamOffline) {
             self.pass(latency).await;
         }
         self.world.with(State::guests_write);

@@ -23,6 +23,7 @@ use crate::{
     merging::LiveJob,
     sessions::Session,
     store::KeyValues,
+    streaming::StreamJob,
 };
 
 const EVENTS: usize = 256;
@@ -51,6 +52,7 @@ pub(crate) struct State {
     /// What finished exports say of themselves.
     pub(crate) manifests: BTreeMap<PathBuf, Manifest>,
     pub(crate) merges: BTreeMap<(InstanceId, DiskName), LiveJob>,
+    pub(crate) streams: BTreeMap<(InstanceId, DiskName), StreamJob>,
     pub(crate) store: KeyValues,
     pub(crate) points: Points,
     pub(crate) violations: Vec<String>,
@@ -105,6 +107,7 @@ impl State {
             folders: BTreeSet::from([PathBuf::from("/")]),
             manifests: BTreeMap::new(),
             merges: BTreeMap::new(),
+            streams: BTreeMap::new(),
             store: KeyValues::default(),
             points: Points::default(),
             violations: vec![],
@@ -148,6 +151,7 @@ impl State {
     pub(crate) fn restart(&mut self) -> u64 {
         self.host_is_lost();
         self.finish_orphaned_merges();
+        self.finish_orphaned_streams();
         self.process += 1;
         self.points = Points::default();
         self.crashed.send_replace(false);

@@ -1,8 +1,11 @@
 //! Telling the catalogue where the files of layers are now.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use stillpoint_common::{DiskDefinition, Failure, Layer, LayerFile, LayerId, Reason, Vm};
+use stillpoint_common::{DiskDefinition, Failure, FileIdentity, Layer, LayerFile, LayerId, Reason, Vm};
 
 use super::VmActor;
 use crate::{
@@ -12,6 +15,9 @@ use crate::{
     forest::Forest,
     truth::{Proof, proof},
 };
+
+/// Layers in a transaction. Each is three writes at most, and a store takes 128.
+const AT_ONCE: usize = 40;
 
 impl VmActor {
     /// Checks the files first, all of them; then writes the new names into the files that lie on them, then the records.
@@ -35,7 +41,9 @@ impl VmActor {
         }
         self.stamp(&vm, &mut after).await?;
         let ids = moved.iter().map(|layer| layer.file.id).collect();
-        self.write(changes(vm, &before, &after)).await?;
+        for changes in changes(vm, &before, &after) {
+            self.write(changes).await?;
+        }
         Ok(ids)
     }
 
@@ -134,21 +142,31 @@ fn targets<'f>(asked: &Reconnect, vm: &Vm, forest: &'f Forest) -> Result<Vec<(&'
     }
 }
 
-/// The records as they are to be, and where the disks themselves are.
-fn changes(mut vm: Vm, before: &Forest, after: &Forest) -> Changes {
-    let changed: Vec<(&Layer, &Layer)> =
+/// The records as they are to be, and where the disks themselves are, in transactions that a store takes. The user's own
+/// images come first, with the VM that names them.
+fn changes(mut vm: Vm, before: &Forest, after: &Forest) -> Vec<Changes> {
+    let mut changed: Vec<(&Layer, &Layer)> =
         before.iter().filter_map(|old| Some((old, after.get(old.file.id)?))).filter(|(old, new)| old != new).collect();
-    let mut changes = changed.iter().fold(Changes::default(), |changes, (old, _)| changes.delete_layer(&vm.id, old));
-    for (old, new) in changed {
-        changes = changes.set_layer(&vm.id, new);
-        let of_root = |disk: &&mut DiskDefinition| new.backing.is_none() && disk.path == old.file.path;
+    changed.sort_by_key(|(_, new)| new.backing.is_some());
+    for (old, new) in changed.iter().filter(|(_, new)| new.backing.is_none()) {
+        let of_root = |disk: &&mut DiskDefinition| disk.path == old.file.path;
         let detached = vm.detached.iter_mut().map(|detached| &mut detached.disk);
         for disk in vm.definition.disks.iter_mut().chain(detached).filter(of_root) {
             disk.path.clone_from(&new.file.path);
         }
-        if new.backing.is_none() {
-            vm.definition.move_variables(&old.file.path, &new.file.path);
-        }
+        vm.definition.move_variables(&old.file.path, &new.file.path);
     }
-    changes.set_vm(&vm)
+    // A file that was one layer's may be another's by now.
+    let in_use: HashSet<FileIdentity> = after.iter().map(|layer| layer.identity).collect();
+    let record = |changes: Changes, (old, new): &(&Layer, &Layer)| match in_use.contains(&old.identity) {
+        true => changes.set_layer(&vm.id, new),
+        false => changes.delete_layer(&vm.id, old).set_layer(&vm.id, new),
+    };
+    let mut all: Vec<Changes> =
+        changed.chunks(AT_ONCE).map(|some| some.iter().fold(Changes::default(), record)).collect();
+    match all.first_mut() {
+        Some(first) => *first = std::mem::take(first).set_vm(&vm),
+        None => all.push(Changes::default().set_vm(&vm)),
+    }
+    all
 }

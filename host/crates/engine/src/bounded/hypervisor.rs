@@ -8,8 +8,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed, OnPanic,
-    Overlay, ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink, Observed,
+    OnPanic, Overlay, ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;
@@ -111,7 +111,7 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
 
     async fn save_memory(&self, instance: InstanceId, file: OwnedFd, progress: &ProgressSink) -> Answer {
         let Moving { sink, seen } = Moving::new(progress);
-        let call = self.port.save_memory(instance, file, &sink);
+        let call = named("save_memory", self.port.save_memory(instance, file, &sink));
         Moving::within(seen, self.limits.stall, late("save_memory"), call).await
     }
 
@@ -135,6 +135,21 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
     async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Answer {
         within(self.limits.act, late("cancel_merge"), named("cancel_merge", self.port.cancel_merge(instance, merge)))
             .await
+    }
+
+    async fn stream(&self, instance: InstanceId, stream: &LiveStream, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = named("stream", self.port.stream(instance, stream, &sink));
+        Moving::within(seen, self.limits.stall, late("stream"), call).await
+    }
+
+    async fn cancel_stream(&self, instance: InstanceId, stream: &LiveStream) -> Answer {
+        within(
+            self.limits.act,
+            late("cancel_stream"),
+            named("cancel_stream", self.port.cancel_stream(instance, stream)),
+        )
+        .await
     }
 
     fn events(&self) -> broadcast::Receiver<HypervisorEvent> {

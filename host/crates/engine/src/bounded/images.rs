@@ -73,6 +73,12 @@ impl Images for Bounded<dyn Images> {
         Moving::within(seen, self.limits.stall, late("the merge of", &merge.child.path), call).await
     }
 
+    async fn stream_offline(&self, merge: &OfflineMerge, stop: &Stop, progress: &ProgressSink) -> Answer<Moved> {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = named("stream_offline", self.port.stream_offline(merge, stop, &sink));
+        Moving::within(seen, self.limits.stall, late("the merge of", &merge.parent.path), call).await
+    }
+
     async fn overlays_of(&self, path: &Path) -> Answer<Vec<PathBuf>> {
         within(self.limits.act, late("a look for overlays of", path), named("overlays_of", self.port.overlays_of(path)))
             .await

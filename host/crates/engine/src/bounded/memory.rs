@@ -1,6 +1,10 @@
 //! The calls for memory states.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
@@ -40,6 +44,15 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
     /// May copy all of it where the file system knows no second names.
     async fn keep(&self, state: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError> {
         within(self.limits.bulk, late("keeping"), named("memory.keep", self.port.keep(state, id))).await
+    }
+
+    async fn unneeded(&self, location: &Path) -> Result<Vec<PathBuf>, MemoryError> {
+        within(
+            self.limits.act,
+            late("looking for what is left of"),
+            named("memory.unneeded", self.port.unneeded(location)),
+        )
+        .await
     }
 
     /// Looks through all states of the folder for what is not needed any more.

@@ -72,6 +72,8 @@ pub(super) fn standstill(vm: &VmId) -> String {
 pub(super) fn restore(vm: &VmId) -> String {
     format!("restore/{vm}")
 }
+/// Prefix of what [`failure`] names.
+pub(super) const FAILURES: &str = "failure/";
 
 pub(super) fn failure(vm: &VmId) -> String {
     format!("failure/{vm}")

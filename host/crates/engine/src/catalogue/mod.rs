@@ -5,7 +5,7 @@ mod keys;
 mod readable;
 mod record;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,23 @@ impl Catalogue {
         let key = keys::restore(vm);
         let stored = self.store.get(&key).await.map_err(unavailable)?;
         stored.map(|stored| Ok((decode(&key, &stored.value)?, stored.revision))).transpose()
+    }
+
+    /// The same of many VMs, in the order of their names, that follow each other: one look beside that at the first.
+    /// One whose record cannot be read does not keep the others from being told of.
+    pub(crate) async fn failures(
+        &self,
+        vms: &[VmId],
+    ) -> Result<BTreeMap<VmId, Result<FailureRecord, Failure>>, Failure> {
+        let Some((first, rest)) = vms.split_first() else { return Ok(BTreeMap::new()) };
+        let first_of_all = self.failure(first).await.transpose().map(|record| (first.clone(), record));
+        let found = self.store.scan(keys::FAILURES, Some(&keys::failure(first)), rest.len()).await;
+        let found: BTreeMap<String, Stored> = found.map_err(unavailable)?.into_iter().collect();
+        let of_rest = rest.iter().filter_map(|vm| {
+            let key = keys::failure(vm);
+            Some((vm.clone(), decode(&key, &found.get(&key)?.value)))
+        });
+        Ok(first_of_all.into_iter().chain(of_rest).collect())
     }
 
     pub(crate) async fn job(&self, id: OperationId) -> Result<Job, Failure> {

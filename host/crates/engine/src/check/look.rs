@@ -34,6 +34,7 @@ pub(crate) async fn check_vm(world: &World, id: &VmId, busy: bool) -> Result<Vec
     }
     findings.extend(beside_layers(world, &vm, &forest).await?);
     findings.extend(in_location(world, &vm, &checkpoints).await?);
+    findings.extend(pages(world, &vm).await);
     findings.extend(descriptions(world, &vm, &checkpoints, &forest).await?);
     findings.extend(exports(world, &vm).await?);
     Ok(findings)
@@ -135,6 +136,16 @@ async fn in_location(world: &World, vm: &Vm, checkpoints: &[Checkpoint]) -> Resu
         known.extend(describe::names_of(other, &world.catalogue.checkpoints(&other.id).await?));
     }
     Ok(unknown_files(vm, &names, &known))
+}
+
+/// Pages that no memory state needs. A folder of which this cannot be told is said by its memory states.
+async fn pages(world: &World, vm: &Vm) -> Vec<Finding> {
+    let unneeded = world.ports.memory.unneeded(&vm.checkpoint_location).await.unwrap_or_default();
+    let finding = |path: &PathBuf| {
+        let message = format!("{} holds pages that no memory state needs", path.display());
+        about(vm, FindingKind::UnknownFile, path, message)
+    };
+    unneeded.iter().map(finding).collect()
 }
 
 async fn descriptions(

@@ -23,7 +23,8 @@ impl Engine {
         let heads = record.heads.values().copied();
         let needed = heads.chain(checkpoints.iter().filter(stays).flat_map(|stays| stays.disks.values().copied()));
         let (sizes, missing) = self.sizes(&forest).await?;
-        let plan = Plan { forest: &forest, needed: needed.collect(), missing: &missing, sizes };
+        let live = record.instance.iter().flat_map(|_| record.heads.values().copied()).collect();
+        let plan = Plan { forest: &forest, needed: needed.collect(), live, missing: &missing, sizes };
         let memories = checkpoints.iter().filter(goes).filter_map(|goes| goes.memory.as_ref());
         let memory_bytes = memories.map(|memory| memory.bytes).fold(0, u64::saturating_add);
         let checkpoints = checkpoints.iter().filter(goes).map(|goes| goes.id).collect();

@@ -1,11 +1,13 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Critical, Failure, PowerState, Vm, VmId};
+use stillpoint_common::{Critical, DiskName, Failure, LayerFile, PowerState, Vm, VmId};
 use tokio::time::timeout;
 
 use super::Engine;
 use crate::{
-    VmView, failing,
+    VmView,
+    failing::{self, FailureRecord},
+    forest::Forest,
     plans::{chain_files, describe_critical, without_process},
     ports::RunState,
 };
@@ -15,6 +17,18 @@ struct Seen {
     power: PowerState,
     critical: Option<Critical>,
     panicked: bool,
+}
+
+/// The head of each disk, and how many layers it reads through.
+fn disks(vm: &Vm, forest: &Forest) -> Result<Vec<(DiskName, LayerFile, usize)>, Failure> {
+    let mut disks = Vec::with_capacity(vm.heads.len());
+    for disk in vm.definition.layered() {
+        let Some(head) = vm.heads.get(&disk.name) else { continue };
+        let chain = chain_files(forest, &disk.name, *head)?;
+        let depth = chain.len();
+        disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
+    }
+    Ok(disks)
 }
 
 impl Engine {
@@ -36,19 +50,44 @@ impl Engine {
         Ok(ids)
     }
 
-    pub(super) async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
-        let forest = self.world.catalogue.forest(&vm.id).await?;
-        let mut disks = Vec::with_capacity(vm.heads.len());
-        for disk in vm.definition.layered() {
-            let Some(head) = vm.heads.get(&disk.name) else { continue };
-            let chain = chain_files(&forest, &disk.name, *head)?;
-            let depth = chain.len();
-            disks.extend(chain.into_iter().next_back().map(|head| (disk.name.clone(), head, depth)));
+    /// VMs as they are now, that follow each other by name. One that is gone is left out.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn vms(&self, ids: &[VmId]) -> Result<Vec<VmView>, Failure> {
+        let mut failures = self.world.catalogue.failures(ids).await?;
+        let mut views = Vec::with_capacity(ids.len());
+        for id in ids {
+            let (Ok(vm), Ok(failure)) = (self.world.catalogue.vm(id).await, failures.remove(id).transpose()) else {
+                continue;
+            };
+            views.extend(self.view_of(vm, failure).await.ok());
         }
+        Ok(views)
+    }
+
+    pub(super) async fn view(&self, vm: Vm) -> Result<VmView, Failure> {
+        let failure = self.world.catalogue.failure(&vm.id).await?;
+        self.view_of(vm, failure).await
+    }
+
+    async fn view_of(&self, mut vm: Vm, failure: Option<FailureRecord>) -> Result<VmView, Failure> {
+        let disks = loop {
+            let forest = self.world.catalogue.forest(&vm.id).await?;
+            let torn = match disks(&vm, &forest) {
+                Ok(disks) => break disks,
+                Err(torn) => torn,
+            };
+            // A merge may have been written down between the two looks; what stays so is damage.
+            let now = self.world.catalogue.vm(&vm.id).await?;
+            if now == vm {
+                return Err(torn);
+            }
+            vm = now;
+        };
         let operation = self.hub.of_vm(&vm.id);
         let Seen { power, critical, panicked } = self.power(&vm).await;
-        let record = self.world.catalogue.failure(&vm.id).await?;
-        let failures = failing::told(record.as_ref(), self.world.config.recoveries_an_hour, self.now());
+        let failures = failing::told(failure.as_ref(), self.world.config.recoveries_an_hour, self.now());
         Ok(VmView { power, disks, critical, panicked, failures, operation, vm })
     }
 

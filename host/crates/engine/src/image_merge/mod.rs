@@ -203,13 +203,17 @@ async fn neighbours(world: &World, layers: &[Image]) -> Result<Vec<Neighbour>, F
 
 /// Bytes that are moved, and what each image that takes data grows by: at most what those above it have and it has not.
 async fn needs(world: &World, layers: &[Image]) -> Result<(u64, Vec<Need>), Failure> {
+    let mut taken = Vec::with_capacity(layers.len());
+    for image in layers {
+        taken.push(look(world, &image.file).await?.allocated);
+    }
     let (mut moves, mut needs) = (0_u64, Vec::new());
     for (at, parent) in layers.iter().enumerate().skip(1) {
         let mut grows = 0_u64;
-        for child in &layers[..at] {
+        for (child, takes) in layers[..at].iter().zip(&taken) {
             let more = world.ports.images.merge_growth(&child.file, &parent.file).await.map_err(StepError::from)?;
             grows = grows.saturating_add(more);
-            moves = moves.saturating_add(look(world, &child.file).await?.allocated);
+            moves = moves.saturating_add(*takes);
         }
         needs.push(Need::new(
             format!("what is merged into {}", parent.file.path.display()),

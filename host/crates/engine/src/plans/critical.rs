@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use stillpoint_common::{Critical, Failure, PowerState, Reason, Vm};
+use stillpoint_common::{Critical, Failure, InstanceId, PowerState, Reason, Vm};
+use tokio::sync::broadcast;
 
 use super::{disks::chain_files, room};
 use crate::{
     Request,
     context::{Cx, World},
     error::StepError,
-    ports::{RunState, Space, Trouble},
+    ports::{HypervisorEvent, HypervisorEventKind, QuiesceError, RunState, Space, Trouble},
     space::Need,
 };
 
@@ -52,6 +53,40 @@ pub(crate) async fn find(world: &World, vm: &Vm) -> Result<Option<Critical>, Ste
         | RunState::Running
         | RunState::Panicked
         | RunState::ShutDown => Ok(None),
+    }
+}
+
+/// Asks the guest something, and ends at once if the VM comes to stand still by itself: then nobody answers.
+pub(super) async fn while_it_runs<T>(
+    cx: &Cx,
+    instance: InstanceId,
+    asked: impl Future<Output = Result<T, QuiesceError>>,
+) -> Result<T, StepError> {
+    let mut events = cx.ports().hypervisor.events();
+    let mut asked = std::pin::pin!(asked);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut asked => return Ok(answer?),
+            () = may_have_stopped(&mut events, instance) => {}
+        }
+        if let Some(critical) = find(&cx.world, &cx.catalogue().vm(&cx.vm).await?).await? {
+            let reason = if critical.no_space { Reason::NoSpace } else { Reason::VmPausedCritical };
+            let message = format!("VM {} came to stand still while its guest was asked: {critical}", cx.vm);
+            return Err(Failure::new(reason, message).into());
+        }
+    }
+}
+
+/// Returns when this instance is said to stand still, or when something was missed of what is said.
+async fn may_have_stopped(events: &mut broadcast::Receiver<HypervisorEvent>, instance: InstanceId) {
+    loop {
+        match events.recv().await {
+            Ok(HypervisorEvent { instance: of, kind: HypervisorEventKind::Critical(_) }) if of == instance => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
     }
 }
 

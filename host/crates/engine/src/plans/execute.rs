@@ -43,7 +43,7 @@ use crate::{
 pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     let power = match (settle(cx).await, &journal.job().request) {
         (Ok(power), _) => {
-            finish_merges(cx).await;
+            settle_merges(cx).await;
             power
         }
         // Pulling the plug is for the VM that does not answer.
@@ -321,10 +321,10 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
     })
 }
 
-/// What was merged in full before the service died, or before a merge made way, is so in the catalogue too. Nothing
+/// What QEMU merged in full before the service died, or before a merge made way, is so in the catalogue too. Nothing
 /// depends on it: a merge that is whole and not written down is merged once more.
-async fn finish_merges(cx: &Cx) {
-    if let Err(error) = collect::finish_whole(cx).await {
+async fn settle_merges(cx: &Cx) {
+    if let Err(error) = collect::settle_merges(cx).await {
         tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "could not tell whether a merge is whole");
     }
 }

@@ -69,6 +69,12 @@ pub(super) async fn for_merge(cx: &Cx, parent: &Layer, child: &Layer) -> Result<
     }
 }
 
+/// What the child grows by at most, if the parent's data moves up into it.
+pub(super) async fn for_merge_up(cx: &Cx, child: &Layer, bytes: u64) -> Result<(), StepError> {
+    let what = format!("the data below {}", child.file.path.display());
+    make_sure(cx, vec![Need::new(what, child.file.path.clone(), bytes)], 0).await
+}
+
 /// Copies of the disks, as large as what their layers take or as the guest sees them, and of the memory.
 pub(super) async fn for_export(cx: &Cx, checkpoint: &Checkpoint, target: &std::path::Path) -> Result<(), StepError> {
     let folder = target.parent().unwrap_or(target);

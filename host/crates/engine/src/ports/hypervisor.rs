@@ -118,6 +118,22 @@ pub trait Hypervisor: Send + Sync {
     /// Gives up a merge that is at work; both layers stay valid and in place. None at work is fine.
     async fn cancel_merge(&self, instance: InstanceId, merge: &LiveMerge) -> Result<(), HypervisorError>;
 
+    /// Moves what `stream.child` does not have of its parent's data up into it, while the VM runs or is paused.
+    ///
+    /// When it returns, the child lies on the layer below the parent, also by what its file says, all of its data is
+    /// durable, and the parent's file is closed. Succeeds at once if the parent is not in the chain any more. The child
+    /// reads the same at every moment, and may be the head. Dropping the future may leave it at work; the next call goes
+    /// on, or begins again and leaves out what had moved.
+    async fn stream(
+        &self,
+        instance: InstanceId,
+        stream: &LiveStream,
+        progress: &ProgressSink,
+    ) -> Result<(), HypervisorError>;
+
+    /// Gives up a stream that is at work; both layers stay in place, what had moved has moved. None at work is fine.
+    async fn cancel_stream(&self, instance: InstanceId, stream: &LiveStream) -> Result<(), HypervisorError>;
+
     /// What happens to instances, as it happens. A receiver that lags observes instead.
     fn events(&self) -> broadcast::Receiver<HypervisorEvent>;
 }
@@ -268,6 +284,19 @@ pub struct LiveMerge {
     pub child: LayerId,
     /// The layer right below it, which takes the data.
     pub parent: LayerFile,
+}
+
+/// A merge of two neighbouring layers of a running VM, upwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveStream {
+    /// Which disk.
+    pub disk: DiskName,
+    /// The layer that takes the data. May be the head.
+    pub child: LayerId,
+    /// The layer right below it, which leaves the chain. Not the user's image.
+    pub parent: LayerId,
+    /// The layer right below that one.
+    pub base: LayerFile,
 }
 
 /// Something that happened to an instance.

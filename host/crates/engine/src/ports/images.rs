@@ -62,6 +62,17 @@ pub trait Images: Send + Sync {
     /// estimate. Takes longer for large images.
     async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError>;
 
+    /// Moves what the child does not have of its parent's data up into it, and writes into the child that its backing
+    /// file now is the one below the parent, of which there must be one. No VM has either of them open. The child reads
+    /// the same at every moment; durable on return. Asked to stop, it stops at once, and what had moved has moved; when
+    /// it returns, nobody has the files open any more.
+    async fn stream_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError>;
+
     /// Image files in the same folder that name `path` as their backing file: writing to it would destroy them.
     async fn overlays_of(&self, path: &Path) -> Result<Vec<PathBuf>, ImageError>;
 
@@ -151,6 +162,14 @@ pub struct OfflineMerge {
     pub parent: LayerFile,
     /// All layers below `parent`, from the one right below down to the user's image.
     pub below: Vec<LayerFile>,
+}
+
+impl OfflineMerge {
+    /// The whole chain, from the user's image up to the child.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerFile> {
+        self.below.iter().rev().chain([&self.parent, &self.child]).cloned().collect()
+    }
 }
 
 /// How far the data of a layer came.

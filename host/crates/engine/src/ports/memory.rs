@@ -1,6 +1,12 @@
 //! The port to memory states on disk.
 
-use std::{fs::File, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
@@ -30,6 +36,10 @@ pub trait MemoryStates: Send + Sync {
     /// Keeps a sealed state a second time, in the folder where it is and under another id, durable on return: each of the
     /// two is removed by itself and the other stays. Takes next to no space. What was there under that id is overwritten.
     async fn keep(&self, state: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError>;
+
+    /// Files of pages in this folder that no state there needs, and that are not being written: left over by a crash, or
+    /// put there by somebody else. None if it cannot be told, since a state there cannot be read.
+    async fn unneeded(&self, location: &Path) -> Result<Vec<PathBuf>, MemoryError>;
 
     /// Removes what is kept under an id, sealed or not. Nothing there is fine.
     async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError>;

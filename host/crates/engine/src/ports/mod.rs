@@ -24,7 +24,7 @@ pub use exports::{ExportError, ExportTargets, MemorySource};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
-    LiveMerge, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode, Trouble,
+    LiveMerge, LiveStream, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
 pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
 pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};

@@ -24,3 +24,14 @@ pub(crate) async fn open(cx: &Cx, parent: &Layer, child: &Layer) -> Result<Fores
     forest.extend(opened);
     Ok(forest)
 }
+
+/// Notes that a merge of our own is about to write to this layer. Answers the layers as they are written down then.
+pub(crate) async fn open_one(cx: &Cx, layer: &Layer) -> Result<Forest, StepError> {
+    let mut forest = cx.catalogue().forest(&cx.vm).await?;
+    if layer.frozen.is_some() {
+        let opened = Layer { frozen: None, ..layer.clone() };
+        cx.catalogue().commit(Changes::default().set_layer(&cx.vm, &opened)).await?;
+        forest.extend([opened]);
+    }
+    Ok(forest)
+}

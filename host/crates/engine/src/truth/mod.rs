@@ -11,7 +11,7 @@ mod proof;
 
 pub(crate) use self::{
     compare::{Wrong, wrongs},
-    freeze::{freeze, open},
+    freeze::{freeze, open, open_one},
     missing::missing_files,
     proof::{Proof, proof},
 };

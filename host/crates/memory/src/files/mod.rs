@@ -7,7 +7,7 @@ mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,6 +20,8 @@ use tokio::time::timeout;
 
 use running::Running;
 use work::blocking;
+
+use crate::collect::unneeded;
 
 /// What the adapter is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +145,15 @@ impl MemoryStates for FileMemoryStates {
             // Between looking at the state and its second name none of its packs may go.
             let _folders = shared.folders();
             keep::keep(state, id)
+        })
+        .await
+    }
+
+    async fn unneeded(&self, location: &Path) -> Result<Vec<PathBuf>, MemoryError> {
+        let (shared, location) = (Arc::clone(&self.shared), location.to_owned());
+        blocking(move || {
+            let _folders = shared.folders();
+            unneeded(&location, &shared.busy()).map_err(|error| work::described(&location, error.into()))
         })
         .await
     }

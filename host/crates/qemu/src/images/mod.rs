@@ -189,9 +189,7 @@ impl Images for QemuImages {
         progress: &ProgressSink,
     ) -> Result<Moved, ImageError> {
         let total = self.stat(&merge.child.path, merge.child.format).await?.allocated;
-        let mut layers: Vec<_> = merge.below.iter().rev().cloned().collect();
-        layers.extend([merge.parent.clone(), merge.child.clone()]);
-        let chain = chain(&layers)?;
+        let chain = chain(&merge.layers())?;
         let tool = self.tool(&merge.parent.path);
         let moved = tool.until(stop, total, progress, arguments(["commit", "-d", "-p", &chain])).await?;
         match moved {
@@ -199,6 +197,29 @@ impl Images for QemuImages {
             Moved::Stopped => {}
         }
         Ok(moved)
+    }
+
+    /// By `qemu-img rebase`, which writes the new backing file's name last. Killed before, it leaves a child that holds
+    /// some of its parent's data and still lies on it.
+    async fn stream_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError> {
+        let Some(base) = merge.below.first() else {
+            return Err(failed("rebase", "nothing lies below the parent".to_owned()));
+        };
+        let total = self.stat(&merge.parent.path, merge.parent.format).await?.allocated;
+        let chain = chain(&merge.layers())?;
+        let words = ["rebase", "-p", "-F", base.format.driver(), "-b", said(&base.path)?, &chain];
+        match self.tool(&merge.child.path).until(stop, total, progress, arguments(words)).await? {
+            Moved::Stopped => return Ok(Moved::Stopped),
+            Moved::Whole => {}
+        }
+        // The tool wrote the whole path; a layer names what it lies on without folder.
+        self.repoint(&merge.child, base).await?;
+        Ok(Moved::Whole)
     }
 
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {

@@ -116,8 +116,10 @@ fn classified(what: &str, subject: &Path, message: String) -> ImageError {
         ImageError::Missing { path }
     } else if DAMAGED.iter().any(|text| says(text)) {
         ImageError::Unusable { path, message }
-    } else {
+    } else if says(&path.to_string_lossy()) {
         failed(what, message)
+    } else {
+        failed(&format!("{what}, {}", path.display()), message)
     }
 }
 
@@ -181,5 +183,7 @@ mod tests {
         assert!(matches!(said("error while writing: No space left on device"), ImageError::NoSpace { .. }));
         assert!(matches!(said("Image is not in qcow2 format"), ImageError::Unusable { .. }));
         assert!(matches!(said("Permission denied"), ImageError::Failed { .. }));
+        let named = said("Error while writing to COW image: Input/output error").to_string();
+        assert!(named.contains("/no/such/file"), "the tool names no file: {named}");
     }
 }

@@ -8,8 +8,8 @@ use crate::qmp::commands::Job;
 
 /// How long a merge may stay unready after everything was copied once, and between one limit and the next.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes a second that a guest may write, one after the other.
-const LIMITS: [u64; 4] = [32 << 20, 8 << 20, 2 << 20, 512 << 10];
+/// Bytes a second that a guest may write, one after the other. The last is slower than any disk that a VM can run on.
+const LIMITS: [u64; 5] = [32 << 20, 8 << 20, 2 << 20, 512 << 10, 64 << 10];
 
 #[derive(Debug, Default)]
 pub(super) struct Convergence {

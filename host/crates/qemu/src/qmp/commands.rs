@@ -90,6 +90,24 @@ commands! {
         /// False keeps a finished job until it is dismissed, so that its error can be read.
         auto_dismiss: bool,
     }
+    /// Moves data of the layers below a layer up into it.
+    BlockStream<'a> = "block-stream" -> Done {
+        /// Id of the job.
+        job_id: &'a str,
+        /// The layer that takes the data.
+        device: &'a str,
+        /// The layer that it lies on afterwards.
+        base_node: &'a str,
+        /// What its header then says of its backing file.
+        backing_file: &'a str,
+        /// False keeps a finished job until it is dismissed, so that its error can be read.
+        auto_dismiss: bool,
+    }
+    /// A command of the monitor for people, for what has no other. Answers what it printed.
+    HumanCommand<'a> = "human-monitor-command" -> String {
+        /// The line.
+        command_line: &'a str,
+    }
     /// Limits what the guest writes to a disk; 0 is no limit.
     SetThrottle<'a> = "block_set_io_throttle" -> Done {
         /// Path of the backend of the guest's device.
@@ -97,6 +115,15 @@ commands! {
         /// Limits, QEMU wants each of them.
         #[serde(flatten)] limits: ThrottleLimits,
     }
+    /// Limits what a job copies.
+    BlockJobSetSpeed<'a> = "block-job-set-speed" -> Done {
+        /// Which one.
+        device: &'a str,
+        /// Bytes a second; 0 is no limit.
+        speed: u64,
+    }
+    /// What the guest has done to its disks since the process began.
+    QueryBlockStats = "query-blockstats" -> Vec<DeviceStats> {}
     /// All jobs.
     QueryJobs = "query-jobs" -> Vec<Job> {}
     /// Ends a job that is ready.
@@ -246,6 +273,30 @@ pub struct BlockDevice {
     /// `ok`, `failed` or `nospace`.
     #[serde(default, rename = "io-status")]
     pub io_status: Option<String>,
+}
+
+/// One of `query-blockstats`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DeviceStats {
+    /// Path of the guest's device.
+    #[serde(default)]
+    pub qdev: String,
+    /// What it has done.
+    pub stats: IoStats,
+}
+
+/// Writes and flushes of a device since its process began.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct IoStats {
+    /// Writes that have ended.
+    pub wr_operations: u64,
+    /// How long they took together.
+    pub wr_total_time_ns: u64,
+    /// Flushes that have ended.
+    pub flush_operations: u64,
+    /// How long they took together.
+    pub flush_total_time_ns: u64,
 }
 
 /// Limits of a disk; 0 is no limit.

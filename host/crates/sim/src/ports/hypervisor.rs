@@ -5,8 +5,8 @@ use std::{os::fd::OwnedFd, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId, Progress};
 use stillpoint_engine::ports::{
-    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, MemorySink, Observed,
-    OnPanic, Overlay, ProgressSink, RunState,
+    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink,
+    Observed, OnPanic, Overlay, ProgressSink, RunState,
 };
 use tokio::{sync::broadcast, time::Instant};
 
@@ -53,6 +53,24 @@ impl SimHypervisor {
         }
         progress(Progress { done: 1, total: 1 });
         Ok(())
+    }
+
+    async fn streamed(&self, point: &Point<'_>, id: InstanceId, stream: &LiveStream, to: &ProgressSink) -> Outcome {
+        if !self.process.act(|state| state.begin_stream(id, stream))? {
+            return Ok(());
+        }
+        let total = self.process.act(|state| Ok::<_, HypervisorError>(state.blocks_to_stream(id, &stream.disk)))?;
+        let mut done = 0;
+        loop {
+            tokio::task::yield_now().await;
+            self.process.living().await;
+            self.process.pass(point.latency).await;
+            match self.process.act(|state| state.stream_some(id, &stream.disk))? {
+                Merged::Whole => return Ok(()),
+                Merged::Part(moved) => done += moved,
+            }
+            to(Progress { done, total });
+        }
     }
 
     async fn merged(&self, point: &Point<'_>, id: InstanceId, merge: &LiveMerge, progress: &ProgressSink) -> Outcome {
@@ -194,6 +212,21 @@ impl Hypervisor for SimHypervisor {
         self.process
             .call(Call::CancelMerge, |state| {
                 state.cancel_merge(instance, &merge.disk);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn stream(&self, instance: InstanceId, stream: &LiveStream, progress: &ProgressSink) -> Outcome {
+        let point = self.process.enter(Call::Stream).await?;
+        let result = self.streamed(&point, instance, stream, progress).await;
+        point.leave(result).await
+    }
+
+    async fn cancel_stream(&self, instance: InstanceId, stream: &LiveStream) -> Outcome {
+        self.process
+            .call(Call::CancelStream, |state| {
+                state.cancel_stream(instance, &stream.disk);
                 Ok(())
             })
             .await

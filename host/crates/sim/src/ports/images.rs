@@ -15,6 +15,7 @@ use crate::{
     Call,
     merging::Merged,
     process::{Point, Process},
+    state::State,
 };
 
 pub(super) struct SimImages {
@@ -30,12 +31,13 @@ impl SimImages {
         &self,
         point: &Point<'_>,
         merge: &OfflineMerge,
+        some: fn(&mut State, &OfflineMerge) -> Result<Merged, ImageError>,
         stop: &Stop,
         progress: &ProgressSink,
     ) -> Result<Moved, ImageError> {
         self.process.act(|state| state.begin_merge_offline(merge))?;
         let mut done = 0;
-        while let Merged::Part(moved) = self.process.act(|state| state.merge_some_offline(merge))? {
+        while let Merged::Part(moved) = self.process.act(|state| some(state, merge))? {
             done += moved;
             progress(Progress { done, total: 0 });
             tokio::task::yield_now().await;
@@ -76,7 +78,18 @@ impl Images for SimImages {
         progress: &ProgressSink,
     ) -> Result<Moved, ImageError> {
         let point = self.process.enter(Call::MergeOffline).await?;
-        let result = self.moved(&point, merge, stop, progress).await;
+        let result = self.moved(&point, merge, State::merge_some_offline, stop, progress).await;
+        point.leave(result).await
+    }
+
+    async fn stream_offline(
+        &self,
+        merge: &OfflineMerge,
+        stop: &Stop,
+        progress: &ProgressSink,
+    ) -> Result<Moved, ImageError> {
+        let point = self.process.enter(Call::StreamOffline).await?;
+        let result = self.moved(&point, merge, State::stream_some_offline, stop, progress).await;
         point.leave(result).await
     }
 

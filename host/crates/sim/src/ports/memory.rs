@@ -1,6 +1,6 @@
 //! The port to memory states.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
@@ -43,6 +43,10 @@ impl MemoryStates for SimMemory {
     async fn keep(&self, memory: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError> {
         let path = path_of(memory.path.parent().unwrap_or(&memory.path), id);
         self.process.call(Call::KeepMemory, |state| state.keep_memory(memory, &path)).await
+    }
+
+    async fn unneeded(&self, location: &Path) -> Result<Vec<PathBuf>, MemoryError> {
+        self.process.call(Call::UnneededMemory, |state| Ok(state.stray_pages(location))).await
     }
 
     async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError> {

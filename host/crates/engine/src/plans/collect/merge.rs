@@ -1,6 +1,6 @@
 //! One merge: of layers that no process has open, and of layers of a running VM.
 
-use stillpoint_common::{InstanceId, Layer, LayerFile, LayerId, Vm};
+use stillpoint_common::{InstanceId, Layer, LayerId, MergeDirection, Vm};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -11,43 +11,75 @@ use crate::{
     catalogue::Changes,
     context::Cx,
     describe,
+    direction::{Sizes, direction},
     error::StepError,
     forest::Forest,
     plans::{disks::verify_at_a_glance, room},
-    ports::{LiveMerge, Moved, OfflineMerge, RunState},
+    ports::{HypervisorError, Moved, RunState},
     saga::up_to,
     truth::{self, freeze},
 };
 
-/// Merges two neighbouring layers. Stopped, both are in place and read as before.
-pub(super) async fn merge(cx: &Cx, merge: &Merge) -> Result<Moved, StepError> {
+/// Merges two neighbouring layers, whichever way is shorter. Stopped, both are in place and read as before.
+pub(super) async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<Moved, StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
-    verify_at_a_glance(cx.ports(), &cx.catalogue().forest(&cx.vm).await?, &merge.child).await?;
-    let forest = truth::open(cx, &merge.parent, &merge.child).await?;
-    room::for_merge(cx, &merge.parent, &merge.child).await?;
-    let bytes = cx.ports().images.look(&merge.child.file).await?.allocated;
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    verify_at_a_glance(cx.ports(), &forest, &child).await?;
+    let merge = Merge::new(&forest, parent, child);
+    let live = live_chain(cx, &vm, &merge.child).await?;
+    let sizes = sizes(cx, &merge, live.as_ref()).await?;
+    let direction = choose(cx, &merge, sizes).await;
+    let forest = match direction {
+        MergeDirection::Down => {
+            room::for_merge(cx, &merge.parent, &merge.child).await?;
+            truth::open(cx, &merge.parent, &merge.child).await?
+        }
+        MergeDirection::Up => truth::open_one(cx, &merge.child).await?,
+    };
     let phase = cx.reporter.begin("merge");
-    let moved = match live_chain(cx, &vm, &merge.child).await? {
-        Some(live) => merge_live(cx, &live, &forest, merge).await?,
-        None => merge_offline(cx, &forest, merge).await?,
+    tracing::debug!(vm = %cx.vm, ?direction, child = %merge.child.file.path.display(), "merging");
+    let moved = match (live, direction) {
+        (None, direction) => merge_offline(cx, &forest, &merge, direction).await?,
+        (Some(live), MergeDirection::Down) => merge_live(cx, &live, &forest, &merge).await?,
+        (Some(live), MergeDirection::Up) => stream_live(cx, &live, &forest, &merge).await?,
     };
     if moved == Moved::Whole {
-        cx.world.merge_speed.note(bytes, phase.1.elapsed());
+        cx.world.merge_speed.note(sizes.moved(direction), phase.1.elapsed());
     }
     cx.reporter.end(phase);
     Ok(moved)
 }
 
-async fn merge_offline(cx: &Cx, forest: &Forest, merge: &Merge) -> Result<Moved, StepError> {
-    let below = forest.chain(merge.parent.file.id).unwrap_or_default();
-    let below: Vec<LayerFile> = below.iter().rev().skip(1).map(|layer| layer.file.clone()).collect();
-    let offline = OfflineMerge { child: merge.child.file.clone(), parent: merge.parent.file.clone(), below };
-    match cx.ports().images.merge_offline(&offline, cx.way.stop(), &cx.reporter.progress()).await? {
-        Moved::Stopped => return Ok(Moved::Stopped),
-        Moved::Whole => {}
+/// The way in which fewer bytes move; downwards also where there may be no room for it upwards, since how much the parent
+/// grows is known more exactly.
+async fn choose(cx: &Cx, merge: &Merge, sizes: Sizes) -> MergeDirection {
+    match direction(&merge.parent, sizes) {
+        MergeDirection::Up if room::for_merge_up(cx, &merge.child, sizes.parent).await.is_ok() => MergeDirection::Up,
+        MergeDirection::Up | MergeDirection::Down => MergeDirection::Down,
     }
-    write_down(cx, forest, &[], merge).await?;
-    Ok(Moved::Whole)
+}
+
+/// How large two layers are on the host's disk.
+async fn sizes(cx: &Cx, merge: &Merge, live: Option<&Live>) -> Result<Sizes, StepError> {
+    let images = &cx.ports().images;
+    let is_live = live.is_some_and(|live| live.chain.first() == Some(&merge.child.file.id));
+    let parent = images.look(&merge.parent.file).await?.allocated;
+    let child = images.look(&merge.child.file).await?.allocated;
+    Ok(Sizes { parent, child, is_live })
+}
+
+async fn merge_offline(cx: &Cx, forest: &Forest, merge: &Merge, direction: MergeDirection) -> Result<Moved, StepError> {
+    let (images, offline, stop, progress) =
+        (&cx.ports().images, merge.offline(), cx.way.stop(), cx.reporter.progress());
+    let moved = match direction {
+        MergeDirection::Down => images.merge_offline(&offline, stop, &progress).await?,
+        MergeDirection::Up => images.stream_offline(&offline, stop, &progress).await?,
+    };
+    match moved {
+        Moved::Whole => write_down(cx, forest, &[], merge, direction).await?,
+        Moved::Stopped => {}
+    }
+    Ok(moved)
 }
 
 /// A running process and the layers of one of its disks, head first.
@@ -84,21 +116,41 @@ async fn merge_live(cx: &Cx, live: &Live, forest: &Forest, merge: &Merge) -> Res
             Ok(Moved::Whole)
         }
         Ok(Moved::Whole) => {
-            write_down(cx, forest, &live.chain, merge).await?;
+            write_down(cx, forest, &live.chain, merge, MergeDirection::Down).await?;
             Ok(Moved::Whole)
         }
         Ok(Moved::Stopped) | Err(_) => {
-            give_up(cx, live.instance, &asked).await;
+            give_up(cx, cx.ports().hypervisor.cancel_merge(live.instance, &asked)).await;
             moved
         }
     }
 }
 
+/// The guest may write to the child all the while: it reads the same at every moment, so that nothing is delicate at the
+/// end.
+async fn stream_live(cx: &Cx, live: &Live, forest: &Forest, merge: &Merge) -> Result<Moved, StepError> {
+    let Some(asked) = merge.live_up() else { return Ok(Moved::Stopped) };
+    let progress = cx.reporter.progress();
+    let moved = tokio::select! {
+        biased;
+        streamed = cx.ports().hypervisor.stream(live.instance, &asked, &progress) => {
+            streamed.map(|()| Moved::Whole).map_err(StepError::from)
+        }
+        () = cx.way.stop().asked() => Ok(Moved::Stopped),
+    };
+    match moved {
+        Ok(Moved::Whole) => write_down(cx, forest, &live.chain, merge, MergeDirection::Up).await?,
+        Ok(Moved::Stopped) | Err(_) => {
+            give_up(cx, cx.ports().hypervisor.cancel_stream(live.instance, &asked)).await;
+        }
+    }
+    moved
+}
+
 /// Takes the merge out of QEMU. One that does not answer in time is left to it: what comes next looks at the chain, and
 /// pulling the plug must not wait for a QEMU that hangs.
-async fn give_up(cx: &Cx, instance: InstanceId, merge: &LiveMerge) {
-    let cancelled = timeout(cx.world.config.make_way, cx.ports().hypervisor.cancel_merge(instance, merge)).await;
-    match cancelled {
+async fn give_up(cx: &Cx, cancel: impl Future<Output = Result<(), HypervisorError>>) {
+    match timeout(cx.world.config.make_way, cancel).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(vm = %cx.vm, %error, "a merge could not be given up"),
         Err(_) => tracing::warn!(vm = %cx.vm, "QEMU did not give up a merge in time"),

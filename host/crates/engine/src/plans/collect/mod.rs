@@ -15,10 +15,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use stillpoint_common::{CheckpointState, Layer, LayerId, Vm};
 
 use self::merge::merge;
-pub(super) use self::{
-    merge::replaced,
-    whole::{Merge, finish_whole},
-};
+pub(super) use self::{merge::replaced, whole::settle_merges};
 use super::detached::release;
 use crate::{
     catalogue::Changes,
@@ -53,7 +50,7 @@ pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
             Some(Collect::Merge { .. }) if cx.catalogue().vm(&cx.vm).await?.merges.is_suspended() => {
                 break Collected::Suspended;
             }
-            Some(Collect::Merge { parent, child }) => match merge(cx, &Merge { parent, child }).await? {
+            Some(Collect::Merge { parent, child }) => match merge(cx, parent, child).await? {
                 Moved::Whole => {}
                 Moved::Stopped => break Collected::MadeWay,
             },

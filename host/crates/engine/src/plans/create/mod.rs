@@ -11,7 +11,10 @@ use tokio::time::Instant;
 
 use self::decide::capture_failed;
 pub(super) use self::decide::{cannot_be_asked, default_name, kind_of, quiesce_reason};
-use super::disks::{as_overlays, create_overlays, remove_overlays};
+use super::{
+    critical::while_it_runs,
+    disks::{as_overlays, create_overlays, remove_overlays},
+};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -229,14 +232,16 @@ impl Create {
         let config = &cx.world.config;
         let request =
             QuiesceRequest { session: self.facts.session, lease: config.lease, writers: config.writers.clone() };
-        let prepared = cx.ports().guest.prepare(self.instance()?, &request).await?;
+        let instance = self.instance()?;
+        let prepared = while_it_runs(cx, instance, cx.ports().guest.prepare(instance, &request)).await?;
         self.facts.checkpoint.file_systems = prepared.file_systems;
         self.facts.checkpoint.writers = prepared.writers;
         Ok(())
     }
 
     async fn freeze(&mut self, cx: &Cx) -> Result<(), StepError> {
-        let frozen = cx.ports().guest.freeze(self.instance()?, self.facts.session).await?;
+        let instance = self.instance()?;
+        let frozen = while_it_runs(cx, instance, cx.ports().guest.freeze(instance, self.facts.session)).await?;
         self.frozen_at = Some(Instant::now());
         self.facts.checkpoint.file_systems = frozen.file_systems;
         self.facts.checkpoint.writers = frozen.writers;
