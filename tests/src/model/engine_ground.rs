@@ -12,7 +12,9 @@ use std::{
 use stillpoint_common::{
     CheckpointId, CheckpointPolicy, CriticalSettings, DiskFormat, Failure, Outcome, Reason, VmId, VmSettings,
 };
-use stillpoint_engine::{Engine, EngineConfig, NewCheckpoint, NewVm, Ports, Request, StopMode, ports::SystemClock};
+use stillpoint_engine::{
+    Doomed, Engine, EngineConfig, NewCheckpoint, NewVm, Ports, Request, StopMode, ports::SystemClock,
+};
 use stillpoint_memory::FileMemoryStates;
 use stillpoint_qemu::{QemuConfig, QemuImages};
 use stillpoint_sim::{World, definition};
@@ -26,6 +28,8 @@ use crate::{
 };
 
 const MOMENT: Duration = Duration::from_millis(20);
+/// How long the merges of a few blocks may take.
+const MERGED: Duration = Duration::from_secs(60);
 /// Bytes of one block on a real image.
 const BLOCK: u64 = 64 << 10;
 
@@ -54,7 +58,11 @@ pub struct Simulated;
 
 /// Bytes of image files in this folder; a simulated world stands for all that is not a file.
 #[derive(Debug)]
-pub struct RealImages(tempfile::TempDir);
+pub struct RealImages {
+    folder: tempfile::TempDir,
+    /// A program in the place of `qemu-img`, for the service alone.
+    qemu_img: Option<PathBuf>,
+}
 
 impl EngineGround<Simulated> {
     /// A VM that runs.
@@ -85,12 +93,21 @@ impl EngineGround<RealImages> {
     /// # Errors
     /// If it cannot be made.
     pub async fn real_images() -> io::Result<Self> {
+        Self::real_images_by(None).await
+    }
+
+    /// The same, where the service uses this program as its `qemu-img`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub async fn real_images_by(qemu_img_of_service: Option<PathBuf>) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let image = folder.path().join("system.qcow2");
         run(Command::new(qemu_img()).args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("1M"));
         std::fs::create_dir(folder.path().join("exports"))?;
         let world = World::new();
-        let engine = open(&world, folder.path()).await;
+        let bytes = RealImages { folder, qemu_img: qemu_img_of_service };
+        let engine = bytes.open(&world).await;
         let host = SimHost { world, engine };
         let new = NewVm {
             id: host.vm(),
@@ -101,7 +118,7 @@ impl EngineGround<RealImages> {
             settings: VmSettings::default(),
         };
         host.engine.create_vm(new, None).await.map_err(io::Error::other)?;
-        Ok(Self { host, bytes: RealImages(folder), exports: 0 })
+        Ok(Self { host, bytes, exports: 0 })
     }
 
     /// qemu-img finds nothing wrong with any image, and no image is there that nothing refers to.
@@ -110,7 +127,7 @@ impl EngineGround<RealImages> {
     /// If it is not so.
     pub async fn assert_sound(&mut self) {
         let layers = self.host.engine.layer_files(&self.host.vm()).await.expect("the catalogue can be read");
-        let found = std::fs::read_dir(self.bytes.0.path()).expect("the folder is there").flatten();
+        let found = std::fs::read_dir(self.bytes.folder.path()).expect("the folder is there").flatten();
         let images = found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "qcow2"));
         let (mut images, mut layers): (Vec<_>, _) = (images.collect(), layers);
         images.sort();
@@ -120,9 +137,47 @@ impl EngineGround<RealImages> {
             run(Command::new(qemu_img()).args(["check", "-q", "-f", "qcow2"]).arg(image));
         }
     }
+
+    /// Waits until nothing is left to merge.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub async fn merged(&mut self) {
+        let none = BTreeSet::new();
+        let merging = async {
+            let left = async || self.host.engine.preview_delete(&self.host.vm(), &Doomed::These(none.clone())).await;
+            while !left().await.expect("the catalogue can be read").merges.is_empty() {
+                tokio::time::sleep(MOMENT).await;
+            }
+            self.host.quiet().await;
+        };
+        tokio::time::timeout(MERGED, merging).await.expect("what is left is merged");
+    }
+
+    /// What the catalogue says and what the files are do not differ, and no image is damaged. Clusters that nothing uses
+    /// may be left in one whose merge was broken off.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub async fn assert_undamaged(&mut self, what: &str) {
+        assert_eq!(self.host.engine.check(Some(&self.host.vm())).await.expect("it can be read"), [], "{what}");
+        for image in self.host.engine.layer_files(&self.host.vm()).await.expect("the catalogue can be read") {
+            let check = Command::new(qemu_img()).args(["check", "-q", "-f", "qcow2"]).arg(&image).status();
+            let code = check.expect("qemu-img").code();
+            assert!(matches!(code, Some(0 | 3)), "{what}: {} is damaged", image.display());
+        }
+    }
 }
 
-async fn open(world: &World, folder: &Path) -> Engine {
+impl RealImages {
+    async fn open(&self, world: &World) -> Engine {
+        let config = QemuConfig::from_environment();
+        let qemu_img = self.qemu_img.clone().unwrap_or_else(|| config.qemu_img.clone());
+        open(world, self.folder.path(), QemuConfig { qemu_img, ..config }).await
+    }
+}
+
+async fn open(world: &World, folder: &Path, qemu: QemuConfig) -> Engine {
     let store = loop {
         match RedbStore::open(&folder.join("catalogue.redb")).await {
             Ok(store) => break store,
@@ -132,7 +187,7 @@ async fn open(world: &World, folder: &Path) -> Engine {
         }
     };
     let ports = Ports {
-        images: Arc::new(QemuImages::new(QemuConfig::from_environment())),
+        images: Arc::new(QemuImages::new(qemu)),
         memory: Arc::new(FileMemoryStates::default()),
         exports: Arc::new(FolderExports),
         store: Arc::new(store),
@@ -172,7 +227,7 @@ impl Bytes for Simulated {
 
 impl Bytes for RealImages {
     fn exports(&self) -> PathBuf {
-        self.0.path().join("exports")
+        self.folder.path().join("exports")
     }
 
     fn write(&self, _: &SimHost, head: &Path, block: u64, value: u64) {
@@ -198,7 +253,7 @@ impl Bytes for RealImages {
         host.engine.stop().await;
         let nobody = Engine::open(World::new().ports(), EngineConfig::new("/nowhere")).await;
         drop(std::mem::replace(&mut host.engine, nobody.expect("an empty world")));
-        host.engine = open(&host.world, self.0.path()).await;
+        host.engine = self.open(&host.world).await;
     }
 }
 

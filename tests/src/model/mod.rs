@@ -254,6 +254,12 @@ impl Model {
         Ok(())
     }
 
+    /// A checkpoint was deleted by somebody else than a step.
+    pub fn knows_deleted(&mut self, id: CheckpointId) {
+        let gone = self.points.iter().find(|point| point.id == id).cloned();
+        gone.iter().for_each(|gone| self.forgets(gone));
+    }
+
     /// Whether the VM is on.
     #[must_use]
     pub const fn is_on(&self) -> bool {
