@@ -110,6 +110,7 @@ cpus:         2
 memory:       512 MiB
 accelerator:  AUTO
 firmware:     BIOS
+tpm:          none
 boots:        from its disks
 serial log:   none
 

@@ -281,8 +281,8 @@ async fn the_first_page_is_told_of_as_soon_as_it_has_come() {
     stream.write_all(&support::prologue(&[("pc.ram", 8)])).unwrap();
     let waited = tokio::time::timeout(Duration::from_millis(100), sink.first_page.has_come()).await;
     assert!(waited.is_err(), "the stream's head is no page: memory need not be protected yet");
-    // A page of zeros: its address with what is known of it, its block, and the zero.
-    stream.write_all(b"\0\0\0\0\0\0\0\x02\x06pc.ram\0").unwrap();
+    // A section of pages, and one of zeros: its address with what is known of it, its block, and the zero.
+    stream.write_all(b"\x02\0\0\0\x02\0\0\0\0\0\0\0\x02\x06pc.ram\0").unwrap();
     tokio::time::timeout(SOON, sink.first_page.has_come()).await.unwrap();
 }
 

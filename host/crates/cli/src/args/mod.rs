@@ -57,7 +57,11 @@ impl Cli {
 }
 
 fn in_any_case(command: clap::Command) -> clap::Command {
-    command.mut_args(|arg| arg.ignore_case(true)).mut_subcommands(in_any_case)
+    let word_of_any_case = |arg: clap::Arg| {
+        let has_word = arg.get_action().takes_values();
+        arg.ignore_case(has_word)
+    };
+    command.mut_args(word_of_any_case).mut_subcommands(in_any_case)
 }
 
 /// What can be done.

@@ -54,6 +54,8 @@ pub(crate) struct VmFile {
     _update_time: Option<IgnoredAny>,
     #[serde(rename = "merges_suspended")]
     _merges_suspended: Option<IgnoredAny>,
+    #[serde(rename = "tpm_state")]
+    _tpm_state: Option<IgnoredAny>,
     #[serde(rename = "growth")]
     _growth: Option<IgnoredAny>,
     #[serde(rename = "failure")]
