@@ -72,6 +72,16 @@ impl Lab {
         run(Command::new("qemu-io").args(["-f", format, "-c", &write]).arg(self.path(name)));
     }
 
+    /// Returns when a tool that was killed has let go of the file.
+    fn is_released(&self, name: &str) {
+        let info = || Command::new(qemu_img()).arg("info").arg(self.path(name)).output().expect("it is installed");
+        let released = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            info().status.success()
+        });
+        assert!(released, "{name} is in use for ever");
+    }
+
     /// The first byte of each block, through the chain, and that each block is of one kind.
     fn read(&self, name: &str) -> Vec<u8> {
         let flat = self.path(&format!(".{name}.flat"));
@@ -179,6 +189,7 @@ async fn real_qemu_img_a_merge_that_is_dropped_or_stopped_can_be_begun_again_and
         if tokio::time::timeout(Duration::from_millis(wait), merge).await.is_ok() {
             break;
         }
+        lab.is_released("top");
         assert_eq!(lab.read("top"), expected, "after {wait} ms");
     }
     if lab.path("top").exists() {
