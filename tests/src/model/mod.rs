@@ -3,6 +3,7 @@
 //! The model knows nothing of layers: a checkpoint is a copy. Whatever the story, the real one must read the same.
 
 pub mod engine_ground;
+pub mod guest_ground;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -18,6 +18,17 @@ impl Client {
         Ok(self.answered(answer)?.try_into()?)
     }
 
+    /// Deletes a checkpoint and all that came after it, in one operation.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn delete_subtree(&self, vm: &VmId, id: CheckpointId) -> Result<Operation, ClientError> {
+        let (name, request_id) = (names::checkpoint(vm, id), request_id());
+        let request = pb::DeleteCheckpointRequest { name, request_id, subtree: true };
+        let answer = self.checkpoints().delete_checkpoint(request).await;
+        Ok(self.answered(answer)?.try_into()?)
+    }
+
     /// Deletes several checkpoints in one operation: all of them, or none.
     ///
     /// # Errors
