@@ -39,10 +39,6 @@ pub enum Act {
     MergeUp,
     /// A checkpoint is applied.
     Apply(CheckpointId),
-    /// The VM is saved.
-    Save,
-    /// A checkpoint is copied out.
-    Export(CheckpointId),
 }
 
 /// What makes a layer larger than those that the guest writes a few values to.
@@ -86,11 +82,6 @@ impl Steps {
         Ok(match act {
             Act::Create(policy) => client.create_checkpoint(vm, "new", Some(policy)).await?.id,
             Act::Apply(id) => client.apply_checkpoint(vm, id).await?.id,
-            Act::Save => client.save_vm(vm).await?.id,
-            Act::Export(id) => {
-                let folder = self.set.path().join(format!("export-{}", uuid::Uuid::new_v4().simple()));
-                client.export_checkpoint(vm, id, &folder.display().to_string(), None).await?.id
-            }
             Act::DeleteParentOfNow | Act::MergeUp => {
                 let all = client.list_checkpoints(vm).await?;
                 client.delete_checkpoint(vm, all.last().ok_or("there is none")?.id).await?.id
@@ -113,7 +104,7 @@ impl Steps {
                 self.checkpoint().await?;
                 self.lab.sh(BULK).await?;
             }
-            Act::Create(_) | Act::Apply(_) | Act::Save | Act::Export(_) => {}
+            Act::Create(_) | Act::Apply(_) => {}
         }
         Ok(())
     }

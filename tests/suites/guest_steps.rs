@@ -49,27 +49,19 @@ async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Test
         Ok(())
     })
     .await?;
-    let saved = act == Act::Save && ended.is_ok();
-    guest.becomes(if saved { PowerState::Saved } else { PowerState::Off }).await?;
-    if !saved {
-        // The memory of one that is saved is no checkpoint's.
-        guest.is_sound(guest.set.path(), &contents, &what).await?;
-    }
+    guest.becomes(PowerState::Off).await?;
+    guest.is_sound(guest.set.path(), &contents, &what).await?;
     let after = guest.names().await?;
     let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
     let (made, deleted) = match (act, ended.is_ok()) {
         (Act::Create(_), done) => (usize::from(done), 0),
         // It is gone before its layers are merged, and stays so.
         (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
-        (Act::Apply(_) | Act::Save | Act::Export(_), _) => (0, 0),
+        (Act::Apply(_), _) => (0, 0),
     };
     assert_eq!((new, gone), (made, deleted), "{what}");
     guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
     guest.lab = guest.service.lab().await?;
-    if saved {
-        assert_eq!(guest.value().await?, format!("{value} {value}"), "{what}: it goes on where it was");
-        guest.is_sound(guest.set.path(), &contents, &what).await?;
-    }
     let is = guest.lab.sh("cat /data/value").await?;
     // Past its commit an apply stands, whatever becomes of the process: Now is the checkpoint.
     assert!(is == value.to_string() || (matches!(act, Act::Apply(_)) && is == "1"), "{what}: {is}");
@@ -149,7 +141,7 @@ async fn fills(guest: &mut Steps, small: &SmallFs, (act, point): (Act, &str), va
     let (made, deleted) = match (act, ended.is_ok()) {
         (Act::Create(_), done) => (usize::from(done), 0),
         (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
-        (Act::Apply(_) | Act::Save | Act::Export(_), _) => (0, 0),
+        (Act::Apply(_), _) => (0, 0),
     };
     assert_eq!((new, gone), (made, deleted), "{what}");
     Ok(())

@@ -8,11 +8,9 @@ mod lab;
 
 use std::{fmt::Write as _, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
-use lab::{DISK_SIZE, Lab, config, content, disk, io, quiet, text};
+use lab::{DISK_SIZE, Lab, config, content, disk, io, offline, quiet, text};
 use stillpoint_common::{DiskFormat, LayerFile, LayerId};
-use stillpoint_engine::ports::{
-    Hypervisor, HypervisorError, ImageError, Images, LiveMerge, LiveStream, Moved, OfflineMerge, Stop,
-};
+use stillpoint_engine::ports::{Hypervisor, HypervisorError, ImageError, Images, LiveMerge, LiveStream, Moved, Stop};
 use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages};
 
 /// More writes to a file than any of these merges does.
@@ -89,11 +87,6 @@ fn assert_reads_the_same(layers: &[LayerFile], before: &[Vec<u8>], what: &str) {
     for at in [0, 2, 3] {
         assert!(after[at] == before[at], "{what}: layer {at} reads otherwise");
     }
-}
-
-/// The superfluous layer is the second; its child the third.
-fn offline(layers: &[LayerFile]) -> OfflineMerge {
-    OfflineMerge { child: layers[2].clone(), parent: layers[1].clone(), below: vec![layers[0].clone()] }
 }
 
 /// A backing file cannot be described to `qemu-img` with more below it than a file, so this is the way up.

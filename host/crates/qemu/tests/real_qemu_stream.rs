@@ -6,11 +6,9 @@ mod lab;
 
 use std::{sync::Arc, time::Duration};
 
-use lab::{Human, LONG, Lab, config, content, kill, numbers, quiet, text, tool, write_pattern};
+use lab::{Human, LONG, Lab, config, content, kill, numbers, offline, quiet, text, tool, write_pattern};
 use stillpoint_common::{DiskFormat, LayerFile};
-use stillpoint_engine::ports::{
-    Hypervisor, HypervisorError, Images, LiveStream, Moved, OfflineMerge, ProgressSink, Stop,
-};
+use stillpoint_engine::ports::{Hypervisor, HypervisorError, Images, LiveStream, Moved, ProgressSink, Stop};
 use stillpoint_qemu::QemuHypervisor;
 
 /// The layer at this place takes in the one below it.
@@ -137,9 +135,7 @@ async fn real_qemu_killed_in_the_middle_of_a_stream_leaves_layers_that_read_the_
         // The parent is there until the engine gives it up: read through it, all is as it was.
         lab.images.repoint(&layers[2], &layers[1]).await.unwrap();
         assert!(is_whole(&layers), "killed after {wait} ms");
-        let merge =
-            OfflineMerge { child: layers[2].clone(), parent: layers[1].clone(), below: vec![layers[0].clone()] };
-        assert_eq!(lab.images.stream_offline(&merge, &Stop::new(), &quiet()).await.unwrap(), Moved::Whole);
+        assert_eq!(lab.images.stream_offline(&offline(&layers), &Stop::new(), &quiet()).await.unwrap(), Moved::Whole);
         assert_eq!(names(&lab, &layers[2]).await, Some(layers[0].path.clone()));
         std::fs::remove_file(&layers[1].path).unwrap();
         assert!(is_whole(&[layers[0].clone(), layers[2].clone()]), "merged on files after {wait} ms");
@@ -164,7 +160,7 @@ async fn real_qemu_img_a_merge_upwards_that_is_stopped_harms_nothing_and_is_begu
     let lab = with_a_big_layer().await;
     lab.retire().await;
     let layers = lab.chains[0].layers.clone();
-    let merge = OfflineMerge { child: layers[2].clone(), parent: layers[1].clone(), below: vec![layers[0].clone()] };
+    let merge = offline(&layers);
     for share in [0, 40, 80] {
         let stop = Stop::new();
         let asks = stop.clone();

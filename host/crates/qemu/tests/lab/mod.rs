@@ -20,8 +20,8 @@ use stillpoint_common::{
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        DiskChain, Hypervisor, HypervisorEvent, HypervisorEventKind, Images, LaunchSpec, Observed, OnPanic, Overlay,
-        ProgressSink, RunState, StartMode,
+        DiskChain, Hypervisor, HypervisorEvent, HypervisorEventKind, Images, LaunchSpec, Observed, OfflineMerge,
+        OnPanic, Overlay, ProgressSink, RunState, StartMode,
     },
 };
 use stillpoint_memory::FileMemoryStates;
@@ -310,4 +310,9 @@ pub fn numbers(layers: &[LayerFile]) -> Numbers {
     let first = greatest.saturating_sub(u32::try_from(RING).unwrap() - 1).max(1);
     let missing = (first..=greatest).filter(|wanted| number(*wanted as usize % RING) != *wanted).collect();
     Numbers { greatest, missing }
+}
+
+/// A merge on files of three layers: the superfluous one is the second, its child the third.
+pub fn offline(layers: &[LayerFile]) -> OfflineMerge {
+    OfflineMerge { child: layers[2].clone(), parent: layers[1].clone(), below: vec![layers[0].clone()] }
 }
