@@ -83,8 +83,17 @@ impl Lab {
     }
 
     async fn happens(&self, what: &str) {
+        self.becomes(what, |log| log.iter().any(|line| line == what)).await;
+    }
+
+    /// Waits until the whole log is these lines.
+    async fn log_is(&self, lines: &[&str]) {
+        self.becomes(&lines.join(", "), |log| log == lines).await;
+    }
+
+    async fn becomes(&self, what: &str, holds: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + Duration::from_secs(20);
-        while !self.log().iter().any(|line| line == what) {
+        while !holds(&self.log()) {
             assert!(Instant::now() < until, "never: {what}; but {:?}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -210,8 +219,6 @@ async fn a_script_is_given_back_what_it_kept_when_the_guest_was_brought_back() {
         metadata: [("position".to_owned(), "42".to_owned())].into(),
     };
     lab.host.restored(checkpoint, false, vec![writer]).await.unwrap();
-    lab.happens("ledger post-restore").await;
     let said = format!("{checkpoint} no yes position=42");
-    lab.happens(&said).await;
-    assert_eq!(lab.take_log(), ["ledger pre-restore", &said, "ledger post-restore", &said]);
+    lab.log_is(&["ledger pre-restore", &said, "ledger post-restore", &said]).await;
 }
