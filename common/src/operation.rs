@@ -35,6 +35,8 @@ pub enum OperationKind {
     CollectLayers,
     /// Copy a checkpoint out as a stand-alone VM.
     ExportCheckpoint,
+    /// Make a VM of an export.
+    ImportVm,
 }
 
 impl std::fmt::Display for OperationKind {
@@ -52,6 +54,7 @@ impl std::fmt::Display for OperationKind {
             Self::DeleteMemoryState => "delete memory state",
             Self::CollectLayers => "merge layers",
             Self::ExportCheckpoint => "export checkpoint",
+            Self::ImportVm => "import VM",
         })
     }
 }

@@ -117,6 +117,9 @@ reasons! {
     ExportTargetExists, "EXPORT_TARGET_EXISTS", AlreadyExists, "Choose a folder that does not exist yet.";
     ExportTargetUnusable, "EXPORT_TARGET_UNUSABLE", FailedPrecondition, "The folder above the target must exist and be writable for the service.";
     ExportFailed, "EXPORT_FAILED", Internal, "Copying failed as the message says; nothing was left behind. Mend the cause and export again.";
+    ExportUnusable, "EXPORT_UNUSABLE", FailedPrecondition, "Give the folder of a finished export, with its `manifest.json`; the message says what stands against this one.";
+    ExportDamaged, "EXPORT_DAMAGED", DataLoss, "A file of the export is not what was exported: copy the export again from where it came from. `stillpoint export verify FOLDER` lists all such files.";
+    ImportIncompatible, "IMPORT_INCOMPATIBLE", FailedPrecondition, "Change the fields of the request that the message names; `stillpoint vm import --dry-run` lists all that stands against it.";
     EventsForgotten, "EVENTS_FORGOTTEN", FailedPrecondition, "Begin again without --since: `stillpoint events` shows what is remembered.";
     RequestIdReused, "REQUEST_ID_REUSED", AlreadyExists, "This request_id was used for a different request: choose a new one.";
     OperationCancelled, "OPERATION_CANCELLED", Cancelled, "The operation was cancelled and undone.";

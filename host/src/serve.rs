@@ -9,7 +9,8 @@ use stillpoint_proto::{
     v1::{
         checkpoints_server::CheckpointsServer, events_server::EventsServer, guests_server::GuestsServer,
         host_service_server::HostServiceServer, images_server::ImagesServer,
-        operations_extra_server::OperationsExtraServer, virtual_machines_server::VirtualMachinesServer,
+        operations_extra_server::OperationsExtraServer, transfers_server::TransfersServer,
+        virtual_machines_server::VirtualMachinesServer,
     },
 };
 use tokio::{
@@ -22,7 +23,7 @@ use tonic::{service::Routes, transport::Server};
 use crate::{
     options::Options,
     reserve,
-    services::{Checkpoints, Events, Guests, HostInfo, Images, Operations, VirtualMachines},
+    services::{Checkpoints, Events, Guests, HostInfo, Images, Operations, Transfers, VirtualMachines},
     wiring::{Wired, wire},
 };
 
@@ -78,6 +79,7 @@ async fn routes(wired: &Wired, info: HostInfo) -> anyhow::Result<Routes> {
         .add_service(CheckpointsServer::new(Checkpoints::new(engine.clone())))
         .add_service(GuestsServer::new(Guests::new(engine.clone())))
         .add_service(ImagesServer::new(Images::new(engine.clone())))
+        .add_service(TransfersServer::new(Transfers::new(engine.clone())))
         .add_service(EventsServer::new(Events::new(engine.clone())))
         .add_service(HostServiceServer::new(info))
         .add_service(OperationsServer::new(Operations::new(engine.clone())))

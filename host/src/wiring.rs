@@ -42,6 +42,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         descriptions: Arc::new(FileDescriptions),
         guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
         exports: Arc::new(FolderExports),
+        sources: Arc::new(FolderExports),
         store: store.clone(),
         clock: Arc::new(SystemClock),
     };

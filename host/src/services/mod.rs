@@ -10,6 +10,7 @@ mod operations;
 mod peer;
 mod preview;
 mod respond;
+mod transfers;
 mod vms;
 
 use stillpoint_common::Failure;
@@ -18,7 +19,7 @@ use tonic::Status;
 
 pub(crate) use self::{
     checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, images::Images, operations::Operations,
-    vms::VirtualMachines,
+    transfers::Transfers, vms::VirtualMachines,
 };
 
 /// A refusal as the status of a call. For `map_err`.

@@ -77,6 +77,7 @@ pub const fn kind(kind: OperationKind) -> &'static str {
         OperationKind::DeleteMemoryState => "DELETE_MEMORY_STATE",
         OperationKind::CollectLayers => "COLLECT_LAYERS",
         OperationKind::ExportCheckpoint => "EXPORT_CHECKPOINT",
+        OperationKind::ImportVm => "IMPORT_VM",
     }
 }
 

@@ -44,6 +44,7 @@ fn label(operation: &Operation) -> &'static str {
         OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => "Merging",
         OperationKind::DeleteMemoryState => "Deleting memory state",
         OperationKind::ExportCheckpoint => "Exporting",
+        OperationKind::ImportVm => "Importing",
     }
 }
 

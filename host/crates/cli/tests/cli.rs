@@ -607,6 +607,57 @@ At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
 }
 
 #[test]
+fn an_export_is_checked_and_a_damaged_one_is_another_exit_code() {
+    let fake = Fake::start();
+    let whole = run(&fake, &["export", "verify", "/exports/one"]);
+    assert_eq!((whole.status.code(), stdout(&whole)), (Some(0), "/exports/one is whole: 2 files, 3 MiB\n"));
+    assert!(stderr(&whole).contains("read 50%"), "{}", stderr(&whole));
+    let torn = run(&fake, &["export", "verify", "/exports/torn"]);
+    assert_eq!(torn.status.code(), Some(1));
+    assert!(
+        stdout(&torn).ends_with("is damaged (2 files, 3 MiB):\n  data.qcow2 does not exist\n"),
+        "{}",
+        stdout(&torn)
+    );
+    let (code, error) = refused(&fake, &["export", "verify", "/nowhere"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("is no export") && error.contains("manifest.json"), "{error}");
+}
+
+#[test]
+fn an_import_says_what_stands_against_it_and_asks_the_service_for_what_was_typed() {
+    let fake = Fake::start();
+    let import = ["vm", "import", "new", "/exports/one", "--to", "/vm/new"];
+    let dry = run(&fake, &[&import[..], &["--dry-run"]].concat());
+    assert_eq!(dry.status.code(), Some(1), "something stands against it");
+    let text = stdout(&dry);
+    assert!(
+        text.starts_with("/exports/one: \"before the upgrade\" of VM old, 3 MiB, memory of QEMU 10.0.2\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("note: disk scratch is not in the export") && text.contains("  HOST_PATHS the export's"),
+        "{text}"
+    );
+    let fine = says(&fake, &[&import[..], &["--dry-run", "--accept-host-paths"]].concat());
+    assert!(fine.ends_with("new can be imported so\n"), "{fine}");
+    let document = json(&fake, &[&import[..], &["--dry-run", "--accept-host-paths"]].concat());
+    assert_eq!((&document["export"]["vm"], &document["spec"]["cpus"]), (&"old".into(), &2.into()));
+    assert_eq!(fake.asked(), [""; 0], "nothing was done");
+    says(&fake, &[&import[..], &["--mode", "restore", "--without-memory"]].concat());
+    says(&fake, &["vm", "import", "new", "/exports/one", "--mode", "REGISTER", "--accept-host-paths"]);
+    let asked = [
+        "import new Restore to Some(\"/vm/new\") memory false paths false",
+        "import new Register to None memory true paths true",
+    ];
+    assert_eq!(fake.asked(), asked);
+    let (code, error) = refused(&fake, &["vm", "import", "new", "/exports/one"]);
+    assert!(code == 2 && error.contains("--to FOLDER"), "{error}");
+    let (code, error) = refused(&fake, &[&import[..], &["--mode", "register"]].concat());
+    assert!(code == 2 && error.contains("Leave --to out"), "{error}");
+}
+
+#[test]
 fn what_the_agent_does_for_the_host_is_listed_and_can_be_switched_off() {
     let fake = Fake::start();
     let off = json(&fake, &["guest", "services", "db"]);

@@ -1,6 +1,8 @@
 //! Whether a request may begin now. Pure.
 
-use stillpoint_common::{Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm};
+use stillpoint_common::{
+    Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm, VmId,
+};
 
 use crate::{ApplyRequest, Request, plans::landing};
 
@@ -35,6 +37,7 @@ impl Situation<'_> {
     /// waiting would not help against a name that is wrong.
     pub(crate) fn admit(&self, request: &Request) -> Result<Admitted, Failure> {
         match request {
+            Request::Import(_) => return Err(exists(&self.vm.id)),
             Request::Start | Request::Save | Request::DiscardSaved => {}
             Request::Stop(_) => self.is_not_saved("it has no guest to stop")?,
             Request::Pause | Request::Resume => self.is_on()?,
@@ -123,6 +126,11 @@ impl Situation<'_> {
             || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id));
         named.or(self.vm.parent).ok_or_else(nothing)
     }
+}
+
+/// Says that there is a VM of this name.
+pub(crate) fn exists(vm: &VmId) -> Failure {
+    Failure::new(Reason::VmExists, format!("there is a VM {vm} already")).at("vm_id")
 }
 
 /// Says that a checkpoint has no memory, if so.

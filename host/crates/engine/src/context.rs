@@ -11,8 +11,8 @@ use crate::{
     config::EngineConfig,
     contact::Contacts,
     ports::{
-        Clock, Descriptions, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates, ProgressSink, Store,
-        TpmStates,
+        Clock, Descriptions, ExportSources, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates,
+        ProgressSink, Store, TpmStates,
     },
     speed::Speed,
     way::Way,
@@ -35,6 +35,8 @@ pub struct Ports {
     pub guest: Arc<dyn GuestQuiesce>,
     /// Export folders.
     pub exports: Arc<dyn ExportTargets>,
+    /// Folders that VMs are imported from and to.
+    pub sources: Arc<dyn ExportSources>,
     /// Catalogue and journal.
     pub store: Arc<dyn Store>,
     /// Wall time.

@@ -143,6 +143,8 @@ const fn export_reason(error: &ExportError) -> Reason {
         ExportError::TargetUnusable { .. } => Reason::ExportTargetUnusable,
         ExportError::NoSpace { .. } => Reason::NoSpace,
         ExportError::SourceDamaged { .. } => Reason::MemoryDamaged,
+        ExportError::NotAnExport { .. } => Reason::ExportUnusable,
+        ExportError::ExportDamaged { .. } => Reason::ExportDamaged,
         ExportError::Failed { .. } => Reason::ExportFailed,
     }
 }

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
     Checkpoint, CheckpointId, DiskName, Failure, InstanceId, LayerFile, LayerId, MemoryId, MemoryState, Operation,
-    OperationId, OperationKind, OperationState, Outcome, Progress, SavedState, SessionId, VmId,
+    OperationId, OperationKind, OperationState, Outcome, Progress, Restore, SavedState, SessionId, Vm, VmId,
 };
 use uuid::Uuid;
 
-use crate::Request;
+use crate::{ExportedFile, Request, import::ImportedDisk};
 
 /// An operation with all that its recovery needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,44 @@ pub(crate) enum Facts {
         /// The temporary folder.
         staged: PathBuf,
     },
+    /// A VM in the making.
+    Import(Box<ImportFacts>),
+}
+
+/// What an import has decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImportFacts {
+    /// The VM as it will be published; heads and saved state are known only then.
+    pub(crate) vm: Vm,
+    /// The folder of the export.
+    pub(crate) folder: PathBuf,
+    /// The folder that is made for the disks; `None` if they stay where they are.
+    pub(crate) target: Option<PathBuf>,
+    /// What the export consists of.
+    pub(crate) files: Vec<ExportedFile>,
+    /// The images.
+    pub(crate) disks: Vec<ImportedDisk>,
+    /// The memory, if the VM will be saved.
+    pub(crate) memory: Option<ImportedMemory>,
+    /// The file with the state of its TPM.
+    pub(crate) tpm: Option<String>,
+    /// What the guest will be told.
+    pub(crate) restore: Restore,
+}
+
+/// The memory of a VM in the making.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImportedMemory {
+    /// The saved state to be.
+    pub(crate) id: MemoryId,
+    /// Its file in the export.
+    pub(crate) file: String,
+    /// The QEMU that wrote it.
+    pub(crate) qemu_version: String,
+    /// The guest ran, and was not paused.
+    pub(crate) was_running: bool,
+    /// What was kept, once it is.
+    pub(crate) state: Option<MemoryState>,
 }
 
 /// What an attempt to create a checkpoint has decided.
@@ -153,6 +191,7 @@ impl Job {
                 | Request::Save
                 | Request::DiscardSaved
                 | Request::Revert
+                | Request::Import(_)
                 | Request::DeleteCheckpoints(_)
                 | Request::CreateCheckpoint(_),
             )

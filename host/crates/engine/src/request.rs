@@ -12,7 +12,7 @@ use stillpoint_common::{
     VmFailures, VmId, VmSettings,
 };
 
-use crate::ports::Space;
+use crate::{import::ImportRequest, ports::Space};
 
 /// A VM to define.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +132,8 @@ pub enum Request {
         /// Format of the images.
         format: DiskFormat,
     },
+    /// Make the VM, of an export.
+    Import(ImportRequest),
 }
 
 /// Checkpoints that are to be deleted.
@@ -253,6 +255,7 @@ impl Request {
             | Self::Save
             | Self::DiscardSaved
             | Self::Revert
+            | Self::Import(_)
             | Self::CreateCheckpoint { .. }
             | Self::DeleteCheckpoint(_)
             | Self::DeleteSubtree(_)
@@ -289,6 +292,7 @@ impl Request {
             }
             Self::DeleteMemory(_) => OperationKind::DeleteMemoryState,
             Self::Export { .. } => OperationKind::ExportCheckpoint,
+            Self::Import(_) => OperationKind::ImportVm,
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) const fn collects_layers(kind: OperationKind) -> bool {
         | OperationKind::CreateCheckpoint
         | OperationKind::ApplyCheckpoint
         | OperationKind::DeleteMemoryState
-        | OperationKind::ExportCheckpoint => false,
+        | OperationKind::ExportCheckpoint
+        | OperationKind::ImportVm => false,
     }
 }

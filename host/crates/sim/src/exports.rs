@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stillpoint_common::{MemoryState, OperationId};
 use stillpoint_engine::{
     ExportedFile,
-    ports::{ExportError, MemoryError},
+    ports::{ExportError, FileDamage, MemoryError},
 };
 
 use crate::{files::Image, memory::Memory, state::State};
@@ -133,6 +133,56 @@ impl State {
         let missing =
             || ExportError::Failed { what: "read the manifest".to_owned(), message: "no such file".to_owned() };
         self.manifests.get(target).map(|manifest| manifest.files.clone()).ok_or_else(missing)
+    }
+}
+
+impl State {
+    /// The manifest, as a file of it would read.
+    pub(crate) fn read_manifest(&self, folder: &Path) -> Result<Value, ExportError> {
+        let no_export =
+            || ExportError::NotAnExport { path: folder.to_owned(), message: "it has no manifest".to_owned() };
+        let Manifest { describe, files } = self.manifests.get(folder).ok_or_else(no_export)?;
+        let files: Vec<_> = files.iter().filter(|file| file.path != MANIFEST).collect();
+        Ok(json!({ "format": 1, "export": describe, "files": files }))
+    }
+
+    pub(crate) fn compare_export(&self, folder: &Path, files: &[ExportedFile]) -> Vec<FileDamage> {
+        let there = self.files_below(folder);
+        let wrong = |file: &ExportedFile| match there.iter().find(|found| found.path == file.path) {
+            None => Some("does not exist"),
+            Some(found) if found == file => None,
+            Some(_) => Some("has other bytes than when it was exported"),
+        };
+        let damage =
+            |file: &ExportedFile| Some(FileDamage { path: file.path.clone(), problem: wrong(file)?.to_owned() });
+        files.iter().filter_map(damage).collect()
+    }
+
+    pub(crate) fn exported_bytes(&self, path: &Path) -> Result<Vec<u8>, ExportError> {
+        match self.memories.get(path) {
+            Some(Memory::Sealed(bytes)) => Ok(bytes.clone()),
+            Some(Memory::Open(_)) | None => {
+                Err(ExportError::ExportDamaged { path: path.to_owned(), message: "does not exist".to_owned() })
+            }
+        }
+    }
+
+    pub(crate) fn claim(&mut self, target: &Path, operation: OperationId) -> Result<(), ExportError> {
+        if self.marks.get(target) == Some(&operation) {
+            return Ok(());
+        }
+        self.stage(target, operation)?;
+        self.folders.remove(&staging_folder(target, operation));
+        self.folders.insert(target.to_owned());
+        self.marks.insert(target.to_owned(), operation);
+        Ok(())
+    }
+
+    pub(crate) fn give_back(&mut self, target: &Path, operation: OperationId) {
+        if self.marks.get(target) == Some(&operation) {
+            self.discard_export(target);
+            self.marks.remove(target);
+        }
     }
 }
 

@@ -86,6 +86,14 @@ calls! {
     SealExport "exports.seal" true;
     DiscardExport "exports.discard" true;
     ExportFiles "exports.files" false;
+    ReadManifest "sources.manifest" false;
+    CompareExport "sources.compare" false;
+    ReadExport "sources.read" false;
+    SendMemory "sources.send" true;
+    ClaimFolder "sources.claim" true;
+    GiveBackFolder "sources.give_back" true;
+    KeepFolder "sources.keep" true;
+    RetireExport "sources.retire" true;
     Describe "guest.describe" false;
     Prepare "guest.prepare" true;
     Freeze "guest.freeze" true;

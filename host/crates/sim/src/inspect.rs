@@ -191,6 +191,18 @@ impl World {
         self.with(|state| state.manifests.get(target.as_ref()).map(|manifest| manifest.describe.clone()))
     }
 
+    /// Whether a folder exists.
+    #[must_use]
+    pub fn has_folder(&self, folder: impl AsRef<Path>) -> bool {
+        self.with(|state| state.folders.contains(folder.as_ref()))
+    }
+
+    /// Folders of VMs that are being imported: they have the mark of an operation.
+    #[must_use]
+    pub fn marked_folders(&self) -> Vec<PathBuf> {
+        self.with(|state| state.marks.keys().cloned().collect())
+    }
+
     /// Whether a VM's guest is held now.
     #[must_use]
     pub fn is_held(&self, vm: &VmId) -> bool {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, Restore, SessionId, VmId};
+use stillpoint_common::{DiskName, InstanceId, OperationId, Restore, SessionId, VmId};
 use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState, Trouble};
 use tokio::{
     sync::{broadcast, watch},
@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) folders: BTreeSet<PathBuf>,
     /// What finished exports say of themselves.
     pub(crate) manifests: BTreeMap<PathBuf, Manifest>,
+    /// Folders of VMs in the making, and whose they are.
+    pub(crate) marks: BTreeMap<PathBuf, OperationId>,
     pub(crate) merges: BTreeMap<(InstanceId, DiskName), LiveJob>,
     pub(crate) streams: BTreeMap<(InstanceId, DiskName), StreamJob>,
     pub(crate) store: KeyValues,
@@ -106,6 +108,7 @@ impl State {
             descriptions: BTreeMap::new(),
             folders: BTreeSet::from([PathBuf::from("/")]),
             manifests: BTreeMap::new(),
+            marks: BTreeMap::new(),
             merges: BTreeMap::new(),
             streams: BTreeMap::new(),
             store: KeyValues::default(),

@@ -37,7 +37,7 @@ pub(crate) fn copy_hashed(mut source: File, to: &Path, total: u64, progress: &Pr
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn pump(source: &mut File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+pub(crate) fn pump(source: &mut File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
     let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
     loop {
         match source.read(&mut buffer)? {

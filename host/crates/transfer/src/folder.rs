@@ -18,7 +18,7 @@ use stillpoint_engine::{
 use crate::copy::{copy_hashed, hash_and_sync};
 
 /// Name of the file that makes a folder an export.
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 /// Version of the manifest's format.
 const FORMAT: u32 = 1;
 
@@ -29,12 +29,11 @@ pub struct FolderExports;
 #[async_trait]
 impl ExportTargets for FolderExports {
     fn staging_folder(&self, target: &Path, operation: OperationId) -> PathBuf {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        target.with_file_name(format!(".{name}.{operation}.partial"))
+        staging_folder(target, operation)
     }
 
     async fn stage(&self, target: &Path, operation: OperationId) -> Result<PathBuf, ExportError> {
-        let (target, staged) = (target.to_owned(), self.staging_folder(target, operation));
+        let (target, staged) = (target.to_owned(), staging_folder(target, operation));
         blocking(move || stage(&target, staged)).await
     }
 
@@ -92,6 +91,12 @@ impl ExportTargets for FolderExports {
         let target = target.to_owned();
         blocking(move || read_manifest(&target)).await
     }
+}
+
+/// The temporary folder of an operation beside its target.
+pub(crate) fn staging_folder(target: &Path, operation: OperationId) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{operation}.partial"))
 }
 
 fn stage(target: &Path, staged: PathBuf) -> Result<PathBuf, ExportError> {
@@ -152,19 +157,19 @@ fn read_manifest(target: &Path) -> Result<Vec<ExportedFile>, ExportError> {
     Ok(files)
 }
 
-fn sync_folder(folder: &Path) -> Result<(), ExportError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), ExportError> {
     let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| failed("syncing", folder, &error))
 }
 
-fn failed(what: &str, path: &Path, error: &io::Error) -> ExportError {
+pub(crate) fn failed(what: &str, path: &Path, error: &io::Error) -> ExportError {
     if error.kind() == io::ErrorKind::StorageFull {
         return ExportError::NoSpace { path: path.to_owned() };
     }
     ExportError::Failed { what: format!("{what} {}", path.display()), message: error.to_string() }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
 ) -> Result<T, ExportError> {
     let ended =

@@ -1,4 +1,4 @@
-//! Exports to folders.
+//! Exports to folders, and imports from them.
 //!
 //! ```text
 //!  stage:   <parent>/.<name>.<operation>.partial/     disks and memory are written here
@@ -9,5 +9,6 @@
 
 mod copy;
 mod folder;
+mod source;
 
 pub use folder::FolderExports;

@@ -7,6 +7,7 @@ pub mod filter;
 mod image;
 mod integrity;
 mod operation;
+mod transfer;
 mod vm;
 
 pub use checkpoint::{
@@ -19,6 +20,7 @@ pub use delete::{
 pub use image::{MergeImage, merge_image};
 pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};
+pub use transfer::{ImportMode, ImportVm, import_vm, inspect_export, verify_export};
 pub use vm::{CreateVm, StopMode, UpdateVm, create_vm, list_vms, stop_vm, update_vm};
 
 use std::path::PathBuf;

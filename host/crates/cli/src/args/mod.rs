@@ -7,6 +7,7 @@ mod memory;
 mod operation;
 pub(crate) mod parse;
 mod settings;
+mod transfer;
 mod vm;
 
 pub use check::CheckArgs;
@@ -17,6 +18,7 @@ pub use image::{ImageCommand, MergeImage};
 pub use memory::MemoryCommand;
 pub use operation::OperationCommand;
 pub use settings::{HazardArg, OnFailureArg, ServiceArg, SetVms, Switch, UnsupportedArg, VmChoice};
+pub use transfer::{ExportCommand, ImportModeArg, ImportVm};
 pub use vm::{CreateVm, FirmwareArg, HardwareFlags, MergesArg, Reconnect, UpdateVm, VmCommand};
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -87,6 +89,9 @@ pub enum Command {
     /// Look at the system in a VM.
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Check exports of checkpoints. They are made with `checkpoint export`; VMs are made of them with `vm import`.
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Merge image files that belong to no VM.
     #[command(subcommand)]
     Image(ImageCommand),

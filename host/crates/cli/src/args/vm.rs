@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{AcceleratorChoice, Label, VmId};
 
-use super::{Consent, CriticalFlags, PolicyArg, SetVms, VmChoice, Waiting, parse};
+use super::{Consent, CriticalFlags, ImportVm, PolicyArg, SetVms, VmChoice, Waiting, parse};
 use crate::view::{Disk, Medium, Nic, PassThroughDisk};
 
 /// What can be done with VMs.
@@ -13,6 +13,8 @@ use crate::view::{Disk, Medium, Nic, PassThroughDisk};
 pub enum VmCommand {
     /// Define a VM, from flags or from a JSON file. It is off afterwards.
     Create(Box<CreateVm>),
+    /// Make a VM of an export: off, or saved if the export has a memory. On failure nothing of it is left.
+    Import(Box<ImportVm>),
     /// List the VMs.
     List {
         /// Which of them.

@@ -13,6 +13,7 @@ mod images;
 mod integrity;
 mod operations;
 mod resolve;
+mod transfers;
 mod vms;
 
 pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
@@ -20,6 +21,7 @@ pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
 pub use images::{ImageMergeEvent, ImageMergeStream};
 pub use resolve::resolve;
+pub use transfers::{VerifyEvent, VerifyStream, VmToImport};
 pub use vms::{VmChange, VmToCreate};
 
 use std::{

@@ -20,7 +20,7 @@ pub(super) fn answer(spec: &Spec) -> Result<Answer, CliError> {
     Answer::new(tables(spec), &serde_json::json!({"spec": spec}))
 }
 
-fn tables(spec: &Spec) -> String {
+pub(super) fn tables(spec: &Spec) -> String {
     let kernel = |part: fn(&crate::view::KernelBoot) -> &String| spec.kernel.as_ref().map(part).cloned();
     let machine = details([
         ("cpus", spec.cpus.to_string()),

@@ -16,6 +16,7 @@ mod select;
 mod services;
 mod settings;
 mod show;
+mod transfer;
 mod values;
 mod vm;
 mod vm_file;
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Events(asked) => events::run(&context, asked).await,
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
+        Command::Export(command) => transfer::export(&context, command).await,
         Command::Image(command) => image::run(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
         Command::Memory(command) => memory::run(command),

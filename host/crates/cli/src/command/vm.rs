@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stillpoint_common::{SettingsChange, VmId};
 
-use super::{Context, confirm, hardware, integrity, settings, show, vm_file, work};
+use super::{Context, confirm, hardware, integrity, settings, show, transfer, vm_file, work};
 use crate::{
     CliError,
     args::{FirmwareArg, MergesArg, UpdateVm, VmCommand, Waiting, parse},
@@ -19,6 +19,7 @@ pub(super) async fn run(context: &Context, command: &VmCommand) -> Result<Answer
             let vm = client.create_vm(&vm_file::to_create(create)?).await?;
             Answer::new(format!("{} is defined, and off", vm.id), &vm)
         }
+        VmCommand::Import(asked) => transfer::import(context, asked).await,
         VmCommand::List { which } => list(&settings::choose(context, which).await?),
         VmCommand::Show { vm, config: true } => hardware::answer(&client.vm(vm).await?.spec),
         VmCommand::Show { vm, config: false } => {

@@ -17,6 +17,7 @@ mod medium;
 mod operation;
 mod preview;
 mod spec;
+mod transfer;
 mod values;
 mod vm;
 
@@ -33,6 +34,7 @@ pub use medium::Medium;
 pub use operation::{Ended, Export, ExportFile, Operation, OperationError, Phase, Response, SpecChange};
 pub use preview::{DeletePreview, MergePreview};
 pub use spec::{Disk, KernelBoot, Nic, PassThroughDisk, Spec, TapNetwork, Uefi, UserNetwork};
+pub use transfer::{DamagedFile, ExportVerified, ExportedVm, Incompatibility, Inspection};
 pub(crate) use values::values;
 pub use values::{GuestContact, GuestValues, ServiceState, Value};
 pub use vm::{DiskStatus, SavedState, Vm};

@@ -3,6 +3,7 @@
 
 mod canned;
 mod services;
+mod transfers;
 
 pub(crate) use canned::{CLEAN, HANGING, TWIN_A, TWIN_B, UPGRADE};
 
@@ -15,7 +16,7 @@ use stillpoint_proto::{
     longrunning::operations_server::OperationsServer,
     v1::{
         checkpoints_server::CheckpointsServer, guests_server::GuestsServer, host_service_server::HostServiceServer,
-        images_server::ImagesServer, operations_extra_server::OperationsExtraServer,
+        images_server::ImagesServer, operations_extra_server::OperationsExtraServer, transfers_server::TransfersServer,
         virtual_machines_server::VirtualMachinesServer,
     },
 };
@@ -78,6 +79,7 @@ fn serve(socket: &Path, service: services::Service) -> Runtime {
         .add_service(GuestsServer::new(service.clone()))
         .add_service(HostServiceServer::new(service.clone()))
         .add_service(ImagesServer::new(service.clone()))
+        .add_service(TransfersServer::new(service.clone()))
         .add_service(OperationsServer::new(service.clone()))
         .add_service(OperationsExtraServer::new(service));
     runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));

@@ -28,7 +28,7 @@ use super::{
     canned::{self, HANGING, UPGRADE},
 };
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -37,12 +37,12 @@ pub(crate) struct Service {
     pub(crate) restarted: bool,
 }
 
-fn refused(failure: Failure) -> Status {
+pub(super) fn refused(failure: Failure) -> Status {
     failure::status(&failure)
 }
 
 /// Operations are told apart by their last digits: what they do, and how they end.
-const KINDS: [(&str, OperationKind); 9] = [
+const KINDS: [(&str, OperationKind); 10] = [
     ("019d0000-0000-7000-8000-000000000001", OperationKind::StartVm),
     ("019d0000-0000-7000-8000-000000000002", OperationKind::StopVm),
     ("019d0000-0000-7000-8000-000000000003", OperationKind::CreateCheckpoint),
@@ -51,12 +51,13 @@ const KINDS: [(&str, OperationKind); 9] = [
     ("019d0000-0000-7000-8000-000000000006", OperationKind::ExportCheckpoint),
     ("019d0000-0000-7000-8000-000000000007", OperationKind::PauseVm),
     ("019d0000-0000-7000-8000-000000000008", OperationKind::DeleteMemoryState),
+    ("019d0000-0000-7000-8000-000000000009", OperationKind::ImportVm),
     (HANGING, OperationKind::ResumeVm),
 ];
 /// The creation that fails.
 const FAILING: &str = "019d0000-0000-7000-8000-00000000000e";
 
-fn begun(kind: OperationKind) -> longrunning::Operation {
+pub(super) fn begun(kind: OperationKind) -> longrunning::Operation {
     let (id, _) = KINDS.iter().find(|(_, known)| *known == kind).unwrap();
     operation(&canned::operation(id, kind, OperationState::Running), None)
 }

@@ -44,6 +44,10 @@ impl VmActor {
 
     /// Nothing is at work: what a failure asks for comes first, then layers.
     pub(super) async fn look_for_work(&mut self) {
+        if self.is_of_nobody().await {
+            self.owed = false;
+            return self.tell_idle();
+        }
         match self.look_at_failure().await {
             Ok(true) => {}
             Ok(false) => self.look_for_layers().await,
@@ -172,6 +176,7 @@ const fn takes_in_hand(request: &Request) -> bool {
         | Request::DeleteSubtree(_)
         | Request::DeleteCheckpoints(_)
         | Request::DeleteMemory(_)
-        | Request::Export { .. } => false,
+        | Request::Export { .. }
+        | Request::Import(_) => false,
     }
 }

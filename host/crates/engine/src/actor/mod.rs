@@ -200,6 +200,10 @@ impl VmActor {
 
     /// Brings the record in line with the process, while nothing is at work.
     async fn settle(&mut self) {
+        if self.is_of_nobody().await {
+            self.unsettled = false;
+            return;
+        }
         let settled = plans::settle(&self.idle_cx()).await;
         self.unsettled = settled.is_err();
         match settled {
@@ -208,6 +212,11 @@ impl VmActor {
             Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
             Err(error) => tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM could not be settled"),
         }
+    }
+
+    /// There is no VM: one is being made, or an import that would have made it has failed.
+    async fn is_of_nobody(&self) -> bool {
+        self.world.catalogue.vm(&self.vm).await.is_err_and(|absent| absent.reason == Reason::VmNotFound)
     }
 
     /// What is owed to the description files is written, or tried again with the next look.

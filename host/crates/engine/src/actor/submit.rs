@@ -5,7 +5,7 @@ use stillpoint_common::{Failure, Operation, OperationId, Reason};
 use super::VmActor;
 use crate::{
     Request,
-    admission::{Admitted, AtWork, Situation},
+    admission::{Admitted, AtWork, Situation, exists},
     catalogue::Changes,
     error::StepError,
     job::Job,
@@ -15,6 +15,9 @@ impl VmActor {
     pub(super) async fn submit(&mut self, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
         if let Some(known) = self.known(&request, request_id.as_deref()).await? {
             return Ok(known);
+        }
+        if matches!(request, Request::Import(_)) {
+            return self.submit_import(request, request_id).await;
         }
         let vm = self.world.catalogue.vm(&self.vm).await?;
         let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
@@ -35,6 +38,24 @@ impl VmActor {
             Admitted::Now => self.begin(job),
             Admitted::AfterMakingWay => self.wait_for_way(job),
         }
+        Ok(operation)
+    }
+
+    /// There is no VM yet, and this is what makes one.
+    async fn submit_import(&mut self, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
+        match self.world.catalogue.vm(&self.vm).await {
+            Err(absent) if absent.reason == Reason::VmNotFound => {}
+            Err(unknown) => return Err(unknown),
+            Ok(_) => return Err(exists(&self.vm)),
+        }
+        if let Some((Operation { id, kind, .. }, _)) = self.busy() {
+            let message = format!("VM {} is busy with operation {id} ({kind})", self.vm);
+            return Err(Failure::new(Reason::VmBusy, message));
+        }
+        let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
+        self.enlist(&job, Changes::default().set_job(&job).new_request(&job)).await?;
+        let operation = job.operation.clone();
+        self.begin(job);
         Ok(operation)
     }
 

@@ -1,12 +1,13 @@
 //! Seeing a job through.
 
-use stillpoint_common::{Failure, OperationState};
+use stillpoint_common::{Failure, OperationState, Reason};
 use tokio::time::sleep;
 
 use super::caught::caught;
 use crate::{
     context::Cx,
     describe,
+    error::StepError,
     hub::Hub,
     job::Job,
     plans,
@@ -47,6 +48,11 @@ pub(super) async fn see_through(mut job: Job, cx: Cx, hub: &Hub, mut from: From)
     hub.leave(id);
 }
 
+/// There is no VM: it was to be made, and was not.
+fn is_absent(error: &StepError) -> bool {
+    matches!(error, StepError::Refused(failure) if failure.reason == Reason::VmNotFound)
+}
+
 async fn work(job: Job, cx: &Cx, from: From) {
     let id = job.operation.id;
     let mut journal = Journal::new(job, cx.catalogue().clone(), cx.reporter.clone());
@@ -62,7 +68,9 @@ async fn work(job: Job, cx: &Cx, from: From) {
     if let Err(failure) = &result {
         tracing::warn!(vm = %cx.vm, operation = %id, reason = failure.reason.code(), %failure, "failed");
     }
-    if let Err(error) = plans::settle(cx).await {
+    if let Err(error) = plans::settle(cx).await
+        && !is_absent(&error)
+    {
         tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's process could not be observed");
     }
     match describe::settle(&cx.world, &cx.vm).await {

@@ -14,7 +14,7 @@ use crate::{
     ports::{ExportError, ExportTargets, MemorySource, ProgressSink},
 };
 
-fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ExportError {
+pub(super) fn late(what: &'static str, path: &Path) -> impl FnOnce(Duration) -> ExportError {
     let what = format!("{what} {}", path.display());
     move |waited| ExportError::Failed { what, message: format!("no answer, and nothing moved, within {waited:?}") }
 }

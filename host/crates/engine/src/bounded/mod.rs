@@ -15,6 +15,7 @@ mod guest;
 mod hypervisor;
 mod images;
 mod memory;
+mod sources;
 mod store;
 mod tpm;
 
@@ -50,6 +51,7 @@ pub(crate) fn bounded(ports: Ports, limits: PortLimits) -> Ports {
         descriptions: Bounded::new(ports.descriptions, limits),
         guest: Bounded::new(ports.guest, limits),
         exports: Bounded::new(ports.exports, limits),
+        sources: Bounded::new(ports.sources, limits),
         store: Bounded::new(ports.store, limits),
         clock: ports.clock,
     }

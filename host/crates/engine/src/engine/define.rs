@@ -1,12 +1,13 @@
 //! Defining a VM.
 
-use stillpoint_common::{Event, EventKind, Failure, KeyValues, Layer, Merges, Reason, Vm, VmId};
+use stillpoint_common::{Event, EventKind, Failure, KeyValues, Layer, Merges, Reason, Vm};
 use uuid::Uuid;
 
 use super::Engine;
 use crate::{
     NewVm, VmView,
     actor::VmActor,
+    admission::exists,
     catalogue::Changes,
     describe,
     disks::take_disks,
@@ -94,8 +95,4 @@ impl Engine {
             id: new.id,
         }
     }
-}
-
-fn exists(id: &VmId) -> Failure {
-    Failure::new(Reason::VmExists, format!("there is a VM {id} already")).at("vm_id")
 }

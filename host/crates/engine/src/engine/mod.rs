@@ -4,6 +4,7 @@ mod checkpoints;
 mod define;
 mod guests;
 mod images;
+mod import;
 mod operations;
 mod preview;
 mod rebuild;
@@ -75,7 +76,13 @@ impl Engine {
             let actor = VmActor::spawn(engine.world.clone(), engine.hub.clone(), vm.id.clone(), jobs);
             actors.insert(vm.id, actor);
         }
+        // VMs that were being made.
+        let unmade: Vec<VmId> = open.keys().cloned().collect();
+        for (vm, jobs) in open {
+            actors.insert(vm.clone(), VmActor::spawn(engine.world.clone(), engine.hub.clone(), vm, jobs));
+        }
         drop(actors);
+        unmade.iter().for_each(|vm| engine.forget_actor_of_nobody(vm));
         engine.forward_events();
         contact::keep(&engine.world);
         Ok(engine)

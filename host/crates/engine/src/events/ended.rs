@@ -51,7 +51,8 @@ fn applied(job: &Job) -> Option<stillpoint_common::CheckpointId> {
         | Facts::Save(_)
         | Facts::Wake { .. }
         | Facts::Discard(_)
-        | Facts::Export { .. } => None,
+        | Facts::Export { .. }
+        | Facts::Import(_) => None,
     }
 }
 
@@ -68,8 +69,8 @@ fn done(job: &Job, outcome: &Outcome) -> Option<(EventKind, String)> {
         }
         OperationKind::CreateCheckpoint => created(job),
         OperationKind::ApplyCheckpoint => (EventKind::CheckpointApplied, format!("{vm} was brought back")),
-        // What is gone was told of when it went.
-        OperationKind::DeleteMemoryState => return None,
+        // What is gone was told of when it went, and what is new when it came.
+        OperationKind::DeleteMemoryState | OperationKind::ImportVm => return None,
         OperationKind::DeleteCheckpoint | OperationKind::CollectLayers => {
             job.operation.phases.iter().find(|phase| phase.name == MERGE)?;
             (EventKind::LayersMerged, format!("layers of {vm} that nothing needs were merged"))
@@ -93,7 +94,8 @@ fn created(job: &Job) -> (EventKind, String) {
         | Facts::Save(_)
         | Facts::Wake { .. }
         | Facts::Discard(_)
-        | Facts::Export { .. } => None,
+        | Facts::Export { .. }
+        | Facts::Import(_) => None,
     };
     match checkpoint.map(|made| (made, made.fallback)) {
         Some((made, Some(fallback))) => {

@@ -121,6 +121,7 @@ pub(super) async fn admit(cx: &Cx, vm: &Vm, power: PowerState, request: &Request
         | Request::DeleteSubtree(_)
         | Request::DeleteCheckpoints(_)
         | Request::DeleteMemory(_)
-        | Request::Export { .. } => Ok(()),
+        | Request::Export { .. }
+        | Request::Import(_) => Ok(()),
     }
 }

@@ -20,6 +20,7 @@ use super::{
     export::Export,
     forget_memory::ForgetMemory,
     hazards,
+    import::{self, Import},
     power::{Power, PowerPlan},
     room,
     save::Save,
@@ -41,6 +42,10 @@ use crate::{
 
 /// Does what a job asks for. On failure it has been undone, or stands as far as it is committed.
 pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
+    if let Some(Request::Import(asked)) = journal.job().request.clone() {
+        import::import(&asked, journal, cx).await?;
+        return Ok(Outcome::Vm);
+    }
     let power = match (settle(cx).await, &journal.job().request) {
         (Ok(power), _) => {
             settle_merges(cx).await;
@@ -89,6 +94,8 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
             run(Export { checkpoint, target: folder, format, staged }, journal, cx).await?;
             Ok(Outcome::Exported(target))
         }
+        // It was seen to above: there was no VM yet.
+        Request::Import(_) => Ok(Outcome::Vm),
     }
 }
 
@@ -137,6 +144,7 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
         }
         Facts::Discard(saved) => (saga::recover(&mut Discard { saved: *saved }, journal, cx).await, Outcome::Vm),
         Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
+        Facts::Import(facts) => (saga::recover(&mut Import::new(*facts), journal, cx).await, Outcome::Vm),
         Facts::None => recover_without_facts(&job, journal),
     };
     if finished? {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use serde_json::json;
 use stillpoint_common::{Checkpoint, DiskFormat, DiskName, Reason};
+use uuid::Uuid;
 
 use super::disks::{chain_files, verify_layers};
 use crate::{
@@ -12,7 +12,8 @@ use crate::{
     context::Cx,
     error::StepError,
     job::Facts,
-    ports::{Flatten, MemorySource},
+    manifest::{ExportedDisk, ExportedMachine, ExportedMemory, ExportedTpm},
+    ports::{ExportError, Flatten, MemorySource},
     saga::{Nature, Plan, Step},
 };
 
@@ -37,6 +38,8 @@ use ExportStep as S;
 
 const BURSTS: &[&[S]] = &[&[S::Stage, S::CopyDisks, S::CopyMemory, S::WriteTpm], &[S::Seal]];
 
+/// The memory.
+const MEMORY_FILE: &str = "memory";
 /// The state of the TPM, by the name that swtpm looks for in its folder.
 const TPM_FILE: &str = "tpm2-00.permall";
 
@@ -77,7 +80,7 @@ impl Plan for Export {
             S::CopyDisks => self.copy_disks(cx).await?,
             S::CopyMemory => {
                 if let Some(memory) = &self.checkpoint.memory {
-                    let to = self.staged.join("memory");
+                    let to = self.staged.join(MEMORY_FILE);
                     let phase = cx.reporter.begin("copy-memory");
                     let opened = cx.ports().memory.open(memory).await?;
                     let bytes = opened.bytes;
@@ -95,7 +98,8 @@ impl Plan for Export {
                 }
             }
             S::Seal => {
-                cx.ports().exports.seal(&self.staged, &self.target, self.describe()).await?;
+                let uid = cx.catalogue().vm(&cx.vm).await?.uid;
+                cx.ports().exports.seal(&self.staged, &self.target, self.describe(uid)?).await?;
             }
         }
         Ok(Changes::default())
@@ -126,35 +130,34 @@ impl Export {
     }
 
     /// What the manifest says beside the list of files.
-    fn describe(&self) -> serde_json::Value {
-        let disks = self.checkpoint.disks.keys().map(|disk| {
-            let format = format_of(disk, self.format).driver();
-            json!({ "disk": disk, "file": file_name(disk, self.format), "format": format })
-        });
-        json!({
-            "what": "one checkpoint, flattened: it contains nothing that came after the checkpoint",
-            "checkpoint": {
-                "id": self.checkpoint.id,
-                "name": self.checkpoint.name,
-                "vm": self.checkpoint.vm,
-                "created": self.checkpoint.created,
-                "kind": self.checkpoint.kind,
-                "consistency": self.checkpoint.consistency,
-                "was_running": self.checkpoint.was_running,
-            },
-            "definition": self.checkpoint.definition,
-            "disks": disks.collect::<Vec<_>>(),
-            "memory": self.checkpoint.memory.as_ref().map(|memory| json!({
-                "file": "memory",
-                "format": "QEMU migration stream",
-                "qemu_version": memory.qemu_version,
-            })),
-            "tpm": self.checkpoint.tpm.as_ref().map(|_| json!({
-                "file": TPM_FILE,
-                "format": "permanent state of swtpm, TPM 2.0",
-            })),
-            "left_out": self.checkpoint.left_out,
-        })
+    fn describe(&self, uid: Uuid) -> Result<serde_json::Value, StepError> {
+        let exported = |disk: &DiskName| ExportedDisk {
+            disk: disk.clone(),
+            file: file_name(disk, self.format),
+            format: format_of(disk, self.format),
+        };
+        let machine = ExportedMachine {
+            what: "one checkpoint, flattened: it contains nothing that came after the checkpoint".to_owned(),
+            checkpoint: (&self.checkpoint).into(),
+            uid: Some(uid),
+            definition: self.checkpoint.definition.clone(),
+            disks: self.checkpoint.disks.keys().map(exported).collect(),
+            memory: self.checkpoint.memory.as_ref().map(|memory| ExportedMemory {
+                file: MEMORY_FILE.to_owned(),
+                format: "QEMU migration stream".to_owned(),
+                qemu_version: memory.qemu_version.clone(),
+            }),
+            tpm: self.checkpoint.tpm.as_ref().map(|_| ExportedTpm {
+                file: TPM_FILE.to_owned(),
+                format: "permanent state of swtpm, TPM 2.0".to_owned(),
+            }),
+            left_out: self.checkpoint.left_out.clone(),
+        };
+        let failed = |error: serde_json::Error| ExportError::Failed {
+            what: "describing the export".to_owned(),
+            message: error.to_string(),
+        };
+        Ok(serde_json::to_value(machine).map_err(failed)?)
     }
 }
 

@@ -14,6 +14,7 @@ mod execute;
 mod export;
 mod forget_memory;
 mod hazards;
+mod import;
 mod machine;
 mod power;
 mod room;

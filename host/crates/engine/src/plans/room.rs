@@ -7,7 +7,7 @@ use crate::{
     context::Cx,
     error::StepError,
     forest::Forest,
-    job::{ApplyFacts, CreateFacts},
+    job::{ApplyFacts, CreateFacts, ImportFacts},
     space::{self, Need},
 };
 
@@ -87,6 +87,17 @@ pub(super) async fn for_export(cx: &Cx, checkpoint: &Checkpoint, target: &std::p
     let memory = checkpoint.memory.as_ref();
     needs.extend(memory.map(|memory| Need::new("a copy of the memory", folder, stream_bytes(memory, checkpoint))));
     make_sure(cx, needs, cx.world.config.space.keep_free).await
+}
+
+/// The disks of an export, and its memory.
+pub(super) async fn for_import(cx: &Cx, facts: &ImportFacts) -> Result<(), StepError> {
+    let copies = facts.target.iter().flat_map(|target| {
+        let folder = target.parent().unwrap_or(target);
+        facts.disks.iter().map(move |disk| Need::new(format!("a copy of disk {}", disk.disk), folder, disk.bytes))
+    });
+    let vm = &facts.vm;
+    let memory = facts.memory.as_ref().map(|_| space::of_memory(&vm.checkpoint_location, vm.definition.memory_mib));
+    make_sure(cx, copies.chain(memory).collect(), cx.world.config.space.keep_free).await
 }
 
 /// A copy is a plain stream: at most all of the memory.

@@ -89,7 +89,8 @@ const fn ends_processes(kind: OperationKind) -> bool {
         | OperationKind::DeleteCheckpoint
         | OperationKind::DeleteMemoryState
         | OperationKind::CollectLayers
-        | OperationKind::ExportCheckpoint => false,
+        | OperationKind::ExportCheckpoint
+        | OperationKind::ImportVm => false,
     }
 }
 

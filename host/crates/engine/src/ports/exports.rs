@@ -95,6 +95,22 @@ pub enum ExportError {
         /// What is wrong with it.
         message: String,
     },
+    /// The folder is no export that can be read.
+    #[error("{} is no export: {message}", path.display())]
+    NotAnExport {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// A file of an export is not what its manifest says.
+    #[error("{} is not what the manifest of its export says: {message}", path.display())]
+    ExportDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A system call failed.
     #[error("{what}: {message}")]
     Failed {

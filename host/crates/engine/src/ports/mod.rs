@@ -14,6 +14,7 @@ mod guest;
 mod hypervisor;
 mod images;
 mod memory;
+mod sources;
 mod stop;
 mod store;
 mod tpm;
@@ -28,6 +29,7 @@ pub use hypervisor::{
 };
 pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
 pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};
+pub use sources::{Depth, ExportSources, FileDamage};
 pub use stop::Stop;
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};
 pub use tpm::{TpmError, TpmStates};

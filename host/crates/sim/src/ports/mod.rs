@@ -6,6 +6,7 @@ mod guest;
 mod hypervisor;
 mod images;
 mod memory;
+mod sources;
 mod store;
 mod tpm;
 
@@ -27,6 +28,7 @@ pub(crate) fn ports_of(world: &World, process: u64) -> Ports {
         descriptions: Arc::new(descriptions::SimDescriptions::new(process.clone())),
         guest: Arc::new(guest::SimGuest::new(process.clone())),
         exports: Arc::new(exports::SimExports::new(process.clone())),
+        sources: Arc::new(sources::SimSources::new(process.clone())),
         store: Arc::new(store::SimStore::new(process)),
         clock: Arc::new(SimClock { world: world.clone() }),
     }
