@@ -13,7 +13,8 @@ use std::{
 use serde_json::{Map, Value};
 use stillpoint_common::{CheckpointPolicy, DiskFormat};
 use stillpoint_engine::{
-    Engine, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _, ports::Txn, readable,
+    Engine, ImportMode, ImportRequest, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _, ports::Txn,
+    readable,
 };
 use stillpoint_sim::{Call, Fault, FaultPlan, MemoryStore, World};
 use stillpoint_tests::sim_host::{SimHost, config, disk};
@@ -55,6 +56,17 @@ fn kind(key: &str, record: &Value) -> String {
         "job" => format!("job {} {}", alternative(&data["request"]), alternative(&data["facts"])),
         "checkpoint" => format!("checkpoint {} {}", alternative(&data["kind"]), alternative(&data["state"])),
         other => other.to_owned(),
+    }
+}
+
+fn import() -> ImportRequest {
+    ImportRequest {
+        folder: "/exports/one".into(),
+        mode: ImportMode::Copy,
+        target: Some("/vms/copy".into()),
+        definition: None,
+        without_memory: false,
+        accept_host_paths: false,
     }
 }
 
@@ -121,6 +133,16 @@ async fn records_of_today() -> Golden {
         while host.engine.update_vm(&host.vm(), VmChange::default()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+    host.world.add_folder("/vms");
+    for call in [Call::SealMemory, Call::KeepFolder] {
+        host.world.set_faults(FaultPlan::none().at(call, 1, Fault::CrashBefore));
+        host.engine.import_vm(&"copy".parse().expect("a name"), import(), None).await.expect("it can begin");
+        host.world.crashed().await;
+        keep(&host.world);
+        host.restart().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        keep(&host.world);
     }
     let name = |path: PathBuf| path.file_name().expect("a file").to_string_lossy().into_owned();
     let text = |content: Vec<u8>| serde_json::from_slice(&content).expect("descriptions are JSON");

@@ -44,7 +44,8 @@ fn import(set: &GuestSet, name: &str, mode: ImportMode) -> VmToImport {
 
 async fn is_absent(client: &Client, set: &GuestSet, name: &str) -> Tested {
     let vm: VmId = name.parse()?;
-    assert_eq!(client.vm(&vm).await.unwrap_err().reason(), Some("VM_NOT_FOUND"));
+    let absent = client.vm(&vm).await.map(|vm| vm.id).map_err(|error| error.reason().map(str::to_owned));
+    assert_eq!(absent, Err(Some("VM_NOT_FOUND".to_owned())));
     assert!(!set.path().join(name).exists(), "its folder is left");
     let left: Vec<_> = fs::read_dir(set.path())?.flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|file| file.to_string_lossy().ends_with(".partial")), "{left:?}");

@@ -133,7 +133,7 @@ pub enum Request {
         format: DiskFormat,
     },
     /// Make the VM, of an export.
-    Import(ImportRequest),
+    Import(Box<ImportRequest>),
 }
 
 /// Checkpoints that are to be deleted.

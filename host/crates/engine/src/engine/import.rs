@@ -68,7 +68,7 @@ impl Engine {
         let spawn = || VmActor::spawn(self.world.clone(), self.hub.clone(), vm.clone(), Vec::new());
         actors.entry(vm.clone()).or_insert_with(spawn);
         drop(actors);
-        let answer = self.submit(vm, Request::Import(asked), request_id).await;
+        let answer = self.submit(vm, Request::Import(Box::new(asked)), request_id).await;
         self.forget_actor_of_nobody(vm);
         answer
     }
