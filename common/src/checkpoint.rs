@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason, FileSystemOutcome, Hazard,
-    Kind, LayerId, Notes, PhaseRecord, PowerState, TpmState, VmDefinition, VmId, WriterOutcome,
+    BackupType, CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason,
+    FileSystemOutcome, Hazard, Kind, LayerId, Notes, PhaseRecord, PowerState, TpmState, VmDefinition, VmId,
+    WriterOutcome,
 };
 
 /// An unchanging point in the life of a VM.
@@ -36,6 +37,9 @@ pub struct Checkpoint {
     pub fallback: Option<FallbackReason>,
     /// The same in words, with what the guest said.
     pub fallback_detail: String,
+    /// What it means for the history of the guest's applications, as their writers were told.
+    #[serde(default)]
+    pub backup_type: BackupType,
     /// The definition the VM had.
     pub definition: VmDefinition,
     /// The layer that holds each disk.

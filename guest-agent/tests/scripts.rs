@@ -6,7 +6,7 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
-use common::{Agent, Disks, Host, Session};
+use common::{Agent, Disks, Host, NO_SERVERS, Session};
 use stillpoint_proto::guest::v1::{self as pb, quiesce_response::Step};
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ impl Lab {
             programs.iter().for_each(|program| install(&folder, &format!("{name}/{program}")));
         }
         let config = format!(
-            "scripts.folder = {0}/scripts\nscripts.timeout = 2\nhooks.folder = {0}/hooks\nhooks.timeout = 2\npostgresql.sockets = off\n",
+            "scripts.folder = {0}/scripts\nscripts.timeout = 2\nhooks.folder = {0}/hooks\nhooks.timeout = 2\n{NO_SERVERS}",
             folder.display()
         );
         fs::write(folder.join("config"), config).unwrap();

@@ -2,8 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use stillpoint_common::{CheckpointPolicy, Failure, Reason};
-use stillpoint_proto::{convert::request, longrunning, v1 as pb};
+use stillpoint_common::{BackupType, CheckpointPolicy, Failure, Reason};
+use stillpoint_proto::{convert::request, longrunning, v1 as pb, writer::v1 as wpb};
 
 fn disk(name: &str, path: &str) -> pb::Disk {
     pb::Disk { name: name.into(), path: path.into(), format: pb::DiskFormat::Qcow2.into() }
@@ -118,6 +118,13 @@ fn a_wrong_field_of_a_checkpoint_request_is_named() {
     assert_eq!(refused_at(create(" ", 0)), "display_name");
     assert_eq!(refused_at(create(&"x".repeat(101), 0)), "display_name");
     assert_eq!(refused_at(create("", pb::CheckpointPolicy::Disabled.into())), "policy");
+    let typed = |backup_type| {
+        let parent = "vms/web".to_owned();
+        request::create_checkpoint(&pb::CreateCheckpointRequest { parent, backup_type, ..Default::default() })
+    };
+    assert_eq!(typed(0).unwrap().backup_type, BackupType::Copy);
+    assert_eq!(typed(wpb::BackupType::Differential.into()).unwrap().backup_type, BackupType::Differential);
+    assert_eq!(refused_at(typed(99)), "backup_type");
     let export = |folder: &str| {
         let name = "vms/web/checkpoints/01890000-0000-7000-8000-000000000000".to_owned();
         request::export_checkpoint(&pb::ExportCheckpointRequest {

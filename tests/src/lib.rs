@@ -23,6 +23,7 @@ pub mod lab;
 pub mod model;
 pub mod programs;
 pub mod qmp;
+pub mod server_guest;
 pub mod service;
 pub mod sim_host;
 pub mod small_fs;

@@ -1,22 +1,8 @@
 //! A real PostgreSQL in a real guest, under load: what was acknowledged before the cut is there after it.
 
-use std::time::Duration;
-
-use stillpoint_cli::{
-    client::Client,
-    view::{Checkpoint, Disk},
-};
-use stillpoint_common::{CheckpointPolicy, Consistency, DiskFormat, VmId};
-use stillpoint_tests::{
-    guest_image::GuestSet,
-    lab::{Answer, LabChannel},
-    service::{Service, guest_spec},
-};
+use stillpoint_tests::server_guest::{ServerGuest, kept};
 
 type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
-
-/// The emulated CPU is slow, and what PostgreSQL does at its first start is much.
-const LONG: Duration = Duration::from_secs(120);
 
 /// Notes at its freeze what the load has been told was committed: the one at the front end before PostgreSQL is asked,
 /// the one of the system after.
@@ -40,67 +26,20 @@ done
 server as postgres "pgbench -n -c 2 -T 1000 -f /tmp/transfer.sql" > /run/pgbench 2>&1 < /dev/null &
 "#;
 
-struct Guest {
-    service: Service,
-    client: Client,
-    vm: VmId,
-    lab: LabChannel,
-    _set: GuestSet,
-}
-
-impl Guest {
-    async fn new() -> Tested<Self> {
-        let set = GuestSet::new()?;
-        let service = Service::start(set.path()).await?;
-        let client = service.client().await?;
-        let mut spec = guest_spec(&set, 640);
-        let path = set.servers_disk()?.display().to_string();
-        spec.disks.push(Disk { name: "servers".into(), path, format: DiskFormat::Qcow2 });
-        let (vm, lab) = service.boot_as("db", spec).await?;
-        Ok(Self { service, client, vm, lab, _set: set })
-    }
-
-    async fn long(&self, command: &str) -> Tested<String> {
-        let Answer { status, output } = self.lab.run_within(command, LONG).await?;
-        if status == 0 { Ok(output) } else { Err(format!("`{command}` ended with {status}: {output}").into()) }
-    }
-
-    async fn sql(&self, question: &str) -> Tested<String> {
-        self.long(&format!("echo \"{question}\" | server as postgres psql -qAt -v ON_ERROR_STOP=1")).await
-    }
-
-    async fn writers(&self, wanted: &[&str]) -> Tested {
-        for _ in 0..600 {
-            let found = self.client.writers(&self.vm).await.unwrap_or_default();
-            if wanted.iter().all(|name| found.iter().any(|writer| writer.writer == *name)) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Err(format!("not registered: {wanted:?}").into())
-    }
-}
-
-fn kept<'a>(made: &'a Checkpoint, writer: &str, key: &str) -> Tested<&'a str> {
-    let found = made.writers.iter().find(|found| found.writer == writer).ok_or("a writer is not named")?;
-    assert_eq!(found.result, Some("HELD"), "{writer}: {}", found.detail);
-    Ok(found.metadata.get(key).ok_or("it kept nothing")?)
+async fn sql(guest: &ServerGuest, question: &str) -> Tested<String> {
+    guest.long(&format!("echo \"{question}\" | server as postgres psql -qAt -v ON_ERROR_STOP=1")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_acknowledged_before_the_cut_is_there_after_an_apply() -> Tested {
-    let mut guest = Guest::new().await?;
-    for name in ["first", "last"] {
-        let path = format!("/etc/stillpoint/writers.d/{name}");
-        guest.lab.sh("mkdir -p /etc/stillpoint/writers.d").await?;
-        guest.lab.sh(&format!("cat > /tmp/new <<'END'\n{NOTES}END\nchmod 755 /tmp/new && mv /tmp/new {path}")).await?;
-    }
+    let mut guest = ServerGuest::boot(640).await?;
+    guest.script(&["first", "last"], NOTES).await?;
     guest.long("server postgres start").await?;
     let tables = "CREATE TABLE durable (n int PRIMARY KEY); CREATE TABLE durable_too (n int PRIMARY KEY);
                   CREATE TABLE relaxed (n int PRIMARY KEY); CREATE TABLE relaxed_too (n int PRIMARY KEY);
                   CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
                   INSERT INTO accounts SELECT id, 0 FROM generate_series(1, 50) id;";
-    guest.sql(tables).await?;
+    sql(&guest, tables).await?;
     let transfer = r"\set a random(1, 25)
 \set b random(26, 50)
 BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts SET balance = balance + 1 WHERE id = :b; COMMIT;";
@@ -109,10 +48,7 @@ BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts 
     guest.lab.sh(LOAD).await?;
     guest.long("until [ $(cat /run/durable | wc -l) -gt 30 ] && [ $(cat /run/relaxed | wc -l) -gt 30 ]; do usleep 100000; done").await?;
 
-    let asked = guest.client.create_checkpoint(&guest.vm, "mid-load", Some(CheckpointPolicy::ProductionOnly)).await?;
-    let made = guest.client.wait(&asked.id).await?;
-    let made = made.checkpoint_response().ok_or("no checkpoint")?.clone();
-    assert_eq!(made.consistency, Some(Consistency::Application));
+    let made = guest.checkpoint("mid-load").await?;
     let position = kept(&made, "PostgreSQL 5432", "wal_lsn")?;
     let relaxed: u64 = kept(&made, "first", "acknowledged")?.parse()?;
     let durable: u64 = kept(&made, "last", "acknowledged")?.parse()?;
@@ -120,12 +56,10 @@ BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts 
     let later = format!("until [ $(tail -n1 /run/durable) -gt {} ]; do usleep 100000; done", durable + 20);
     guest.long(&later).await?;
 
-    guest.client.wait(&guest.client.apply_checkpoint(&guest.vm, made.id).await?.id).await?;
-    guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
-    guest.lab = guest.service.lab().await?;
+    guest.boot_from(&made).await?;
     guest.long("server postgres start").await?;
     println!("log: {}", guest.lab.sh("cat /run/postgres.log").await?);
-    let found = guest.sql("SELECT (SELECT max(n) FROM durable), (SELECT max(n) FROM relaxed)").await?;
+    let found = sql(&guest, "SELECT (SELECT max(n) FROM durable), (SELECT max(n) FROM relaxed)").await?;
     println!("acknowledged {durable} and {relaxed} before the cut; found {found}; position {position}");
     let (found_durable, found_relaxed) = found.trim().split_once('|').ok_or("two numbers")?;
     assert!(found_durable.parse::<u64>()? >= durable, "acknowledged {durable}, and {found_durable} is there");
@@ -137,7 +71,7 @@ BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = :a; UPDATE accounts 
                        (SELECT sum(balance) FROM accounts),
                        (SELECT max(n) - count(*) FROM durable),
                        pg_current_wal_lsn() >= '";
-    let torn = guest.sql(&format!("{torn}{position}'")).await?;
+    let torn = sql(&guest, &format!("{torn}{position}'")).await?;
     assert_eq!(torn.trim(), "0|0|0|t", "no transaction is torn, and recovery came as far as it was said");
     guest.long("server as postgres pg_amcheck --install-missing --heapallindexed -d postgres").await?;
     guest.long("server postgres stop").await?;

@@ -21,7 +21,7 @@ case "$1" in
 identify) case $me in web) echo level=front-end;; db) echo level=back-end;; disk) echo level=system;; esac ;;
 freeze) echo "position of $me=42" ;;
 pre-restore|post-restore) echo "$me $1 $STILLPOINT_WITH_MEMORY $STILLPOINT_WAS_HELD $(cat)" >> /run/restored ;;
-backup-complete) echo "completed as=$STILLPOINT_BACKUP_TYPE" ;;
+prepare-backup|backup-complete) echo "$1 $STILLPOINT_BACKUP_TYPE" >> /run/types ;;
 esac
 [ -e /run/trick ] || exit 0
 read -r who when what < /run/trick
@@ -158,11 +158,13 @@ async fn writers_are_given_back_what_they_kept_when_their_guest_is_brought_back(
         let after = ["disk", "db", "web"].map(|who| of(who, "post-restore"));
         [before, after].concat()
     };
-    let (out, error, code) = guest
-        .service
-        .stillpoint(&["checkpoint", "create", "web", "--name", "quiet", "--with-memory", "--policy", "production-only"])
-        .await?;
+    let create = "checkpoint create web --name quiet --with-memory --policy production-only --backup-type full";
+    let (out, error, code) = guest.service.stillpoint(&create.split(' ').collect::<Vec<_>>()).await?;
     assert_eq!(code, 0, "{out}{error}");
+    let (shown, _, _) = guest.service.stillpoint(&["checkpoint", "show", "web", "quiet"]).await?;
+    assert!(shown.contains("FULL"), "{shown}");
+    guest.lab.sh("until [ $(grep -c 'backup-complete FULL' /run/types) = 3 ]; do usleep 50000; done").await?;
+    assert_eq!(guest.lab.sh("grep -c 'prepare-backup FULL' /run/types").await?.trim(), "3");
     let quiet = guest.client.list_checkpoints(&guest.vm).await?[0].id;
     guest.client.wait(&guest.client.apply_checkpoint(&guest.vm, quiet).await?.id).await?;
     guest.lab = guest.service.lab().await?;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use stillpoint_common::{
-    CheckpointPolicy, Consistency, FallbackReason, Kind, Reason, WriterPolicy, WriterRequest, WriterResult,
+    BackupType, CheckpointPolicy, Consistency, FallbackReason, Kind, Reason, WriterPolicy, WriterRequest, WriterResult,
 };
-use stillpoint_engine::{ApplyRequest, Machine, NewCheckpoint, Request};
+use stillpoint_engine::{ApplyRequest, Machine, NewCheckpoint, Request, StopMode};
 use stillpoint_sim::{AgentScript, Call, Fault, FaultPlan, GuestScript, ScriptedWriter, WriterScript};
 use stillpoint_tests::sim_host::SimHost;
 
@@ -138,4 +138,43 @@ async fn a_guest_is_told_of_its_restore_when_it_goes_on_or_when_it_has_booted_an
     host.world.set_faults(FaultPlan::none());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!host.world.calls().contains(&Call::Restored), "it is told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_is_a_copy_to_writers_unless_another_type_is_asked_for() {
+    let host = host_with(&[willing("db")]).await;
+    let asked = |policy, backup_type| {
+        Request::CreateCheckpoint(NewCheckpoint { policy: Some(policy), backup_type, ..NewCheckpoint::default() })
+    };
+    host.create(CheckpointPolicy::Production).await.unwrap();
+    host.run(asked(CheckpointPolicy::ProductionOnly, BackupType::Incremental)).await.unwrap();
+    let told = host.world.asked_of_writers(&host.vm()).into_iter().map(|asked| asked.backup_type);
+    assert_eq!(told.collect::<Vec<_>>(), [BackupType::Copy, BackupType::Incremental]);
+    let kept = host.checkpoints().await.into_iter().map(|made| made.checkpoint.backup_type);
+    assert_eq!(kept.collect::<Vec<_>>(), [BackupType::Copy, BackupType::Incremental]);
+
+    // Of the standard one that is made instead no writer hears that it is safe.
+    host.world.script_guest(&host.vm(), |guest| guest.writers = vec![troubled("freeze", WriterScript::Refuses)]);
+    host.run(asked(CheckpointPolicy::Production, BackupType::Full)).await.unwrap();
+    let made = host.checkpoints().await.pop().unwrap().checkpoint;
+    assert_eq!((made.kind, made.backup_type), (Kind::Standard, BackupType::Copy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_production_checkpoint_of_a_running_vm_is_more_than_a_copy() {
+    let host = host_with(&[willing("db")]).await;
+    let asked = |policy| {
+        Request::CreateCheckpoint(NewCheckpoint {
+            policy: Some(policy),
+            backup_type: BackupType::Log,
+            ..NewCheckpoint::default()
+        })
+    };
+    let refused = host.run(asked(CheckpointPolicy::Standard)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::FieldInvalid);
+    assert!(refused.message.contains("backup_type") && refused.message.contains("standard"), "{refused}");
+    host.run(Request::Stop(StopMode::Graceful)).await.unwrap();
+    let refused = host.run(asked(CheckpointPolicy::ProductionOnly)).await.unwrap_err();
+    assert!(refused.message.contains("backup_type") && refused.message.contains("does not run"), "{refused}");
+    assert!(host.checkpoints().await.is_empty());
 }

@@ -33,6 +33,9 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
+/// Settings of an agent that finds none of this machine's own servers.
+pub(crate) const NO_SERVERS: &str = "postgresql.sockets = off\nredis.sockets = off\nredis.ports = off\n";
+
 /// An ext4 in a file, mounted; and another one in a file on the first.
 pub(crate) struct Disks {
     folder: TempDir,
@@ -180,7 +183,7 @@ impl Agent {
     fn start_all(disks: &Disks, config: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let none = folder.path().join("config");
-        fs::write(&none, "scripts.folder = off\nhooks.folder = off\npostgresql.sockets = off\n").unwrap();
+        fs::write(&none, format!("scripts.folder = off\nhooks.folder = off\n{NO_SERVERS}")).unwrap();
         let config = config.map_or(none, Path::to_owned);
         let (socket, writers) = (folder.path().join("agent"), folder.path().join("writers"));
         let process = spawn(disks, [&socket, &writers, &config], environment);

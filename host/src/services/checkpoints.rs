@@ -43,8 +43,8 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         let creator = peer::uid(&asked);
         let asked = request::create_checkpoint(asked.get_ref()).map_err(refuse)?;
         let remarks = Remarks { creator, ..asked.remarks };
-        let (name, policy, with_memory) = (asked.name, asked.policy, asked.with_memory);
-        let work = Work::CreateCheckpoint(NewCheckpoint { name, policy, with_memory, remarks });
+        let (name, policy, with_memory, backup_type) = (asked.name, asked.policy, asked.with_memory, asked.backup_type);
+        let work = Work::CreateCheckpoint(NewCheckpoint { name, policy, with_memory, backup_type, remarks });
         respond::submit(&self.engine, &asked.vm, work, asked.request_id).await
     }
 

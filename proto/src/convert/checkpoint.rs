@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use stillpoint_common::{Checkpoint, CheckpointState, DiskName};
 
 use super::{advice, guest, names, operation, spec, time};
-use crate::v1 as pb;
+use crate::{v1 as pb, writer::v1::BackupType};
 
 /// The checkpoint as it travels, with the file of each of its disks.
 #[must_use]
@@ -25,6 +25,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, files: &BTreeMap<DiskName, PathBuf>) 
         consistency: pb::Consistency::from(checkpoint.consistency).into(),
         fallback_reason: pb::FallbackReason::from(checkpoint.fallback).into(),
         fallback_detail: checkpoint.fallback_detail.clone(),
+        backup_type: BackupType::from(checkpoint.backup_type).into(),
         spec: Some(spec::spec(&checkpoint.definition)),
         disks: files.iter().map(disk).collect(),
         memory_bytes: checkpoint.memory.as_ref().map_or(0, |memory| memory.bytes),

@@ -8,6 +8,10 @@
 //! hooks.timeout   = 30                            # seconds, for all of them together
 //! postgresql.sockets = /run/postgresql            # folders with sockets of PostgreSQL; "off": none
 //! postgresql.user    = postgres                   # a superuser of it that `peer` admits
+//! redis.sockets   = /run/redis /run/valkey        # folders with sockets, NAME.sock, of Redis or Valkey; "off": none
+//! redis.ports     = 6379                          # ports of this machine on which it may listen; "off": none
+//! redis.user      =                               # as whom it is spoken to; nothing: its default user
+//! redis.password-file =                           # a file with that user's password, for root alone; nothing: none
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
@@ -31,6 +35,19 @@ pub struct Sockets {
     pub user: String,
 }
 
+/// Servers that are found by their sockets and ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listeners {
+    /// Where the sockets are.
+    pub folders: Vec<PathBuf>,
+    /// Ports of this machine.
+    pub ports: Vec<u16>,
+    /// As whom the server is spoken to; none: as its default user.
+    pub user: Option<String>,
+    /// Where the user's password is; none: it needs none.
+    pub password_file: Option<PathBuf>,
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -40,6 +57,8 @@ pub struct Config {
     pub hooks: Option<Programs>,
     /// Servers of PostgreSQL; no folders: not wanted.
     pub postgres: Sockets,
+    /// Servers of Redis and Valkey; no folders and no ports: not wanted.
+    pub redis: Listeners,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -47,10 +66,12 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let timeout = Duration::from_secs(30);
+        let folders = vec!["/run/redis".into(), "/run/valkey".into()];
         Self {
             scripts: Some(Programs { folder: "/etc/stillpoint/writers.d".into(), timeout }),
             hooks: Some(Programs { folder: "/etc/qemu/fsfreeze-hook.d".into(), timeout }),
             postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
+            redis: Listeners { folders, ports: vec![6379], ..Listeners::default() },
             users: Vec::new(),
         }
     }
@@ -71,7 +92,7 @@ impl Config {
     #[must_use]
     pub fn nothing() -> Self {
         let postgres = Sockets { folders: Vec::new(), user: String::new() };
-        Self { scripts: None, hooks: None, postgres, users: Vec::new() }
+        Self { scripts: None, hooks: None, postgres, redis: Listeners::default(), users: Vec::new() }
     }
 
     /// Reads the settings from the text of the file.
@@ -101,12 +122,23 @@ impl Config {
             "scripts.timeout" => set_timeout(&mut self.scripts, value),
             "hooks.folder" => set_folder(&mut self.hooks, value),
             "hooks.timeout" => set_timeout(&mut self.hooks, value),
-            "postgresql.sockets" => set_sockets(&mut self.postgres, value),
+            "postgresql.sockets" => set_list(&mut self.postgres.folders, value, absolute),
             "postgresql.user" if value.is_empty() => Err("the name of a user".to_owned()),
             "postgresql.user" => {
                 value.clone_into(&mut self.postgres.user);
                 Ok(())
             }
+            "redis.sockets" => set_list(&mut self.redis.folders, value, absolute),
+            "redis.ports" => set_list(&mut self.redis.ports, value, port),
+            "redis.user" => {
+                self.redis.user = Some(value.to_owned()).filter(|user| !user.is_empty());
+                Ok(())
+            }
+            "redis.password-file" if value.is_empty() => {
+                self.redis.password_file = None;
+                Ok(())
+            }
+            "redis.password-file" => absolute(value).map(|path| self.redis.password_file = Some(path)),
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -130,10 +162,14 @@ fn set_folder(programs: &mut Option<Programs>, value: &str) -> Result<(), String
     Ok(())
 }
 
-fn set_sockets(sockets: &mut Sockets, value: &str) -> Result<(), String> {
-    let folders = if value == "off" { Ok(Vec::new()) } else { value.split_whitespace().map(absolute).collect() };
-    sockets.folders = folders?;
+fn set_list<T>(list: &mut Vec<T>, value: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<(), String> {
+    *list = if value == "off" { Vec::new() } else { value.split_whitespace().map(one).collect::<Result<_, _>>()? };
     Ok(())
+}
+
+fn port(word: &str) -> Result<u16, String> {
+    let port = word.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| format!("`{word}` is not a port, and not \"off\""))
 }
 
 fn absolute(value: &str) -> Result<PathBuf, String> {
@@ -159,6 +195,15 @@ mod tests {
         let set = Config::parse("scripts.timeout = 5\nhooks.folder=off # no\nallow.users = 26 1000").unwrap();
         assert_eq!(set.scripts.map(|scripts| scripts.timeout), Some(Duration::from_secs(5)));
         assert_eq!((set.hooks, set.users), (None, vec![26, 1000]));
+        let set =
+            Config::parse("redis.sockets = off\nredis.ports = 1 2\nredis.user = s\nredis.password-file = /p").unwrap();
+        let redis = Listeners {
+            folders: Vec::new(),
+            ports: vec![1, 2],
+            user: Some("s".into()),
+            password_file: Some("/p".into()),
+        };
+        assert_eq!(set.redis, redis);
     }
 
     #[test]
@@ -169,6 +214,7 @@ mod tests {
         assert_eq!(wrong("hooks.timeout = 0"), "line 1: between 1 and 3600");
         assert_eq!(wrong("allow.users = postgres"), "line 1: `postgres` is not a user id");
         assert_eq!(wrong("scripts.folder = off\n\nscripts.folder = /x"), "line 3: `scripts.folder` is set twice");
+        assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }

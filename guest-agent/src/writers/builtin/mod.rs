@@ -2,9 +2,10 @@
 //!
 //! - [`folder`]: each program in our own folder is a writer; what it is told and may answer stands there.
 //! - [`hooks`]: the hook folder of qemu-ga, as it is.
-//! - [`servers`]: what is common to servers that are found by their sockets; [`postgres`]: PostgreSQL.
+//! - [`servers`]: what is common to servers that are found by where they listen; [`postgres`]: PostgreSQL; [`redis`]: Redis
+//!   and Valkey.
 //!
-//! What a program of these has begun is marked in the agent's runtime folder, which lives in memory: an agent that was
+//! What one of these has begun is marked in the agent's runtime folder, which lives in memory: an agent that was
 //! killed while they were held undoes it when it starts again.
 
 pub mod config;
@@ -13,6 +14,7 @@ pub mod hooks;
 mod mark;
 mod postgres;
 mod process;
+mod redis;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +37,8 @@ pub fn start(registry: &Registry, config: &Config, runtime: &Path) {
         drop(tokio::spawn(hooks::keep(registry.clone(), hooks.clone(), runtime.to_owned())));
     }
     drop(tokio::spawn(servers::keep(registry.clone(), postgres::Servers(config.postgres.clone()))));
+    let servers = redis::Servers::new(config.redis.clone(), runtime.to_owned());
+    drop(tokio::spawn(servers::keep(registry.clone(), servers)));
     info!(scripts = ?config.scripts, hooks = ?config.hooks, "built-in writers");
 }
 

@@ -1,13 +1,16 @@
-//! Servers that are found by the unix sockets on which they listen: a writer for each, for as long as somebody listens.
+//! Servers that are found by where they listen: a writer for each, for as long as somebody listens. One that is found in
+//! two places is known by its name, and has one writer.
 //!
-//! The agent connects as the user whom the socket belongs to, so that the server knows it by peer credentials
+//! To a unix socket the agent connects as the user whom it belongs to, so that the server knows it by peer credentials
 //! and no password has to be kept anywhere. Only the connecting thread takes that user on, and it ends with the
 //! connection made: nothing else of the agent ever runs as somebody else.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
+    fmt,
     future::Future,
     io,
+    net::Ipv4Addr,
     os::unix::{fs::MetadataExt as _, net},
     path::{Path, PathBuf},
     time::Duration,
@@ -17,8 +20,13 @@ use rustix::{
     fs::{Gid, Uid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
-use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle, time::timeout};
-use tracing::debug;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::info;
 
 use crate::writers::{local, registration::Registration, registry::Registry, sdk::Writer};
 
@@ -27,43 +35,120 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long a server may take to say who it is, when nobody waits for it.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
+/// Where ports are: a server of another machine is none of ours.
+pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
 /// A kind of server.
 pub(super) trait Kind: Send + 'static {
     /// What speaks to one server.
     type Writer: Writer + 'static;
 
-    /// Sockets on which there may be a server.
-    fn sockets(&self) -> Vec<PathBuf>;
+    /// Where there may be a server.
+    fn places(&self) -> Vec<Place>;
 
-    /// Asks the server on this socket who it is. Dropping the future is fine.
-    fn meet(&self, socket: PathBuf) -> impl Future<Output = Result<(Registration, Self::Writer), String>> + Send;
+    /// Asks the server there who it is. Dropping the future is fine.
+    fn meet(&self, place: Place) -> impl Future<Output = Result<(Registration, Self::Writer), String>> + Send;
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// On a unix socket.
+    Socket(PathBuf),
+    /// On a port of this machine.
+    Port(u16),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Port(port) => write!(f, "port {port}"),
+        }
+    }
+}
+
+impl Place {
+    /// Something that changes when another server makes a socket here; none: nobody can be here.
+    fn identity(&self) -> Option<u64> {
+        use std::os::unix::fs::FileTypeExt as _;
+        let Self::Socket(path) = self else { return Some(0) };
+        let facts = std::fs::symlink_metadata(path).ok()?;
+        facts.file_type().is_socket().then(|| facts.ino())
+    }
+
+    /// Whether there is somebody. A server that was killed leaves its socket behind.
+    async fn listens(&self) -> bool {
+        let tried = match self {
+            Self::Socket(path) => timeout(INTRODUCTION, UnixStream::connect(path)).await.map(|tried| tried.map(drop)),
+            Self::Port(port) => {
+                timeout(INTRODUCTION, TcpStream::connect((LOCAL, *port))).await.map(|tried| tried.map(drop))
+            }
+        };
+        // Too busy to take us, or not for us: somebody is there.
+        let nobody =
+            |error: io::Error| matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        !tried.is_ok_and(|tried| tried.is_err_and(nobody))
+    }
+}
+
+/// A server that has a writer.
+struct Known {
+    identity: u64,
+    name: String,
+    task: JoinHandle<()>,
 }
 
 /// Keeps a writer registered for each server of this kind that answers. Runs for ever.
 pub(super) async fn keep<K: Kind>(registry: Registry, kind: K) {
-    let mut known: BTreeMap<PathBuf, (u64, JoinHandle<()>)> = BTreeMap::new();
+    let mut known: BTreeMap<Place, Known> = BTreeMap::new();
+    let mut said: BTreeMap<Place, String> = BTreeMap::new();
     loop {
-        let found: BTreeMap<PathBuf, u64> =
-            kind.sockets().into_iter().filter_map(|path| Some((path.clone(), inode(&path)?))).collect();
+        let places = kind.places().into_iter().filter_map(|place| Some((place.clone(), place.identity()?)));
+        let found: BTreeMap<Place, u64> = places.collect();
         let mut gone = Vec::new();
-        for (socket, (inode, task)) in &known {
-            if found.get(socket) != Some(inode) || task.is_finished() || !listens(socket).await {
-                gone.push(socket.clone());
+        for (place, Known { identity, task, .. }) in &known {
+            if found.get(place) != Some(identity) || task.is_finished() || !place.listens().await {
+                gone.push(place.clone());
             }
         }
-        for socket in gone {
-            known.remove(&socket).into_iter().for_each(|(_, task)| task.abort());
+        for place in gone {
+            known.remove(&place).into_iter().for_each(|known| known.task.abort());
         }
-        for (socket, inode) in found {
-            if let Entry::Vacant(place) = known.entry(socket) {
-                match timeout(INTRODUCTION, kind.meet(place.key().clone())).await {
-                    Ok(Ok((who, writer))) => drop(place.insert((inode, local::attach(&registry, who, writer)))),
-                    Ok(Err(why)) => debug!(why, socket = %place.key().display(), "no writer for this socket"),
-                    Err(_) => debug!(socket = %place.key().display(), "a server does not say who it is"),
+        said.retain(|place, _| found.contains_key(place));
+        for (place, identity) in found {
+            if known.contains_key(&place) || !place.listens().await {
+                continue;
+            }
+            match meet(&kind, &place, &known).await {
+                Ok((who, writer)) => {
+                    let name = who.name.clone();
+                    let task = local::attach(&registry, who, writer);
+                    said.remove(&place);
+                    known.insert(place, Known { identity, name, task });
                 }
+                // Once: it is asked again every few seconds.
+                Err(why) if said.get(&place) != Some(&why) => {
+                    info!(why, %place, "no writer for what listens here");
+                    said.insert(place, why);
+                }
+                Err(_) => {}
             }
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn meet<K: Kind>(
+    kind: &K,
+    place: &Place,
+    known: &BTreeMap<Place, Known>,
+) -> Result<(Registration, K::Writer), String> {
+    let met = timeout(INTRODUCTION, kind.meet(place.clone())).await;
+    let (who, writer) = met.map_err(|_| "it does not say who it is".to_owned())??;
+    match known.iter().find(|(_, known)| known.name == who.name) {
+        Some((elsewhere, _)) => Err(format!("{} has its writer, through {elsewhere}", who.name)),
+        None => Ok((who, writer)),
     }
 }
 
@@ -74,21 +159,6 @@ pub(super) fn sockets_in(folders: &[PathBuf], wanted: impl Fn(&str) -> bool) -> 
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(fits).collect();
     found.sort();
     found
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let facts = std::fs::symlink_metadata(path).ok()?;
-    facts.file_type().is_socket().then(|| facts.ino())
-}
-
-/// A server that was killed leaves its socket behind.
-async fn listens(socket: &Path) -> bool {
-    match UnixStream::connect(socket).await {
-        Ok(_) => true,
-        // Too busy to take us, or not for us: somebody is there.
-        Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
-    }
 }
 
 /// Connects as the user whom the socket belongs to; an agent that is not root, as itself.

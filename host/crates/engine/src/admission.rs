@@ -1,10 +1,13 @@
 //! Whether a request may begin now. Pure.
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Operation, Reason, Vm, VmId,
+    BackupType, Checkpoint, CheckpointId, CheckpointPolicy, CheckpointState, Failure, Kind, Operation, Reason, Vm, VmId,
 };
 
-use crate::{ApplyRequest, Request, plans::landing};
+use crate::{
+    ApplyRequest, Request,
+    plans::{kind_of, landing},
+};
 
 /// What admission looks at.
 pub(crate) struct Situation<'a> {
@@ -41,7 +44,11 @@ impl Situation<'_> {
             Request::Start | Request::Save | Request::DiscardSaved => {}
             Request::Stop(_) => self.is_not_saved("it has no guest to stop")?,
             Request::Pause | Request::Resume => self.is_on()?,
-            Request::CreateCheckpoint(new) => self.may_create(new.policy.unwrap_or(self.vm.checkpoint_policy))?,
+            Request::CreateCheckpoint(new) => {
+                let policy = new.policy.unwrap_or(self.vm.checkpoint_policy);
+                self.may_create(policy)?;
+                self.may_tell_writers(new.backup_type, policy)?;
+            }
             Request::Apply(apply) => self.may_apply(apply)?,
             Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => self.ready(*id).map(drop)?,
             Request::DeleteCheckpoints(ids) => {
@@ -102,6 +109,18 @@ impl Situation<'_> {
             return Err(Failure::new(Reason::CheckpointLimit, message));
         }
         Ok(())
+    }
+
+    /// What is not a copy is so because writers are told, and one that is told of must be there.
+    fn may_tell_writers(&self, backup_type: BackupType, policy: CheckpointPolicy) -> Result<(), Failure> {
+        let why = match (backup_type, kind_of(policy), self.vm.instance) {
+            (BackupType::Copy, _, _) | (_, Kind::Production, Some(_)) => return Ok(()),
+            (_, Kind::Standard, _) => "a standard checkpoint can only be a COPY: no writer is told of it",
+            (_, Kind::Production, None) => {
+                "a checkpoint of a VM that does not run can only be a COPY: no writer is told of it"
+            }
+        };
+        Err(Failure::field("backup_type", why))
     }
 
     fn may_apply(&self, apply: &ApplyRequest) -> Result<(), Failure> {

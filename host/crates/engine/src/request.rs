@@ -7,9 +7,9 @@ use std::{
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat, DiskName,
-    Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, SettingsChange, Vm, VmDefinition,
-    VmFailures, VmId, VmSettings,
+    BackupType, Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat,
+    DiskName, Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, SettingsChange, Vm,
+    VmDefinition, VmFailures, VmId, VmSettings,
 };
 
 use crate::{import::ImportRequest, ports::Space};
@@ -60,6 +60,10 @@ pub struct NewCheckpoint {
     /// A production checkpoint keeps the memory of the quiet guest too, of the same instant.
     #[serde(default)]
     pub with_memory: bool,
+    /// What the guest's writers are told that it means for their history. Other than a copy, only a production checkpoint
+    /// of a running VM can be.
+    #[serde(default)]
+    pub backup_type: BackupType,
     /// What is said about it.
     #[serde(default)]
     pub remarks: Remarks,

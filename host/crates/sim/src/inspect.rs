@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, KeyValues, Restore, VmId};
+use stillpoint_common::{DiskName, InstanceId, KeyValues, Restore, VmId, WriterRequest};
 use stillpoint_engine::ports::{LaunchSpec, Observed, RunState};
 use tokio::time::Instant;
 
@@ -108,6 +108,12 @@ impl World {
     #[must_use]
     pub fn told_values(&self, vm: &VmId) -> Option<KeyValues> {
         self.with(|state| state.instances.values().find(|it| it.spec.vm == *vm).and_then(|it| it.values.clone()))
+    }
+
+    /// What was asked of the writers of a VM's guest, of each session that was prepared.
+    #[must_use]
+    pub fn asked_of_writers(&self, vm: &VmId) -> Vec<WriterRequest> {
+        self.with(|state| state.asked_of_writers.get(vm).cloned().unwrap_or_default())
     }
 
     /// The restores that the guest of a VM was told of.

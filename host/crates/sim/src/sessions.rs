@@ -156,6 +156,7 @@ impl State {
     ) -> Result<Reply<Prepared>, QuiesceError> {
         let Reply::Answer((vm, script)) = self.agent(instance)? else { return Ok(Reply::Silence) };
         self.end_holds(instance);
+        self.asked_of_writers.entry(vm.clone()).or_default().push(request.writers.clone());
         let mut session = Session {
             vm,
             instance,

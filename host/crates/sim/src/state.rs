@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, OperationId, Restore, SessionId, VmId};
+use stillpoint_common::{DiskName, InstanceId, OperationId, Restore, SessionId, VmId, WriterRequest};
 use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState, Trouble};
 use tokio::{
     sync::{broadcast, watch},
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) scripts: BTreeMap<VmId, GuestScript>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// What was asked of the writers of guests.
+    pub(crate) asked_of_writers: BTreeMap<VmId, Vec<WriterRequest>>,
     /// The restores that guests were told of.
     pub(crate) restores: BTreeMap<VmId, Vec<Restore>>,
     pub(crate) memories: BTreeMap<PathBuf, Memory>,
@@ -101,6 +103,7 @@ impl State {
             instances: BTreeMap::new(),
             scripts: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            asked_of_writers: BTreeMap::new(),
             restores: BTreeMap::new(),
             memories: BTreeMap::new(),
             tpms: BTreeMap::new(),

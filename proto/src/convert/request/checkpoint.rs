@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    CheckpointFilter, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, Failure, Notes, Remarks, VmId,
+    BackupType, CheckpointFilter, CheckpointId, CheckpointName, CheckpointPolicy, DiskFormat, Failure, Notes, Remarks,
+    VmId,
 };
 use uuid::Uuid;
 
 use super::{absolute, filter, mask, request_id};
 use crate::{
-    convert::{known, names, page::Page, policy::policy, spec, time},
+    convert::{known, names, page::Page, policy::policy, spec, time, writer},
     v1 as pb,
 };
 
@@ -25,6 +26,8 @@ pub struct CreateCheckpoint {
     pub policy: Option<CheckpointPolicy>,
     /// A production checkpoint keeps memory too.
     pub with_memory: bool,
+    /// What it means for the history of the guest's applications.
+    pub backup_type: BackupType,
     /// What the caller says about it.
     pub remarks: Remarks,
     /// Names the request, if the caller wants it done once.
@@ -46,6 +49,7 @@ pub fn create_checkpoint(request: &pb::CreateCheckpointRequest) -> Result<Create
         name: name.map(|name| display_name(name, "display_name")).transpose()?,
         policy,
         with_memory: request.with_memory,
+        backup_type: writer::backup_type(known(request.backup_type, "backup_type")?),
         remarks: Remarks {
             notes: notes(&request.notes, "notes")?,
             keep_until: keep_until(request.keep_until.as_ref(), "keep_until")?,

@@ -25,7 +25,7 @@ use tracing::info;
 use self::wire::{Connection, Row, WireError};
 use super::{
     config::Sockets,
-    servers::{Kind, sockets_in},
+    servers::{Kind, Place, sockets_in},
 };
 use crate::writers::{
     registration::{Ask, Done, Event, Failure, Registration},
@@ -42,11 +42,12 @@ pub(super) struct Servers(pub(super) Sockets);
 impl Kind for Servers {
     type Writer = Postgres;
 
-    fn sockets(&self) -> Vec<PathBuf> {
-        sockets_in(&self.0.folders, |name| port(name).is_some())
+    fn places(&self) -> Vec<Place> {
+        sockets_in(&self.0.folders, |name| port(name).is_some()).into_iter().map(Place::Socket).collect()
     }
 
-    async fn meet(&self, socket: PathBuf) -> Result<(Registration, Postgres), String> {
+    async fn meet(&self, place: Place) -> Result<(Registration, Postgres), String> {
+        let Place::Socket(socket) = place else { return Err("peer credentials need a unix socket".to_owned()) };
         let name = socket.file_name().and_then(|name| name.to_str()).and_then(port).unwrap_or_default().to_owned();
         let mut writer = Postgres { socket, user: self.0.user.clone(), connection: None };
         let told = writer.describe().await.map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{DiskFormat, VmId};
 
-use super::{Consent, PolicyArg, Waiting, parse};
+use super::{BackupTypeArg, Consent, PolicyArg, Waiting, parse};
 
 /// Which checkpoint of which VM.
 #[derive(Debug, Args)]
@@ -134,6 +134,9 @@ pub enum CheckpointCommand {
         /// A production checkpoint keeps the memory of the quiet guest too, of the same instant.
         #[arg(long)]
         with_memory: bool,
+        /// What the guest's writers are told that it means for their history; a production checkpoint only.
+        #[arg(long, value_name = "TYPE", default_value = "copy")]
+        backup_type: BackupTypeArg,
         /// What is said about it.
         #[command(flatten)]
         remarks: RemarkFlags,

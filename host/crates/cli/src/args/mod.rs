@@ -24,7 +24,7 @@ pub use vm::{CreateVm, FirmwareArg, HardwareFlags, MergesArg, Reconnect, UpdateV
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use stillpoint_common::{CheckpointPolicy, CriticalAction, CriticalSettings, VmId};
+use stillpoint_common::{BackupType, CheckpointPolicy, CriticalAction, CriticalSettings, VmId};
 
 use crate::client::DEFAULT_SOCKET;
 
@@ -294,6 +294,33 @@ impl From<PolicyArg> for CheckpointPolicy {
             PolicyArg::Standard => Self::Standard,
             PolicyArg::Production => Self::Production,
             PolicyArg::ProductionOnly => Self::ProductionOnly,
+        }
+    }
+}
+
+/// What a checkpoint means for the history of the guest's applications, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackupTypeArg {
+    /// Everything; later incremental ones build on it, and logs may be cut.
+    Full,
+    /// Everything, and nobody's history is touched.
+    Copy,
+    /// What changed since the last full or incremental one; logs may be cut.
+    Incremental,
+    /// What changed since the last full one.
+    Differential,
+    /// Log files only, which are usually cut.
+    Log,
+}
+
+impl From<BackupTypeArg> for BackupType {
+    fn from(backup_type: BackupTypeArg) -> Self {
+        match backup_type {
+            BackupTypeArg::Full => Self::Full,
+            BackupTypeArg::Copy => Self::Copy,
+            BackupTypeArg::Incremental => Self::Incremental,
+            BackupTypeArg::Differential => Self::Differential,
+            BackupTypeArg::Log => Self::Log,
         }
     }
 }

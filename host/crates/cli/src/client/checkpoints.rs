@@ -1,10 +1,11 @@
 //! Checkpoints.
 
 use jiff::Timestamp;
-use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, VmId};
+use stillpoint_common::{BackupType, CheckpointId, CheckpointPolicy, DiskFormat, VmId};
 use stillpoint_proto::{
     convert::{names, time},
     v1::{self as pb, checkpoints_client::CheckpointsClient},
+    writer::v1 as wire,
 };
 use tonic::transport::Channel;
 
@@ -20,6 +21,8 @@ pub struct CheckpointToCreate {
     pub policy: Option<CheckpointPolicy>,
     /// A production checkpoint keeps the memory of the quiet guest too.
     pub with_memory: bool,
+    /// What the guest's writers are told that it means for their history.
+    pub backup_type: BackupType,
     /// Free text.
     pub notes: String,
     /// It is meant to be deleted after this.
@@ -126,6 +129,7 @@ impl Client {
             display_name: new.display_name.clone(),
             policy: policy_value(new.policy),
             with_memory: new.with_memory,
+            backup_type: wire::BackupType::from(new.backup_type).into(),
             notes: new.notes.clone(),
             keep_until: new.keep_until.map(time::timestamp),
             request_id: request_id(),

@@ -40,11 +40,12 @@ pub(super) fn check(command: &CheckpointCommand) -> Result<(), CliError> {
 pub(super) async fn run(context: &Context, command: &CheckpointCommand) -> Result<Answer, CliError> {
     let client = &context.client;
     match command {
-        CheckpointCommand::Create { vm, name, policy, with_memory, remarks, waiting } => {
+        CheckpointCommand::Create { vm, name, policy, with_memory, backup_type, remarks, waiting } => {
             let new = CheckpointToCreate {
                 display_name: name.clone().unwrap_or_default(),
                 policy: policy.map(Into::into),
                 with_memory: *with_memory,
+                backup_type: (*backup_type).into(),
                 notes: remarks.notes.clone().unwrap_or_default(),
                 keep_until: remarks.keep,
             };

@@ -1,7 +1,7 @@
 //! One thing with all its details.
 
 use jiff::Timestamp;
-use stillpoint_common::CriticalAction;
+use stillpoint_common::{CriticalAction, Kind};
 
 use super::{settings, work::fallback_text};
 use crate::{
@@ -127,6 +127,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> String {
         ("consistency", text::word(checkpoint.consistency)),
         ("asked", text::word(checkpoint.requested_policy)),
         ("fallback", fallback_text(checkpoint).unwrap_or_default()),
+        ("backup type", backup_type(checkpoint)),
         ("memory", if checkpoint.memory_bytes == 0 { "none".into() } else { text::bytes(checkpoint.memory_bytes) }),
         (
             "tpm",
@@ -241,6 +242,11 @@ fn parts(file_systems: &[FileSystem], writers: &[Writer]) -> String {
         "{file_systems}{}",
         section("Writers", ["writer", "level", "result", "froze in", "detail", "kept"], writers.iter().map(writer))
     )
+}
+
+/// Writers are told of production checkpoints only.
+fn backup_type(checkpoint: &Checkpoint) -> String {
+    if checkpoint.kind == Some(Kind::Production) { text::word(checkpoint.backup_type) } else { String::new() }
 }
 
 fn made_by(checkpoint: &Checkpoint) -> String {

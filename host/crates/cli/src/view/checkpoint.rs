@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stillpoint_common::{CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, VmId};
+use stillpoint_common::{
+    BackupType, CheckpointId, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, VmId,
+};
 use stillpoint_proto::{
-    convert::{checkpoint::read_state, names, policy},
+    convert::{checkpoint::read_state, names, policy, writer},
     v1 as pb,
+    writer::v1 as wire,
 };
 
 use super::{FileSystem, Hazard, Phase, Spec, Usage, Writer, read_checkpoint_id, read_time};
@@ -35,6 +38,8 @@ pub struct Checkpoint {
     pub fallback_reason: Option<FallbackReason>,
     /// The same in words.
     pub fallback_detail: String,
+    /// What it means for the history of the guest's applications.
+    pub backup_type: Option<BackupType>,
     /// The configuration the VM had.
     pub spec: Spec,
     /// The layer of each disk.
@@ -119,6 +124,7 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             name: checkpoint.name,
             display_name: checkpoint.display_name,
             fallback_detail: checkpoint.fallback_detail,
+            backup_type: read_backup_type(checkpoint.backup_type),
             memory_bytes: checkpoint.memory_bytes,
             tpm_bytes: checkpoint.tpm_bytes,
             was_running: checkpoint.was_running,
@@ -134,4 +140,9 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
             usage: None,
         })
     }
+}
+
+/// `None`: none that this version knows.
+fn read_backup_type(value: i32) -> Option<BackupType> {
+    wire::BackupType::try_from(value).ok().map(writer::backup_type)
 }

@@ -141,6 +141,7 @@ pub(crate) fn production(text: &str, name: &str, parent: Option<CheckpointId>, h
         consistency: Consistency::FileSystem,
         fallback: None,
         fallback_detail: String::new(),
+        backup_type: stillpoint_common::BackupType::Copy,
         definition: definition(),
         disks: BTreeMap::new(),
         memory: None,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, GuestService, InstanceId, Kind, MemoryId,
-    OperationKind, Outcome, PowerState, Reason, SessionId, Vm,
+    BackupType, Checkpoint, CheckpointId, CheckpointState, Consistency, Failure, GuestService, InstanceId, Kind,
+    MemoryId, OperationKind, Outcome, PowerState, Reason, SessionId, Vm,
 };
 
 use super::{
@@ -261,7 +261,13 @@ pub(super) async fn create(
     let detail = Failure::from(error).message;
     cx.reporter.warn(format!("no production checkpoint was possible, a standard one was made instead: {detail}"));
     journal.next_attempt();
-    let standard = Checkpoint { kind: Kind::Standard, fallback: Some(reason), fallback_detail: detail, ..draft };
+    let standard = Checkpoint {
+        kind: Kind::Standard,
+        fallback: Some(reason),
+        fallback_detail: detail,
+        backup_type: BackupType::Copy,
+        ..draft
+    };
     let second = attempt(&standard, false, power, journal, cx).await;
     tidy(cx).await;
     Ok(second.map(|()| standard.id)?)
@@ -314,6 +320,7 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
         consistency: Consistency::Crash,
         fallback: None,
         fallback_detail: String::new(),
+        backup_type: new.backup_type,
         definition: vm.definition.clone(),
         disks: vm.heads.clone(),
         memory: None,

@@ -25,6 +25,7 @@ mod wake;
 
 pub(crate) use self::{
     apply::landing,
+    create::kind_of,
     critical::{describe as describe_critical, find as find_critical},
     disks::chain_files,
     execute::{collection_is_due, execute, recover},

@@ -6,11 +6,12 @@ mod publish;
 mod undo;
 
 use async_trait::async_trait;
-use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed, Vm};
+use stillpoint_common::{InstanceId, Kind, Layer, QuiesceRequest, Thawed, Vm, WriterRequest};
 use tokio::time::Instant;
 
 use self::decide::capture_failed;
-pub(super) use self::decide::{cannot_be_asked, default_name, kind_of, quiesce_reason};
+pub(crate) use self::decide::kind_of;
+pub(super) use self::decide::{cannot_be_asked, default_name, quiesce_reason};
 use super::{
     critical::while_it_runs,
     disks::{as_overlays, create_overlays, remove_overlays},
@@ -230,8 +231,8 @@ impl Create {
 
     async fn prepare(&mut self, cx: &Cx) -> Result<(), StepError> {
         let config = &cx.world.config;
-        let request =
-            QuiesceRequest { session: self.facts.session, lease: config.lease, writers: config.writers.clone() };
+        let writers = WriterRequest { backup_type: self.facts.checkpoint.backup_type, ..config.writers.clone() };
+        let request = QuiesceRequest { session: self.facts.session, lease: config.lease, writers };
         let instance = self.instance()?;
         let prepared = while_it_runs(cx, instance, cx.ports().guest.prepare(instance, &request)).await?;
         self.facts.checkpoint.file_systems = prepared.file_systems;
