@@ -31,12 +31,12 @@ impl ExportSources for SimSources {
         &self,
         folder: &Path,
         files: &[ExportedFile],
-        _depth: Depth,
+        depth: Depth,
         progress: &ProgressSink,
     ) -> Result<Vec<FileDamage>, ExportError> {
         let total = files.iter().map(|file| file.bytes).sum();
         progress(Progress { done: total, total });
-        self.process.call(Call::CompareExport, |state| Ok(state.compare_export(folder, files))).await
+        self.process.call(Call::CompareExport, |state| Ok(state.compare_export(folder, files, depth))).await
     }
 
     async fn read(&self, folder: &Path, file: &str, _at_most: u64) -> Result<Vec<u8>, ExportError> {
