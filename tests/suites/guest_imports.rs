@@ -114,6 +114,7 @@ async fn an_import_that_the_service_dies_in_leaves_nothing_and_can_be_done_again
     let client = service.client().await?;
     client.wait(&client.stop_vm(&web, true).await?.id).await?;
     client.wait(&client.delete_checkpoint(&web, made).await?.id).await?;
+    let generation = client.vm(&web).await?.generation_id;
     client.delete_vm(&web).await?;
 
     for point in ["sources.claim 1 after", "flatten 1 after", "sources.send 1 after"] {
@@ -134,7 +135,9 @@ async fn an_import_that_the_service_dies_in_leaves_nothing_and_can_be_done_again
     let client = service.client().await?;
     let booted = VmToImport { without_memory: true, ..import(&set, "web", ImportMode::Restore) };
     client.wait(&client.import_vm(&booted).await?.id).await?;
-    assert_eq!(client.vm(&web).await?.state, Some(PowerState::Off));
+    let restored = client.vm(&web).await?;
+    assert_eq!(restored.state, Some(PowerState::Off));
+    assert_ne!(restored.generation_id, generation, "the guest sees its past again");
     client.wait(&client.start_vm(&web).await?.id).await?;
     let lab = service.lab().await?;
     assert_eq!(lab.sh("cat /data/file").await?.trim(), "disk");
