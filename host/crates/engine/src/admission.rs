@@ -75,10 +75,7 @@ impl Situation<'_> {
         match self.running {
             None => Ok(Admitted::Now),
             Some(AtWork { makes_way: true, .. }) => Ok(Admitted::AfterMakingWay),
-            Some(AtWork { operation: Operation { id, kind, .. }, makes_way: false }) => {
-                let message = format!("VM {} is busy with operation {id} ({kind})", self.vm.id);
-                Err(Failure::new(Reason::VmBusy, message))
-            }
+            Some(AtWork { operation, makes_way: false }) => Err(busy_with(&self.vm.id, operation)),
         }
     }
 
@@ -145,6 +142,11 @@ impl Situation<'_> {
             || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id));
         named.or(self.vm.parent).ok_or_else(nothing)
     }
+}
+
+/// Says what is at work on a VM.
+pub(crate) fn busy_with(vm: &VmId, Operation { id, kind, .. }: &Operation) -> Failure {
+    Failure::new(Reason::VmBusy, format!("VM {vm} is busy with operation {id} ({kind})"))
 }
 
 /// Says that there is a VM of this name.

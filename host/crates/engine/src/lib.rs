@@ -29,6 +29,7 @@ mod plans;
 pub mod ports;
 mod preview;
 mod rebuild;
+mod record;
 mod request;
 mod restore;
 mod saga;

@@ -15,10 +15,15 @@ const CHUNK: usize = 1 << 20;
 pub(crate) fn hash_and_sync(path: &Path) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     file.sync_all()?;
+    hash(&mut file, |_| Ok(()))
+}
+
+/// BLAKE3 of what is left of a file, hexadecimal, and its size. `read` is told of the bytes of each piece, and can end it.
+pub(crate) fn hash(file: &mut File, mut read: impl FnMut(u64) -> io::Result<()>) -> io::Result<(String, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let bytes = pump(&mut file, |chunk| {
+    let bytes = pump(file, |chunk| {
         hasher.update(chunk);
-        Ok(())
+        read(chunk.len() as u64)
     })?;
     Ok((hasher.finalize().to_hex().to_string(), bytes))
 }

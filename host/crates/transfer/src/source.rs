@@ -29,7 +29,7 @@ use stillpoint_engine::{
 };
 
 use crate::{
-    copy::pump,
+    copy::{hash, pump},
     folder::{FolderExports, MANIFEST, blocking, failed, staging_folder, sync_folder},
 };
 
@@ -207,13 +207,9 @@ fn differs(
     if depth == Depth::Sizes {
         return Ok(None);
     }
-    let mut hasher = blake3::Hasher::new();
-    pump(&mut opened, |chunk| {
-        hasher.update(chunk);
-        if read(chunk.len() as u64) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
-    })?;
-    let same = hasher.finalize().to_hex().as_str() == file.blake3;
-    Ok((!same).then(|| "has other bytes than when it was exported".to_owned()))
+    let go_on = |bytes| if read(bytes) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) };
+    let (blake3, _) = hash(&mut opened, go_on)?;
+    Ok((blake3 != file.blake3).then(|| "has other bytes than when it was exported".to_owned()))
 }
 
 fn send(path: &Path, sink: OwnedFd, progress: &ProgressSink, stopped: &AtomicBool) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use stillpoint_common::{Failure, Merges, OperationState};
 use tokio::time::Instant;
 
-use super::{Running, VmActor, schedule::Ended};
+use super::{Running, VmActor, schedule::Ended, work::is_absent};
 use crate::{
     admission::{Admitted, Situation},
     catalogue::Changes,
@@ -94,6 +94,7 @@ impl VmActor {
                 self.owed = false;
                 self.describe().await;
             }
+            Err(failure) if is_absent(&failure) => self.owed = false,
             Err(failure) => {
                 tracing::error!(vm = %self.vm, %failure, "it is not known what is to be collected");
                 (self.owed, self.unsettled) = (false, true);

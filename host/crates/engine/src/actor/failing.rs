@@ -44,10 +44,6 @@ impl VmActor {
 
     /// Nothing is at work: what a failure asks for comes first, then layers.
     pub(super) async fn look_for_work(&mut self) {
-        if self.is_of_nobody().await {
-            self.owed = false;
-            return self.tell_idle();
-        }
         match self.look_at_failure().await {
             Ok(true) => {}
             Ok(false) => self.look_for_layers().await,

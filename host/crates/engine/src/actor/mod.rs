@@ -39,7 +39,7 @@ use self::{
     caught::caught,
     critical::Watch,
     schedule::Schedule,
-    work::{From, see_through},
+    work::{From, is_absent, see_through},
 };
 use crate::{
     CheckpointChange, Reconnect, Request, VmChange,
@@ -200,23 +200,15 @@ impl VmActor {
 
     /// Brings the record in line with the process, while nothing is at work.
     async fn settle(&mut self) {
-        if self.is_of_nobody().await {
-            self.unsettled = false;
-            return;
-        }
-        let settled = plans::settle(&self.idle_cx()).await;
-        self.unsettled = settled.is_err();
+        let settled = plans::settle(&self.idle_cx()).await.map_err(Failure::from);
+        self.unsettled = settled.as_ref().is_err_and(|failure| !is_absent(failure));
         match settled {
             Ok(PowerState::Off | PowerState::Saved) => {}
             Ok(PowerState::PausedCritical) => self.suspect(),
             Ok(PowerState::Running | PowerState::Paused) => self.suspect_if_it_stood().await,
-            Err(error) => tracing::warn!(vm = %self.vm, error = %Failure::from(error), "the VM could not be settled"),
+            Err(failure) if is_absent(&failure) => {}
+            Err(failure) => tracing::warn!(vm = %self.vm, %failure, "the VM could not be settled"),
         }
-    }
-
-    /// There is no VM: one is being made, or an import that would have made it has failed.
-    async fn is_of_nobody(&self) -> bool {
-        self.world.catalogue.vm(&self.vm).await.is_err_and(|absent| absent.reason == Reason::VmNotFound)
     }
 
     /// What is owed to the description files is written, or tried again with the next look.

@@ -5,7 +5,7 @@ use stillpoint_common::{Failure, Operation, OperationId, Reason};
 use super::VmActor;
 use crate::{
     Request,
-    admission::{Admitted, AtWork, Situation, exists},
+    admission::{Admitted, AtWork, Situation, busy_with, exists},
     catalogue::Changes,
     error::StepError,
     job::Job,
@@ -43,14 +43,11 @@ impl VmActor {
 
     /// There is no VM yet, and this is what makes one.
     async fn submit_import(&mut self, request: Request, request_id: Option<String>) -> Result<Operation, Failure> {
-        match self.world.catalogue.vm(&self.vm).await {
-            Err(absent) if absent.reason == Reason::VmNotFound => {}
-            Err(unknown) => return Err(unknown),
-            Ok(_) => return Err(exists(&self.vm)),
+        if self.world.catalogue.find_vm(&self.vm).await?.is_some() {
+            return Err(exists(&self.vm));
         }
-        if let Some((Operation { id, kind, .. }, _)) = self.busy() {
-            let message = format!("VM {} is busy with operation {id} ({kind})", self.vm);
-            return Err(Failure::new(Reason::VmBusy, message));
+        if let Some((operation, _)) = self.busy() {
+            return Err(busy_with(&self.vm, &operation));
         }
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
         self.enlist(&job, Changes::default().set_job(&job).new_request(&job)).await?;

@@ -7,7 +7,6 @@ use super::caught::caught;
 use crate::{
     context::Cx,
     describe,
-    error::StepError,
     hub::Hub,
     job::Job,
     plans,
@@ -48,9 +47,9 @@ pub(super) async fn see_through(mut job: Job, cx: Cx, hub: &Hub, mut from: From)
     hub.leave(id);
 }
 
-/// There is no VM: it was to be made, and was not.
-fn is_absent(error: &StepError) -> bool {
-    matches!(error, StepError::Refused(failure) if failure.reason == Reason::VmNotFound)
+/// There is no VM: one is being made, or was to be made.
+pub(super) fn is_absent(failure: &Failure) -> bool {
+    failure.reason == Reason::VmNotFound
 }
 
 async fn work(job: Job, cx: &Cx, from: From) {
@@ -68,10 +67,10 @@ async fn work(job: Job, cx: &Cx, from: From) {
     if let Err(failure) = &result {
         tracing::warn!(vm = %cx.vm, operation = %id, reason = failure.reason.code(), %failure, "failed");
     }
-    if let Err(error) = plans::settle(cx).await
-        && !is_absent(&error)
+    if let Err(failure) = plans::settle(cx).await.map_err(Failure::from)
+        && !is_absent(&failure)
     {
-        tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "the VM's process could not be observed");
+        tracing::warn!(vm = %cx.vm, %failure, "the VM's process could not be observed");
     }
     match describe::settle(&cx.world, &cx.vm).await {
         Ok(settled) => journal.add(settled),

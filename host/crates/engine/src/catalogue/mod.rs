@@ -54,8 +54,12 @@ impl Catalogue {
     }
 
     pub(crate) async fn vm(&self, id: &VmId) -> Result<Vm, Failure> {
-        let found: Option<Vm> = self.get(&keys::vm(id)).await?;
-        found.ok_or_else(|| Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))
+        self.find_vm(id).await?.ok_or_else(|| Failure::new(Reason::VmNotFound, format!("there is no VM {id}")))
+    }
+
+    /// The VM of this name, if there is one.
+    pub(crate) async fn find_vm(&self, id: &VmId) -> Result<Option<Vm>, Failure> {
+        self.get(&keys::vm(id)).await
     }
 
     /// All VMs, by name.

@@ -1,7 +1,6 @@
 //! Defining a VM.
 
-use stillpoint_common::{Event, EventKind, Failure, KeyValues, Layer, Merges, Reason, Vm};
-use uuid::Uuid;
+use stillpoint_common::{Event, EventKind, Failure, Layer, Reason, Vm};
 
 use super::Engine;
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     error::{StepError, wrong_definition},
     media::take_media,
     ports::StoreError,
+    record::new_vm,
     tpm::{forget_tpm, give_tpm},
 };
 
@@ -68,31 +68,14 @@ impl Engine {
     }
 
     fn new_record(&self, new: NewVm, layers: &[Layer]) -> Vm {
-        let now = self.world.ports.clock.now();
-        let default_location = || self.world.config.checkpoints_folder.join(new.id.as_str());
+        let vm = new_vm(&self.world, new.id, new.definition);
         Vm {
-            uid: Uuid::new_v4(),
             checkpoint_policy: new.checkpoint_policy,
-            undo_checkpoint: false,
-            checkpoint_location: new.checkpoint_location.clone().unwrap_or_else(default_location),
-            parent: None,
+            checkpoint_location: new.checkpoint_location.unwrap_or(vm.checkpoint_location),
             heads: layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect(),
-            detached: Vec::new(),
-            instance: None,
-            host_boot: String::new(),
-            saved: None,
-            tpm: None,
-            generation_id: Uuid::new_v4(),
-            accelerator: None,
             critical: new.critical,
-            merges: Merges::default(),
-            made_by: None,
             settings: new.settings,
-            values: KeyValues::default(),
-            created: now,
-            updated: now,
-            definition: new.definition,
-            id: new.id,
+            ..vm
         }
     }
 }

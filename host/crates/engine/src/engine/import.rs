@@ -81,9 +81,10 @@ impl Engine {
                 return;
             }
             let mut actors = engine.actors.lock().await;
-            let absent =
-                engine.world.catalogue.vm(&vm).await.is_err_and(|f| f.reason == stillpoint_common::Reason::VmNotFound);
-            if absent && let Some(actor) = actors.remove(&vm) {
+            let known = engine.world.catalogue.find_vm(&vm).await;
+            if matches!(known, Ok(None))
+                && let Some(actor) = actors.remove(&vm)
+            {
                 let _ = actor.try_send(Message::Stop);
             }
         });

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use stillpoint_common::{AcceleratorChoice, Boot, Medium, NicBackend, VmDefinition, VmId};
+use stillpoint_common::{AcceleratorChoice, Boot, DiskFormat, Firmware, Medium, NicBackend, VmDefinition, VmId};
 
 use super::{
     ImportMode, ImportRequest, Incompatibility, IncompatibilityCode as Code,
@@ -120,11 +120,11 @@ fn as_the_guest_sees(definition: &VmDefinition) -> VmDefinition {
     let mut seen = definition.clone();
     (seen.accelerator, seen.boot, seen.serial_log) = (AcceleratorChoice::Auto, Boot::Bios, None);
     seen.firmware = match &seen.firmware {
-        stillpoint_common::Firmware::Bios => stillpoint_common::Firmware::Bios,
-        stillpoint_common::Firmware::Uefi { .. } => stillpoint_common::Firmware::Uefi { variables: None },
+        Firmware::Bios => Firmware::Bios,
+        Firmware::Uefi { .. } => Firmware::Uefi { variables: None },
     };
     for disk in &mut seen.disks {
-        (disk.path, disk.format) = (Default::default(), stillpoint_common::DiskFormat::Raw);
+        (disk.path, disk.format) = (Default::default(), DiskFormat::Raw);
     }
     seen.pass_through.iter_mut().for_each(|disk| disk.device = Default::default());
     seen.media.iter_mut().for_each(|medium| medium.file = None);

@@ -8,10 +8,8 @@
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    CheckpointPolicy, CriticalSettings, Event, EventKind, Failure, KeyValues, MemoryId, Merges, Reason, Restore,
-    SavedState, Tpm, TpmState, Vm, VmSettings,
+    Event, EventKind, Failure, LayerFile, LayerId, MemoryId, Reason, Restore, SavedState, Tpm, TpmState,
 };
-use uuid::Uuid;
 
 use super::room;
 use crate::{
@@ -22,6 +20,7 @@ use crate::{
     import::{ImportMode, ImportRequest, Inspection, inspect},
     job::{Facts, ImportFacts, ImportedMemory},
     ports::{Depth, ExportError, Flatten},
+    record::new_vm,
     saga::{Journal, Nature, Plan, Step, up_to},
     tpm::new_folder,
 };
@@ -140,11 +139,12 @@ fn facts(asked: &ImportRequest, inspection: Inspection, cx: &Cx) -> ImportFacts 
         state: None,
     });
     let has_tpm = definition.tpm != Tpm::Absent;
-    let uid = match asked.mode {
-        ImportMode::Copy => None,
-        ImportMode::Restore | ImportMode::Register => machine.uid,
+    // Its generation id is new in any case: the guest sees its past again, or another machine's.
+    let mut vm = new_vm(&cx.world, cx.vm.clone(), definition);
+    vm.uid = match asked.mode {
+        ImportMode::Copy => vm.uid,
+        ImportMode::Restore | ImportMode::Register => machine.uid.unwrap_or(vm.uid),
     };
-    let mut vm = new_vm(definition, uid, cx);
     vm.tpm = has_tpm.then(|| new_folder(&vm));
     let restore = Restore {
         id: vm.generation_id,
@@ -155,35 +155,6 @@ fn facts(asked: &ImportRequest, inspection: Inspection, cx: &Cx) -> ImportFacts 
     let tpm = machine.tpm.map(|tpm| tpm.file).filter(|_| has_tpm);
     let (folder, target, files) = (asked.folder.clone(), asked.target.clone(), manifest.files);
     ImportFacts { vm, folder, target, files, disks, memory, tpm, restore }
-}
-
-fn new_vm(definition: stillpoint_common::VmDefinition, uid: Option<Uuid>, cx: &Cx) -> Vm {
-    let now = cx.ports().clock.now();
-    Vm {
-        id: cx.vm.clone(),
-        uid: uid.unwrap_or_else(Uuid::new_v4),
-        definition,
-        checkpoint_policy: CheckpointPolicy::default(),
-        undo_checkpoint: false,
-        checkpoint_location: cx.world.config.checkpoints_folder.join(cx.vm.as_str()),
-        parent: None,
-        heads: std::collections::BTreeMap::new(),
-        detached: Vec::new(),
-        instance: None,
-        host_boot: String::new(),
-        saved: None,
-        tpm: None,
-        // The guest sees its past again, or another machine's.
-        generation_id: Uuid::new_v4(),
-        accelerator: None,
-        critical: CriticalSettings::default(),
-        merges: Merges::default(),
-        made_by: None,
-        settings: VmSettings::default(),
-        values: KeyValues::default(),
-        created: now,
-        updated: now,
-    }
 }
 
 impl Import {
@@ -212,11 +183,8 @@ impl Import {
             return Ok(());
         }
         for disk in &self.facts.disks {
-            let from = stillpoint_common::LayerFile {
-                id: stillpoint_common::LayerId::generate(),
-                path: disk.from.clone(),
-                format: disk.from_format,
-            };
+            let (id, path) = (LayerId::generate(), disk.from.clone());
+            let from = LayerFile { id, path, format: disk.from_format };
             let flatten = Flatten { layers: vec![from], target: disk.to.clone(), format: disk.to_format };
             cx.ports().images.flatten(&flatten, &cx.reporter.progress()).await?;
         }
@@ -250,7 +218,7 @@ impl Import {
     }
 
     async fn publish(&self, cx: &Cx) -> Result<Changes, StepError> {
-        if cx.catalogue().vm(&cx.vm).await.is_ok() {
+        if cx.catalogue().find_vm(&cx.vm).await?.is_some() {
             let message = format!("there is a VM {} by now", cx.vm);
             return Err(Failure::new(Reason::VmExists, message).at("vm_id").into());
         }
