@@ -271,6 +271,7 @@ impl SimHost {
         let checkpoints: Vec<Checkpoint> = self.checkpoints().await.into_iter().map(|view| view.checkpoint).collect();
         let location = &view.vm.checkpoint_location;
         let files: BTreeMap<PathBuf, serde_json::Value> = self.world.descriptions().into_iter().map(read).collect();
+        let policy = serde_json::to_value(view.vm.checkpoint_policy).expect("JSON");
         let mut expected = vec![location.join("web.vm.json")];
         for checkpoint in &checkpoints {
             let path = location.join(format!("{}.checkpoint.json", checkpoint.id));
@@ -280,6 +281,7 @@ impl SimHost {
                 serde_json::to_value(checkpoint).expect("JSON"),
                 "the checkpoint's own file"
             );
+            assert_eq!(described["vm"]["checkpoint_policy"], policy, "a setting of its VM");
             expected.push(path);
         }
         expected.sort();
@@ -288,9 +290,16 @@ impl SimHost {
         let described = &files[&location.join("web.vm.json")];
         assert_eq!(described["vm"], serde_json::to_value(&view.vm).expect("JSON"), "the VM's own file");
         assert_eq!(described["checkpoints"], serde_json::to_value(&checkpoints).expect("JSON"), "its checkpoints");
-        let layers = described["layers"].as_array().expect("a list").iter();
+        let all = described["layers"].as_array().expect("a list");
+        for checkpoint in &checkpoints {
+            let file = &files[&location.join(format!("{}.checkpoint.json", checkpoint.id))];
+            let heads = serde_json::to_value(&checkpoint.disks).expect("JSON");
+            let heads = heads.as_object().expect("disks with their heads").values();
+            let chains: Vec<_> = heads.flat_map(|head| chain(all, head)).collect();
+            assert_eq!(file["layers"], serde_json::Value::Array(chains), "what {} reads through", checkpoint.id);
+        }
         let layers: BTreeSet<PathBuf> =
-            layers.map(|layer| layer["file"]["path"].as_str().expect("a path").into()).collect();
+            all.iter().map(|layer| layer["file"]["path"].as_str().expect("a path").into()).collect();
         let known: BTreeSet<PathBuf> =
             self.engine.layer_files(&self.vm()).await.expect("the catalogue can be read").into_iter().collect();
         assert_eq!(layers, known, "its layers");
@@ -303,6 +312,17 @@ impl SimHost {
     pub async fn turn_off(&self) {
         self.run(Request::Stop(StopMode::TurnOff)).await.expect("the plug can be pulled");
     }
+}
+
+/// From the user's image up to this head, by the layers of a description.
+fn chain(layers: &[serde_json::Value], head: &serde_json::Value) -> Vec<serde_json::Value> {
+    let mut chain = Vec::new();
+    let mut next = Some(head);
+    while let Some(layer) = next.and_then(|id| layers.iter().find(|layer| layer["file"]["id"] == *id)) {
+        chain.insert(0, layer.clone());
+        next = layer.get("backing");
+    }
+    chain
 }
 
 fn read((path, content): (PathBuf, Vec<u8>)) -> (PathBuf, serde_json::Value) {

@@ -55,7 +55,18 @@ fn kind(key: &str, record: &Value) -> String {
     match prefix {
         "job" => format!("job {} {}", alternative(&data["request"]), alternative(&data["facts"])),
         "checkpoint" => format!("checkpoint {} {}", alternative(&data["kind"]), alternative(&data["state"])),
+        "describe" => format!("describe {}", owed(data)),
         other => other.to_owned(),
+    }
+}
+
+/// Which description files a debt is about.
+fn owed(data: &Value) -> &str {
+    match data.as_str() {
+        None => "all",
+        Some("own") => "own",
+        Some(word) if word.starts_with("layer/") => "those above a layer",
+        Some(_) => "a checkpoint's",
     }
 }
 

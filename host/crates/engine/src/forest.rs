@@ -58,6 +58,29 @@ impl Forest {
         self.layers.values().filter(|layer| layer.backing == Some(id)).collect()
     }
 
+    /// These layers and all that read through one of them.
+    pub(crate) fn above(&self, ids: &BTreeSet<LayerId>) -> BTreeSet<LayerId> {
+        let mut above = BTreeSet::new();
+        let mut next: Vec<LayerId> = ids.iter().copied().collect();
+        let children = self.by_parent();
+        while let Some(id) = next.pop() {
+            if above.insert(id) {
+                next.extend(children.get(&id).into_iter().flatten());
+            }
+        }
+        above
+    }
+
+    fn by_parent(&self) -> BTreeMap<LayerId, Vec<LayerId>> {
+        let mut children = BTreeMap::<_, Vec<_>>::new();
+        for layer in self.iter() {
+            if let Some(parent) = layer.backing {
+                children.entry(parent).or_default().push(layer.file.id);
+            }
+        }
+        children
+    }
+
     /// The layers below this one, the nearest first. Those that there are, if the catalogue contradicts itself.
     pub(crate) fn below(&self, layer: &Layer) -> Vec<&Layer> {
         let mut below: Vec<&Layer> = Vec::new();
@@ -208,6 +231,23 @@ pub(crate) mod tests {
     #[test]
     fn the_users_image_is_never_removed() {
         assert_eq!(collect_all(&[None], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_reads_through_a_layer_lies_above_it() {
+        let (mut forest, ids) = forest(&[None, Some(0), Some(1), Some(1), Some(0), Some(3)]);
+        let above = |forest: &Forest, of: &[usize]| {
+            let above = forest.above(&of.iter().map(|i| ids[*i]).collect());
+            ids.iter().enumerate().filter(|(_, id)| above.contains(id)).map(|(i, _)| i).collect::<Vec<_>>()
+        };
+        assert_eq!(above(&forest, &[]), [0; 0]);
+        assert_eq!(above(&forest, &[2, 3]), [2, 3, 5]);
+        assert_eq!(above(&forest, &[1]), [1, 2, 3, 5]);
+        assert_eq!(above(&forest, &[0]), [0, 1, 2, 3, 4, 5]);
+        forest.layers.get_mut(&ids[0]).unwrap().backing = Some(ids[1]);
+        assert_eq!(above(&forest, &[4]), [4], "and it ends");
+        assert_eq!(above(&forest, &[3]), [3, 5]);
+        assert_eq!(above(&forest, &[1]), [0, 1, 2, 3, 4, 5], "as it does for one that bites its tail");
     }
 
     #[test]

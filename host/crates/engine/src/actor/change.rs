@@ -7,7 +7,7 @@ use crate::{
     CheckpointChange, VmChange,
     admission::{Admitted, AtWork, Situation, ready},
     catalogue::Changes,
-    describe,
+    describe::{self, Debt},
     disks::{exchange_disks, take_disks},
     error::{StepError, wrong_definition},
     media::take_media,
@@ -60,7 +60,8 @@ impl VmActor {
         }
         vm.updated = self.now();
         let event = self.event(EventKind::VmChanged, "its record was changed");
-        self.write(changes.set_vm(&vm).event(&event)).await
+        // The files of checkpoints hold settings of their VM.
+        self.write(changes.set_vm(&vm).owe(&vm.id, Debt::All).event(&event)).await
     }
 
     /// What becomes of a guest that panics has to be known to its process before it does.

@@ -9,10 +9,14 @@ use stillpoint_common::{
 
 use super::{Standstill, keys, record::encode};
 use crate::{
+    describe::Debt,
     failing::FailureRecord,
     job::Job,
     ports::{Guard, Put, Txn},
 };
+
+/// So many debts of one VM in one transaction are all of them.
+const MANY_DEBTS: usize = 16;
 
 /// A set of writes. Later writes of the same record win.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +42,7 @@ impl Changes {
 
     pub(crate) fn set_vm(mut self, vm: &Vm) -> Self {
         self.put(Put::Set(keys::vm(&vm.id), encode(vm)));
-        self.owe(&vm.id)
+        self.owe(&vm.id, Debt::Own)
     }
 
     /// Only if there is no VM of this name.
@@ -52,37 +56,40 @@ impl Changes {
         self.put(Put::Delete(keys::vm(vm)));
         self.put(Put::Delete(keys::failure(vm)));
         self.put(Put::Delete(keys::restore(vm)));
-        self.settle(vm, &[None])
+        self.settle(vm, &[Debt::All, Debt::Own])
     }
 
     pub(crate) fn set_checkpoint(mut self, checkpoint: &Checkpoint) -> Self {
         self.put(Put::Set(keys::checkpoint(&checkpoint.vm, checkpoint.id), encode(checkpoint)));
-        self.owe(&checkpoint.vm)
+        self.owe(&checkpoint.vm, Debt::Checkpoint(checkpoint.id))
     }
 
     pub(crate) fn delete_checkpoint(mut self, vm: &VmId, id: CheckpointId) -> Self {
         self.put(Put::Delete(keys::checkpoint(vm, id)));
         self.put(Put::Delete(keys::leftover_memory(vm, id)));
-        self.put(Put::Set(keys::debt(vm, Some(id)), encode(&Some(id))));
-        self.owe(vm)
+        self.owe(vm, Debt::Checkpoint(id))
     }
 
     /// Keeps a layer and notes whose disk its file is.
-    pub(crate) fn set_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
-        self.put(Put::Set(keys::layer(vm, layer.file.id), encode(layer)));
-        self.put(Put::Set(keys::file(layer.identity), encode(vm)));
-        self.owe(vm)
+    pub(crate) fn set_layer(self, vm: &VmId, layer: &Layer) -> Self {
+        self.keep_layer(vm, layer).owe(vm, Debt::Layer(layer.file.id))
     }
 
-    /// The same, only if the file is nobody's yet.
+    /// The same of a layer that nothing reads through yet, only if the file is nobody's yet.
     pub(crate) fn new_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
         self.txn.guards.push(Guard::Absent(keys::file(layer.identity)));
-        self.set_layer(vm, layer)
+        self.keep_layer(vm, layer).owe(vm, Debt::Own)
+    }
+
+    fn keep_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
+        self.put(Put::Set(keys::layer(vm, layer.file.id), encode(layer)));
+        self.put(Put::Set(keys::file(layer.identity), encode(vm)));
+        self
     }
 
     pub(crate) fn delete_layer(mut self, vm: &VmId, layer: &Layer) -> Self {
         self.put(Put::Delete(keys::layer(vm, layer.file.id)));
-        self.free_file(layer.identity).owe(vm)
+        self.free_file(layer.identity).owe(vm, Debt::Own)
     }
 
     /// Lets go of a layer and notes that its file is still there, to be removed.
@@ -114,14 +121,19 @@ impl Changes {
         self
     }
 
-    /// Notes that the VM's description files have to be brought in line with the catalogue.
-    pub(crate) fn owe(mut self, vm: &VmId) -> Self {
-        self.put(Put::Set(keys::debt(vm, None), encode(&None::<CheckpointId>)));
+    /// Notes that description files of the VM have to be brought in line with the catalogue. With many of them it is no
+    /// use to tell them apart, and a transaction may only have so many writes.
+    pub(crate) fn owe(mut self, vm: &VmId, debt: Debt) -> Self {
+        let owed = keys::debts(vm);
+        let count =
+            self.txn.writes.iter().filter(|put| matches!(put, Put::Set(key, _) if key.starts_with(&owed))).count();
+        let debt = if count < MANY_DEBTS || debt == Debt::Own { debt } else { Debt::All };
+        self.put(Put::Set(keys::debt(vm, debt), encode(&debt)));
         self
     }
 
     /// These descriptions say what the catalogue says.
-    pub(crate) fn settle(mut self, vm: &VmId, debts: &[Option<CheckpointId>]) -> Self {
+    pub(crate) fn settle(mut self, vm: &VmId, debts: &[Debt]) -> Self {
         debts.iter().for_each(|debt| self.put(Put::Delete(keys::debt(vm, *debt))));
         self
     }

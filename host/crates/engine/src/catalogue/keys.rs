@@ -2,7 +2,7 @@
 
 use stillpoint_common::{CheckpointId, EventToken, FileIdentity, LayerId, OperationId, VmId};
 
-use crate::ports::Put;
+use crate::{describe::Debt, ports::Put};
 
 pub(super) const VMS: &str = "vm/";
 pub(super) const JOBS: &str = "job/";
@@ -83,9 +83,8 @@ pub(super) fn debts(vm: &VmId) -> String {
     format!("describe/{vm}/")
 }
 
-/// The description of a VM, or of a checkpoint that is gone.
-pub(super) fn debt(vm: &VmId, gone: Option<CheckpointId>) -> String {
-    gone.map_or_else(|| format!("describe/{vm}/vm"), |id| format!("describe/{vm}/{id}"))
+pub(super) fn debt(vm: &VmId, debt: Debt) -> String {
+    format!("describe/{vm}/{}", debt.key())
 }
 
 pub(super) fn leftovers(vm: &VmId) -> String {

@@ -20,6 +20,7 @@ pub(crate) use self::changes::Changes;
 pub use self::readable::readable;
 use self::record::decode;
 use crate::{
+    describe::Debt,
     failing::FailureRecord,
     forest::Forest,
     job::Job,
@@ -93,8 +94,8 @@ impl Catalogue {
         self.all(&keys::leftover_memories(vm)).await
     }
 
-    /// Descriptions of a VM that are not in line with the catalogue: its own, and those of checkpoints that are gone.
-    pub(crate) async fn debts(&self, vm: &VmId) -> Result<Vec<Option<CheckpointId>>, Failure> {
+    /// Descriptions of a VM that are not in line with the catalogue.
+    pub(crate) async fn debts(&self, vm: &VmId) -> Result<Vec<Debt>, Failure> {
         self.all(&keys::debts(vm)).await
     }
 

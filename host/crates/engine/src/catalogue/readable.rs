@@ -5,7 +5,7 @@ use stillpoint_common::{
 };
 
 use super::{Standstill, keys, record::decode};
-use crate::{failing::FailureRecord, job::Job};
+use crate::{describe::Debt, failing::FailureRecord, job::Job};
 
 /// Makes sure that this version can read a stored record.
 ///
@@ -27,7 +27,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "event" => decode::<Event>(key, value).map(drop),
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
         "leftover-memory" => decode::<CheckpointId>(key, value).map(drop),
-        "describe" => decode::<Option<CheckpointId>>(key, value).map(drop),
+        "describe" => decode::<Debt>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
     }
 }

@@ -86,21 +86,18 @@ impl Described<'_> {
         (vm_file(&self.vm.id), text(&description))
     }
 
-    /// The files of all checkpoints: name and content.
-    pub(crate) fn checkpoint_files(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
-        self.checkpoints.iter().map(|checkpoint| (checkpoint_file(checkpoint.id), self.describe(checkpoint)))
-    }
-
-    fn describe(&self, checkpoint: &Checkpoint) -> Vec<u8> {
+    /// The file of a checkpoint: name and content.
+    pub(crate) fn checkpoint_file(&self, checkpoint: &Checkpoint) -> (String, Vec<u8>) {
         let chains = checkpoint.disks.values().filter_map(|layer| self.forest.chain(*layer));
         let Vm { id, uid, checkpoint_policy, checkpoint_location, created, .. } = self.vm.clone();
-        text(&CheckpointDescription {
+        let description = CheckpointDescription {
             format: FORMAT,
             what: CheckpointWord::Checkpoint,
             checkpoint: checkpoint.clone(),
             vm: VmFacts { id, uid, checkpoint_policy, checkpoint_location, created },
             layers: chains.flatten().cloned().collect(),
-        })
+        };
+        (checkpoint_file(checkpoint.id), text(&description))
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use stillpoint_common::{Checkpoint, CheckpointId, Failure, Vm, VmId};
 
-use super::format::{Described, checkpoint_file, vm_file};
+use super::{
+    debt::{Debt, owed},
+    format::{Described, checkpoint_file, vm_file},
+};
 use crate::{
     catalogue::Changes,
     context::{Cx, World},
@@ -21,9 +24,10 @@ pub(crate) async fn settle(world: &World, id: &VmId) -> Result<Changes, StepErro
     let vm = world.catalogue.vm(id).await?;
     let checkpoints = world.catalogue.checkpoints(id).await?;
     let forest = world.catalogue.forest(id).await?;
-    write_all(world, &vm, &checkpoints, &forest).await?;
-    for gone in debts.iter().flatten() {
-        world.ports.descriptions.remove(&vm.checkpoint_location, &checkpoint_file(*gone)).await?;
+    write_owed(world, Described { vm: &vm, checkpoints: &checkpoints, forest: &forest }, &debts).await?;
+    let is_there = |id: &CheckpointId| checkpoints.iter().any(|checkpoint| checkpoint.id == *id);
+    for gone in debts.iter().filter_map(|debt| debt.checkpoint()).filter(|id| !is_there(id)) {
+        world.ports.descriptions.remove(&vm.checkpoint_location, &checkpoint_file(gone)).await?;
     }
     Ok(Changes::default().settle(id, &debts))
 }
@@ -40,15 +44,12 @@ pub(crate) async fn settled(world: &World, id: &VmId) -> bool {
     }
 }
 
-/// Writes the files of a VM in this state: its own first, which says the most.
-pub(crate) async fn write_all(
-    world: &World,
-    vm: &Vm,
-    checkpoints: &[Checkpoint],
-    forest: &Forest,
-) -> Result<(), StepError> {
-    for (name, content) in expected(vm, checkpoints, forest) {
-        world.ports.descriptions.write(&vm.checkpoint_location, &name, &content).await?;
+/// Writes the VM's own file first, which says the most, and those of checkpoints that are owed.
+pub(crate) async fn write_owed(world: &World, described: Described<'_>, debts: &[Debt]) -> Result<(), StepError> {
+    let owed = owed(debts, described.checkpoints, described.forest);
+    let files = owed.into_iter().map(|checkpoint| described.checkpoint_file(checkpoint));
+    for (name, content) in std::iter::once(described.vm_file()).chain(files) {
+        world.ports.descriptions.write(&described.vm.checkpoint_location, &name, &content).await?;
     }
     Ok(())
 }
@@ -70,7 +71,8 @@ pub(crate) async fn now_only(cx: &Cx) {
 /// The files that there should be for a VM in this state: name and content.
 pub(crate) fn expected(vm: &Vm, checkpoints: &[Checkpoint], forest: &Forest) -> Vec<(String, Vec<u8>)> {
     let described = Described { vm, checkpoints, forest };
-    std::iter::once(described.vm_file()).chain(described.checkpoint_files()).collect()
+    let files = checkpoints.iter().map(|checkpoint| described.checkpoint_file(checkpoint));
+    std::iter::once(described.vm_file()).chain(files).collect()
 }
 
 /// Names of all files that a VM may have in its checkpoint location.
@@ -90,12 +92,12 @@ pub(crate) async fn take_back(cx: &Cx, id: CheckpointId) -> Result<(), StepError
 /// Removes the description of a VM that has no checkpoints any more. The debt is durable first: if the VM stays after
 /// all, it is described again.
 pub(crate) async fn remove_all(world: &World, vm: &Vm) -> Result<(), StepError> {
-    world.catalogue.commit(Changes::default().owe(&vm.id)).await?;
-    let gone = world.catalogue.debts(&vm.id).await?;
-    let names = gone.iter().map(|gone| gone.map_or_else(|| vm_file(&vm.id), checkpoint_file));
-    for name in names {
+    world.catalogue.commit(Changes::default().owe(&vm.id, Debt::All)).await?;
+    let gone: Vec<Debt> = world.catalogue.debts(&vm.id).await?;
+    let checkpoints = gone.iter().filter_map(|debt| debt.checkpoint()).map(checkpoint_file);
+    for name in std::iter::once(vm_file(&vm.id)).chain(checkpoints) {
         world.ports.descriptions.remove(&vm.checkpoint_location, &name).await?;
     }
-    let gone: Vec<_> = gone.into_iter().filter(Option::is_some).collect();
+    let gone: Vec<Debt> = gone.into_iter().filter(|debt| *debt != Debt::All).collect();
     Ok(world.catalogue.commit(Changes::default().settle(&vm.id, &gone)).await?)
 }

@@ -3,7 +3,13 @@
 use stillpoint_common::Vm;
 
 use super::{Create, decide::consistency};
-use crate::{catalogue::Changes, context::Cx, describe, error::StepError, truth::freeze};
+use crate::{
+    catalogue::Changes,
+    context::Cx,
+    describe::{self, Debt, Described},
+    error::StepError,
+    truth::freeze,
+};
 
 impl Create {
     /// Completes the checkpoint's record and describes it, and the VM, as they will be once it is published. The guest
@@ -17,7 +23,9 @@ impl Create {
         let heads = self.facts.checkpoint.disks.values().filter_map(|head| forest.get(*head).cloned()).collect();
         self.frozen = freeze(cx, heads).await?;
         forest.extend(self.frozen.iter().chain(&self.made).cloned());
-        describe::write_all(&cx.world, &vm, &checkpoints, &forest).await?;
+        // No other checkpoint reads through the old heads.
+        let described = Described { vm: &vm, checkpoints: &checkpoints, forest: &forest };
+        describe::write_owed(&cx.world, described, &[Debt::Checkpoint(self.facts.checkpoint.id)]).await?;
         self.published = Some(vm);
         Ok(())
     }
