@@ -159,7 +159,11 @@ impl Ours {
         if let Some(warning) = ended.warnings.first() {
             return Err(format!("the merge went otherwise than it should: {warning}").into());
         }
-        Ok(begun.elapsed())
+        let took = begun.elapsed();
+        let phases: Vec<String> =
+            ended.phases.iter().map(|phase| format!("{} {:.0} ms", phase.name, phase.took_ms)).collect();
+        eprintln!("  merged in {took:.1?}: {}", phases.join(", "));
+        Ok(took)
     }
 
     /// Makes a standard checkpoint and answers how long QEMU says the VM stood still.

@@ -63,11 +63,11 @@ pub(crate) async fn merge(at: &Attached, merge: &LiveMerge, progress: &ProgressS
     if matches!(place, Place::Gone) {
         return close(at, merge, &jobs).await;
     }
-    if jobs.look().await?.is_none_or(|job| has_ended(&job)) {
-        jobs.clear().await?;
+    let found = jobs.goes_on().await?;
+    if found == Found::Nothing {
         start(at, merge, &place, &jobs.id).await?;
     }
-    let done = follow(at, &mut jobs, &merge.disk, MergeDirection::Down, progress).await;
+    let done = follow(at, &mut jobs, (&merge.disk, MergeDirection::Down), found, progress).await;
     match done {
         Ok(Followed::Ready) => Ok(()),
         Ok(Followed::Ended(error)) => conclude(at, merge, &jobs, error).await,
@@ -144,6 +144,14 @@ async fn start(at: &Attached, merge: &LiveMerge, place: &Place, job: &str) -> Re
     at.drain(&command).await.map(drop)
 }
 
+/// What there was of a job before we began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// It is at work, and may be limited.
+    Job,
+}
+
 /// How following a job ended.
 enum Followed {
     /// Child and parent are kept the same.
@@ -157,11 +165,11 @@ enum Followed {
 async fn follow(
     at: &Attached,
     jobs: &mut Jobs<'_>,
-    disk: &DiskName,
-    direction: MergeDirection,
+    (disk, direction): (&DiskName, MergeDirection),
+    found: Found,
     progress: &ProgressSink,
 ) -> Result<Followed, HypervisorError> {
-    let (mut convergence, mut pace) = (Convergence::default(), Pace::new(at.pace));
+    let (mut convergence, mut pace) = (Convergence::default(), Pace::new(at.pace, found == Found::Job));
     loop {
         let Some(job) = jobs.look().await? else { return Ok(Followed::Ended(None)) };
         progress(Progress { done: job.current_progress, total: job.total_progress });
@@ -256,6 +264,15 @@ impl<'a> Jobs<'a> {
         Ok(self.at.run(&QueryJobs {}).await?.into_iter().find(|job| job.id == self.id))
     }
 
+    /// Whether one is at work, which a service before us has started. One that is over is forgotten.
+    async fn goes_on(&self) -> Result<Found, HypervisorError> {
+        match self.look().await? {
+            None => Ok(Found::Nothing),
+            Some(job) if has_ended(&job) => self.clear().await.map(|()| Found::Nothing),
+            Some(_) => Ok(Found::Job),
+        }
+    }
+
     /// Limits what it copies to so many bytes a second; 0 is no limit. A job that has ended meanwhile needs none.
     async fn set_speed(&self, speed: u64) -> Result<(), HypervisorError> {
         tolerate(self.at.run(&BlockJobSetSpeed { device: &self.id, speed }).await)
@@ -278,8 +295,7 @@ impl<'a> Jobs<'a> {
         let mut cancelled = false;
         while let Some(job) = self.look().await? {
             if has_ended(&job) {
-                tolerate(self.at.run(&JobDismiss { id: &self.id }).await)?;
-                continue;
+                return tolerate(self.at.run(&JobDismiss { id: &self.id }).await);
             }
             if !cancelled {
                 tolerate(self.at.run(&JobCancel { id: &self.id }).await)?;

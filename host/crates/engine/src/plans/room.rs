@@ -55,13 +55,19 @@ pub(super) async fn for_apply(cx: &Cx, facts: &ApplyFacts) -> Result<(), StepErr
     make_sure(cx, space::of_overlays(&facts.overlays, space.layer_room), space.keep_free).await
 }
 
-/// What the parent grows by. Nothing is kept free: a merge gives back more than it takes.
-pub(super) async fn for_merge(cx: &Cx, parent: &Layer, child: &Layer) -> Result<(), StepError> {
+/// What the parent grows by: at most what the child takes. Only where there may be no room for that it is looked at in
+/// earnest, which takes longer. Nothing is kept free: a merge gives back more than it takes.
+pub(super) async fn for_merge(cx: &Cx, parent: &Layer, child: (&Layer, u64)) -> Result<(), StepError> {
+    let (child, takes) = child;
+    let grows_by = |bytes| {
+        let what = format!("the data of {}", child.file.path.display());
+        make_sure(cx, vec![Need::new(what, parent.file.path.clone(), bytes)], 0)
+    };
+    if grows_by(takes).await.is_ok() {
+        return Ok(());
+    }
     match cx.ports().images.merge_growth(&child.file, &parent.file).await {
-        Ok(grows) => {
-            let what = format!("the data of {}", child.file.path.display());
-            make_sure(cx, vec![Need::new(what, parent.file.path.clone(), grows)], 0).await
-        }
+        Ok(grows) => grows_by(grows).await,
         Err(error) => {
             tracing::warn!(vm = %cx.vm, %error, "it is not known how much room a merge needs");
             Ok(())

@@ -4,19 +4,26 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{CWD, Mode, OFlags, RenameFlags, fstat, open, renameat_with},
+    io::Errno,
+};
 use stillpoint_common::{DiskFormat, FileIdentity, FileStamp, LayerFile, LayerId};
 use stillpoint_engine::ports::{ImageError, Seen};
 
 use super::{
     header::{Header, resolve},
+    space::space,
     tool::failed,
 };
+
+/// There is plenty of room for what takes so small a part of what is free.
+const PLENTY: u64 = 4;
 
 pub(super) fn identity(metadata: &fs::Metadata) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino() }
@@ -75,7 +82,6 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 /// Gives a file its name, unless another one has it.
 pub(super) fn place(new: &Path, path: &Path) -> Result<(), ImageError> {
-    use rustix::io::Errno;
     match renameat_with(CWD, new, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => Err(ImageError::Exists { path: path.to_owned() }),
@@ -99,6 +105,26 @@ pub(super) async fn sync(path: &Path) -> Result<(), ImageError> {
 pub(super) fn sync_one(path: &Path) -> Result<(), ImageError> {
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(|error| io_error(path, "syncing", &error))
+}
+
+/// Removes a file if it is the one that is meant; durable on return. A file gives back what it takes when the last one
+/// who has it open lets it go, and for a large one that takes as long as reading it would. Where there is plenty of room
+/// nobody need wait for it: then it is answered still open, to be let go.
+pub(super) fn remove(path: &Path, expected: FileIdentity) -> Result<Option<OwnedFd>, ImageError> {
+    let opened = match open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(opened) => opened,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(io_error(path, "looking at", &error.into())),
+    };
+    let found = fstat(&opened).map_err(|error| io_error(path, "looking at", &error.into()))?;
+    if (FileIdentity { device: found.st_dev, inode: found.st_ino }) != expected {
+        return Err(ImageError::Changed { path: path.to_owned() });
+    }
+    let takes = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+    let has_plenty = space(path).is_ok_and(|space| space.free / PLENTY >= takes);
+    fs::remove_file(path).map_err(|error| io_error(path, "removing", &error))?;
+    sync_one(folder(path))?;
+    Ok(has_plenty.then_some(opened))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
@@ -125,4 +151,30 @@ pub(super) fn io_error(path: &Path, doing: &str, error: &io::Error) -> ImageErro
 /// What `path` is now. A link is looked through.
 pub(super) fn look(path: &Path) -> Result<FileIdentity, ImageError> {
     fs::metadata(path).map(|metadata| identity(&metadata)).map_err(|error| io_error(path, "looking at", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_file_that_is_meant_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other, link] = ["one.qcow2", "other.qcow2", "link.qcow2"].map(|name| folder.path().join(name));
+        for path in [&path, &other] {
+            fs::write(path, [7; 4096]).unwrap();
+        }
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        let meant = look(&path).unwrap();
+        for another in [&other, &link] {
+            assert!(matches!(remove(another, meant), Err(ImageError::Changed { .. })), "{another:?}");
+            assert!(another.exists());
+        }
+        assert!(matches!(remove(&link, look(&other).unwrap()), Err(ImageError::Changed { .. })), "a link is no file");
+        let last = remove(&path, meant).unwrap().expect("4096 bytes are few");
+        assert!(!path.exists());
+        assert_eq!(fstat(&last).unwrap().st_nlink, 0, "it is there for us alone");
+        assert!(remove(&path, meant).unwrap().is_none(), "gone is gone");
+        assert_eq!(fs::read(&other).unwrap(), [7; 4096]);
+    }
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use files::{blocking, folder, glance, identity, images_in, io_error, lies_on, look, place, sync, sync_one, temporary};
+use files::{blocking, folder, glance, images_in, io_error, lies_on, look, place, remove, sync, temporary};
 use growth::{Extent, growth};
 use header::{Header, resolve};
 use serde::Deserialize;
@@ -291,15 +291,11 @@ impl Images for QemuImages {
     }
 
     async fn remove(&self, path: &Path, expected: FileIdentity) -> Result<(), ImageError> {
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(io_error(path, "looking at", &error)),
-            Ok(found) if identity(&found) != expected => return Err(ImageError::Changed { path: path.to_owned() }),
-            Ok(_) => {}
+        let path = path.to_owned();
+        if let Some(last) = blocking(move || remove(&path, expected)).await? {
+            drop(tokio::task::spawn_blocking(move || drop(last)));
         }
-        fs::remove_file(path).map_err(|error| io_error(path, "removing", &error))?;
-        let folder = folder(path).to_owned();
-        blocking(move || sync_one(&folder)).await
+        Ok(())
     }
 }
 

@@ -40,6 +40,7 @@ impl Written {
 #[derive(Debug)]
 pub(super) struct Pace {
     config: MergePace,
+    may_be_limited: bool,
     last: Option<Look>,
     /// How long a write took before the merge.
     usual: Duration,
@@ -69,9 +70,10 @@ enum Guest {
 }
 
 impl Pace {
-    pub(super) const fn new(config: MergePace) -> Self {
+    /// Of a job that has no limit, or that may have one which a service before us has left.
+    pub(super) const fn new(config: MergePace, may_be_limited: bool) -> Self {
         let usual = Duration::ZERO;
-        Self { config, last: None, usual, limit: None, peak: 0, wrote_last: None, first_total: 0 }
+        Self { config, may_be_limited, last: None, usual, limit: None, peak: 0, wrote_last: None, first_total: 0 }
     }
 
     pub(super) const fn is_limited(&self) -> bool {
@@ -83,15 +85,15 @@ impl Pace {
         self.last.is_none_or(|last| now >= last.at + LOOK)
     }
 
-    /// The speed that the job is to have from now on, if that is another one; 0 is no limit. The first answer is 0: a
-    /// service before us may have left a limit.
+    /// The speed that the job is to have from now on, if that is another one; 0 is no limit. What may be limited by a
+    /// service before us is let go first.
     pub(super) fn next(&mut self, job: &Job, written: Written, now: Instant) -> Option<u64> {
         let look = Look { at: now, written, done: job.current_progress };
         let Some(last) = self.last.replace(look) else {
             self.usual = written.each_since(Written::default()).unwrap_or_default();
             self.first_total = job.total_progress;
             self.wrote_last = Some(now);
-            return Some(0);
+            return self.may_be_limited.then_some(0);
         };
         let rate = per_second(look.done.saturating_sub(last.done), now - last.at);
         self.peak = self.peak.max(rate);
@@ -140,7 +142,7 @@ mod tests {
     impl Trial {
         fn new() -> Self {
             let written = Written { count: 1000, time: Duration::from_secs(1) };
-            let mut trial = Self { pace: Pace::new(CONFIG), now: Instant::now(), written, done: 0, limit: 7 };
+            let mut trial = Self { pace: Pace::new(CONFIG, true), now: Instant::now(), written, done: 0, limit: 7 };
             trial.look();
             assert_eq!(trial.limit, 0, "a limit of an earlier service is lifted");
             trial
@@ -166,6 +168,13 @@ mod tests {
             self.look();
             self.limit
         }
+    }
+
+    #[test]
+    fn a_job_of_our_own_has_no_limit_to_be_lifted() {
+        let mut trial = Trial { pace: Pace::new(CONFIG, false), limit: 7, ..Trial::new() };
+        trial.look();
+        assert_eq!(trial.limit, 7, "it is told nothing");
     }
 
     #[test]

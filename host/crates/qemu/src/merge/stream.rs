@@ -9,7 +9,7 @@
 use stillpoint_common::{LayerId, MergeDirection};
 use stillpoint_engine::ports::{HypervisorError, LiveStream, ProgressSink};
 
-use super::{Followed, Jobs, failed, follow, has_ended};
+use super::{Followed, Found, Jobs, failed, follow};
 use crate::{
     attached::{Attached, refused},
     disks,
@@ -23,11 +23,11 @@ pub(crate) async fn stream(at: &Attached, stream: &LiveStream, progress: &Progre
     if is_done(at, stream).await? {
         return close(at, stream, &jobs).await;
     }
-    if jobs.look().await?.is_none_or(|job| has_ended(&job)) {
-        jobs.clear().await?;
+    let found = jobs.goes_on().await?;
+    if found == Found::Nothing {
         start(at, stream, &jobs.id).await?;
     }
-    let error = match follow(at, &mut jobs, &stream.disk, MergeDirection::Up, progress).await? {
+    let error = match follow(at, &mut jobs, (&stream.disk, MergeDirection::Up), found, progress).await? {
         Followed::Ended(error) => error,
         Followed::Ready => None,
     };

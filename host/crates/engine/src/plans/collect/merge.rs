@@ -31,7 +31,7 @@ pub(super) async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<Moved,
     let direction = choose(cx, &merge, sizes).await;
     let forest = match direction {
         MergeDirection::Down => {
-            room::for_merge(cx, &merge.parent, &merge.child).await?;
+            room::for_merge(cx, &merge.parent, (&merge.child, sizes.child)).await?;
             truth::open(cx, &merge.parent, &merge.child).await?
         }
         MergeDirection::Up => truth::open_one(cx, &merge.child).await?,
