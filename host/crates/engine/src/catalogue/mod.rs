@@ -1,6 +1,7 @@
 //! The catalogue: typed records over the store. Reads see the last commit; writes go through [`Changes`].
 
 mod changes;
+mod decoded;
 mod keys;
 mod readable;
 mod record;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::changes::Changes;
 pub use self::readable::readable;
-use self::record::decode;
+use self::{decoded::Decoded, record::decode};
 use crate::{
     describe::Debt,
     failing::FailureRecord,
@@ -45,13 +46,14 @@ const TRIES: u32 = 4;
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     store: Arc<dyn Store>,
+    decoded: Arc<Decoded>,
     /// Revision of the newest commit that told something. Wakes those who read events.
     news: watch::Sender<u64>,
 }
 
 impl Catalogue {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, news: watch::Sender::new(0) }
+        Self { store, decoded: Arc::default(), news: watch::Sender::new(0) }
     }
 
     pub(crate) async fn vm(&self, id: &VmId) -> Result<Vm, Failure> {
@@ -70,7 +72,7 @@ impl Catalogue {
 
     /// A VM's checkpoints, oldest first.
     pub(crate) async fn checkpoints(&self, vm: &VmId) -> Result<Vec<Checkpoint>, Failure> {
-        self.all(&keys::checkpoints(vm)).await
+        self.all_of(&keys::checkpoints(vm), |key, stored| self.decoded.read(key, stored)).await
     }
 
     pub(crate) async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Checkpoint, Failure> {
@@ -80,7 +82,7 @@ impl Catalogue {
     }
 
     pub(crate) async fn forest(&self, vm: &VmId) -> Result<Forest, Failure> {
-        let layers: Vec<Layer> = self.all(&keys::layers(vm)).await?;
+        let layers = self.all_of(&keys::layers(vm), |key, stored| self.decoded.read::<Layer>(key, stored)).await?;
         Ok(Forest::new(layers))
     }
 
@@ -231,12 +233,20 @@ impl Catalogue {
     }
 
     async fn all<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Failure> {
+        self.all_of(prefix, |key, stored| decode(key, &stored.value)).await
+    }
+
+    async fn all_of<T>(
+        &self,
+        prefix: &str,
+        read: impl Fn(&str, &Stored) -> Result<T, Failure> + Send,
+    ) -> Result<Vec<T>, Failure> {
         let mut found = Vec::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.store.scan(prefix, after.as_deref(), PAGE).await.map_err(unavailable)?;
             for (key, stored) in &page {
-                found.push(decode(key, &stored.value)?);
+                found.push(read(key, stored)?);
             }
             match page.last() {
                 Some((key, _)) if page.len() == PAGE => after = Some(key.clone()),
