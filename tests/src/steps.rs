@@ -39,6 +39,12 @@ pub enum Act {
     MergeUp,
     /// A checkpoint is applied.
     Apply(CheckpointId),
+    /// Now goes back to where it came from.
+    Revert,
+    /// A checkpoint is copied out.
+    Export(CheckpointId),
+    /// The machine is put to sleep.
+    Save,
 }
 
 /// What makes a layer larger than those that the guest writes a few values to.
@@ -82,6 +88,12 @@ impl Steps {
         Ok(match act {
             Act::Create(policy) => client.create_checkpoint(vm, "new", Some(policy)).await?.id,
             Act::Apply(id) => client.apply_checkpoint(vm, id).await?.id,
+            Act::Revert => client.revert_vm(vm).await?.id,
+            Act::Save => client.save_vm(vm).await?.id,
+            Act::Export(id) => {
+                let folder = self.export_folder().display().to_string();
+                client.export_checkpoint(vm, id, &folder, None).await?.id
+            }
             Act::DeleteParentOfNow | Act::MergeUp => {
                 let all = client.list_checkpoints(vm).await?;
                 client.delete_checkpoint(vm, all.last().ok_or("there is none")?.id).await?.id
@@ -104,9 +116,16 @@ impl Steps {
                 self.checkpoint().await?;
                 self.lab.sh(BULK).await?;
             }
-            Act::Create(_) | Act::Apply(_) => {}
+            Act::Export(_) if self.export_folder().exists() => fs::remove_dir_all(self.export_folder())?,
+            Act::Create(_) | Act::Apply(_) | Act::Revert | Act::Export(_) | Act::Save => {}
         }
         Ok(())
+    }
+
+    /// Where an export goes to: beside the VM's disk.
+    #[must_use]
+    pub fn export_folder(&self) -> PathBuf {
+        self.set.data_disk.with_file_name("exported")
     }
 
     /// The end of an operation: whether it was done, or else the reason.

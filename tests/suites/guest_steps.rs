@@ -5,7 +5,9 @@
 //! every older checkpoint is there with what it held, what was promised is true, qemu-img finds nothing wrong with any
 //! layer, and no file is left over or missing.
 
-use stillpoint_common::{CheckpointPolicy, PowerState};
+use std::collections::BTreeSet;
+
+use stillpoint_common::{CheckpointId, CheckpointPolicy, PowerState};
 use stillpoint_tests::{
     guest_image::GuestSet,
     small_fs::SmallFs,
@@ -37,6 +39,28 @@ async fn struck(
     Ok(ended)
 }
 
+/// The checkpoints are those that should be there, and of an export all or nothing.
+async fn assert_kept(guest: &Steps, before: &BTreeSet<CheckpointId>, act: (Act, bool), what: &str) -> Tested {
+    let after = guest.names().await?;
+    let (new, gone) = (after.difference(before).count(), before.difference(&after).count());
+    let expected = match act {
+        (Act::Create(_), done) => (usize::from(done), 0),
+        // It is gone before its layers are merged, and stays so.
+        (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
+        (Act::Apply(_) | Act::Revert | Act::Export(_) | Act::Save, _) => (0, 0),
+    };
+    assert_eq!((new, gone), expected, "{what}");
+    if let (Act::Export(_), done) = act {
+        let folder = guest.export_folder();
+        assert_eq!(folder.exists(), done, "{what}");
+        if done {
+            let verified = guest.service.stillpoint(&["export", "verify", &folder.display().to_string()]).await?;
+            assert_eq!(verified.2, 0, "{what}: {verified:?}");
+        }
+    }
+    Ok(())
+}
+
 /// QEMU is killed there. The VM is off then, and starts with all that was acknowledged.
 async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Tested {
     let what = format!("{act:?}, QEMU dead at {point}");
@@ -51,20 +75,12 @@ async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Test
     .await?;
     guest.becomes(PowerState::Off).await?;
     guest.is_sound(guest.set.path(), &contents, &what).await?;
-    let after = guest.names().await?;
-    let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
-    let (made, deleted) = match (act, ended.is_ok()) {
-        (Act::Create(_), done) => (usize::from(done), 0),
-        // It is gone before its layers are merged, and stays so.
-        (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
-        (Act::Apply(_), _) => (0, 0),
-    };
-    assert_eq!((new, gone), (made, deleted), "{what}");
+    assert_kept(guest, &names, (act, ended.is_ok()), &what).await?;
     guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
     guest.lab = guest.service.lab().await?;
     let is = guest.lab.sh("cat /data/value").await?;
     // Past its commit an apply stands, whatever becomes of the process: Now is the checkpoint.
-    assert!(is == value.to_string() || (matches!(act, Act::Apply(_)) && is == "1"), "{what}: {is}");
+    assert!(is == value.to_string() || (matches!(act, Act::Apply(_) | Act::Revert) && is == "1"), "{what}: {is}");
     Ok(())
 }
 
@@ -82,6 +98,14 @@ async fn qemu_dies_at_each_step_and_nothing_that_was_acknowledged_is_lost() -> T
         (Act::DeleteParentOfNow, "merge 1 after"),
         (Act::Apply(first), "launch 1 after"),
         (Act::Apply(first), "load_memory 1 after"),
+        (Act::Revert, "launch 1 after"),
+        (Act::Revert, "load_memory 1 after"),
+        (Act::MergeUp, "stream 1 before"),
+        (Act::MergeUp, "stream 1 after"),
+        (Act::Export(first), "flatten 1 before"),
+        (Act::Export(first), "flatten 1 after"),
+        (Act::Save, "save_memory 1 before"),
+        (Act::Save, "save_memory 1 after"),
     ]) {
         guest.prepare(act).await?;
         qemu_dies(&mut guest, act, point, number).await?;
@@ -115,7 +139,16 @@ async fn agent_dies(guest: &Steps, point: &str) -> Tested {
 async fn the_agent_dies_at_each_step_and_its_guest_goes_on() -> Tested {
     let guest = Steps::new(GuestSet::new()?, vec![("STILLPOINT_LEASE".to_owned(), "3".to_owned())]).await?;
     guest.write(1).await?;
-    for point in ["prepare 1 after", "freeze 1 before", "freeze 1 after", "switch_heads 1 after", "thaw 1 after"] {
+    for point in [
+        "prepare 1 before",
+        "prepare 1 after",
+        "freeze 1 before",
+        "freeze 1 after",
+        "switch_heads 1 before",
+        "switch_heads 1 after",
+        "thaw 1 after",
+        "descriptions.write 1 before",
+    ] {
         agent_dies(&guest, point).await?;
     }
     Ok(())
@@ -136,15 +169,7 @@ async fn fills(guest: &mut Steps, small: &SmallFs, (act, point): (Act, &str), va
     }
     guest.writes(&what).await?;
     guest.is_sound(small.path(), &contents, &what).await?;
-    let after = guest.names().await?;
-    let (new, gone) = (after.difference(&names).count(), names.difference(&after).count());
-    let (made, deleted) = match (act, ended.is_ok()) {
-        (Act::Create(_), done) => (usize::from(done), 0),
-        (Act::DeleteParentOfNow | Act::MergeUp, _) => (0, 1),
-        (Act::Apply(_), _) => (0, 0),
-    };
-    assert_eq!((new, gone), (made, deleted), "{what}");
-    Ok(())
+    assert_kept(guest, &names, (act, ended.is_ok()), &what).await
 }
 
 /// A guest whose disk, and a service whose catalogue and memory states, lie on this file system.
@@ -180,6 +205,10 @@ async fn the_disk_fills_up_at_each_step_and_all_is_well_when_there_is_space_agai
         (Act::Apply(first), "create_overlay 1 before"),
         (Act::Apply(first), "launch 1 after"),
         (Act::Apply(first), "load_memory 1 after"),
+        (Act::MergeUp, "stream 1 before"),
+        (Act::MergeUp, "stream 1 after"),
+        (Act::Export(first), "flatten 1 before"),
+        (Act::Export(first), "flatten 1 after"),
     ]) {
         guest.prepare(struck.0).await?;
         if struck.0 == Act::DeleteParentOfNow {

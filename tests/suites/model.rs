@@ -4,7 +4,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use stillpoint_tests::model::{Model, Step, engine_ground::EngineGround, stories, tell};
+use stillpoint_tests::model::{Model, Step, engine_ground::EngineGround, how_many, stories, tell};
 
 /// A VM that is off writes nothing.
 fn makes_sense(model: &Model, step: Step) -> bool {
@@ -29,7 +29,7 @@ const STEPS: usize = 1_000;
 
 fn tell_many(power: bool) {
     let steps = std::cell::Cell::new(0);
-    let config = Config { cases: STORIES, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: how_many(STORIES), failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&stories(24, power), |story| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         steps.set(steps.get() + story.len());

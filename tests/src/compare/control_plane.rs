@@ -2,12 +2,12 @@
 //! the product's own store; then `stillpointd` itself starts on it, and a client asks. All VMs are off. The floor is the
 //! limit: 5 ms for a page of VMs, one VM, the tree of one VM; 2 s for the start; 200 MiB of memory.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use stillpoint_cli::client::{Client, ClientError};
 use stillpoint_engine::{Engine, EngineConfig};
 use stillpoint_store::RedbStore;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     Outcome,
@@ -19,6 +19,8 @@ use crate::service::Service;
 pub(super) const NAME: &str = "control_plane";
 const VMS: usize = 5_000;
 const CHECKPOINTS: usize = 20;
+/// How many of them are made at the same time.
+const MAKERS: usize = 4;
 /// Calls of each kind in a run.
 const CALLS: usize = 300;
 const ANSWER: Duration = Duration::from_millis(5);
@@ -56,11 +58,21 @@ pub(super) async fn run(runs: usize) -> Outcome<Vec<Case>> {
 /// The VMs with their checkpoints, in a store where the service looks for it.
 async fn populate(folder: &std::path::Path) -> Outcome {
     let begun = Instant::now();
-    let crowd = Crowd::of(VMS, None).await?;
-    for number in 0..VMS {
-        for _ in 0..CHECKPOINTS {
-            crowd.checkpoint(number).await?;
-        }
+    let crowd = Arc::new(Crowd::of(VMS, None).await?);
+    let mut makers = JoinSet::new();
+    for maker in 0..MAKERS {
+        let crowd = Arc::clone(&crowd);
+        makers.spawn(async move {
+            for number in (maker..VMS).step_by(MAKERS) {
+                for _ in 0..CHECKPOINTS {
+                    crowd.checkpoint(number).await?;
+                }
+            }
+            Outcome::Ok(())
+        });
+    }
+    while let Some(made) = makers.join_next().await {
+        made??;
     }
     // A service that starts forgets old operations.
     crowd.engine.stop().await;

@@ -3,6 +3,7 @@
 //! The model knows nothing of layers: a checkpoint is a copy. Whatever the story, the real one must read the same.
 
 pub mod engine_ground;
+pub mod guest_ground;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +18,13 @@ pub type Blocks = BTreeMap<u64, u64>;
 
 /// How many blocks of the disk are used.
 pub const BLOCKS: u64 = 4;
+
+/// How many stories to tell: so many, or so many times as many as the environment says in `STILLPOINT_STORIES_TIMES`.
+#[must_use]
+pub fn how_many(stories: u32) -> u32 {
+    let times = std::env::var("STILLPOINT_STORIES_TIMES").ok().and_then(|times| times.parse().ok());
+    stories.saturating_mul(times.unwrap_or(1))
+}
 
 /// One sentence of a story. A number chooses among the checkpoints that are there then, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,20 @@ impl Client {
     /// # Errors
     /// The service refused or cannot be reached.
     pub async fn delete_checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Operation, ClientError> {
+        self.delete(vm, id, false).await
+    }
+
+    /// Deletes a checkpoint and all that came after it, in one operation.
+    ///
+    /// # Errors
+    /// The service refused or cannot be reached.
+    pub async fn delete_subtree(&self, vm: &VmId, id: CheckpointId) -> Result<Operation, ClientError> {
+        self.delete(vm, id, true).await
+    }
+
+    async fn delete(&self, vm: &VmId, id: CheckpointId, subtree: bool) -> Result<Operation, ClientError> {
         let (name, request_id) = (names::checkpoint(vm, id), request_id());
-        let request = pb::DeleteCheckpointRequest { name, request_id, subtree: false };
+        let request = pb::DeleteCheckpointRequest { name, request_id, subtree };
         let answer = self.checkpoints().delete_checkpoint(request).await;
         Ok(self.answered(answer)?.try_into()?)
     }
