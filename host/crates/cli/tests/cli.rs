@@ -607,6 +607,26 @@ At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
 }
 
 #[test]
+fn what_has_changed_between_two_checkpoints_is_listed_with_its_sum() {
+    let fake = Fake::start();
+    let changed = ["backup", "changed", "web", "--disk", "data", "--to", "before the upgrade"];
+    assert_eq!(says(&fake, &changed), "OFFSET  LENGTH\n524288  524288\n512 KiB of 16 MiB\n");
+    let since = json(&fake, &[&changed[..], &["--from", "clean install"]].concat());
+    let expected = serde_json::json!({
+        "from_bytes": 8 << 20, "to_bytes": 16 << 20, "changed_bytes": (8 << 20) + 524_288,
+        "ranges": [{"offset": 524_288, "length": 524_288}, {"offset": 8 << 20, "length": 8 << 20}],
+    });
+    assert_eq!(since, expected);
+    let other =
+        ["backup", "changed", "web", "--disk", "other", "--to", "before the upgrade", "--from", "clean install"];
+    let (code, error) = refused(&fake, &other);
+    assert_eq!(code, 1);
+    assert!(error.contains("CHANGES_UNKNOWN") && error.contains("without --from"), "{error}");
+    let (code, error) = refused(&fake, &["backup", "changed", "web", "--disk", "data", "--to", "never made"]);
+    assert!(code == 1 && error.contains("CHECKPOINT_NOT_FOUND"), "{error}");
+}
+
+#[test]
 fn an_export_is_checked_and_a_damaged_one_is_another_exit_code() {
     let fake = Fake::start();
     let whole = run(&fake, &["export", "verify", "/exports/one"]);

@@ -5,6 +5,7 @@ mod admission;
 mod advice;
 mod bounded;
 mod catalogue;
+mod changed;
 mod check;
 mod config;
 mod contact;
@@ -42,6 +43,7 @@ mod way;
 
 pub use advice::{Advice, AdviceCode, AdviceReason};
 pub use catalogue::readable;
+pub use changed::{ChangedPart, ChangedReader, ChangedRequest};
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
 pub use engine::{Engine, GuestValues, ImageProgress};

@@ -1,5 +1,6 @@
 //! The engine as its service sees it.
 
+mod backups;
 mod checkpoints;
 mod define;
 mod guests;
