@@ -85,6 +85,7 @@ async fn records_of_today() -> Golden {
     host.run(Request::Resume).await.expect("it works");
     let standard = host.create(CheckpointPolicy::Standard).await.expect("it works");
     let production = host.create(CheckpointPolicy::ProductionOnly).await.expect("it works");
+    host.engine.create_reference_point(&host.vm(), production.id, None).await.expect("it works");
     keep(&host.world);
     let export = |name: &str| Request::Export {
         checkpoint: standard.id,

@@ -3,9 +3,12 @@
 use std::pin::Pin;
 
 use futures_util::Stream;
-use stillpoint_engine::{ChangedPart, ChangedReader, ChangedRequest, Engine};
+use stillpoint_engine::{ChangedFrom, ChangedPart, ChangedReader, ChangedRequest, Engine, PointView};
 use stillpoint_proto::{
-    convert::request::{self, ListChangedRanges},
+    convert::{
+        backup::reference_point,
+        request::{self, CopyOf, CreateReferencePoint, ListChangedRanges},
+    },
     v1::{self as pb, backups_server},
 };
 use tokio::sync::mpsc;
@@ -40,11 +43,50 @@ impl backups_server::Backups for Backups {
     ) -> Result<Response<Answers>, Status> {
         let ListChangedRanges { vm, to, from, disk, bytes } =
             request::list_changed_ranges(asked.get_ref()).map_err(refuse)?;
+        let from = match from {
+            CopyOf::Nothing => ChangedFrom::Nothing,
+            CopyOf::Checkpoint(id) => ChangedFrom::Checkpoint(id),
+            CopyOf::Point(id) => ChangedFrom::Point(id),
+        };
         let reader = self.engine.changed(ChangedRequest { vm, disk, from, to, bytes }).await.map_err(refuse)?;
         let (answer, answers) = mpsc::channel(UNREAD);
         tokio::spawn(read(reader, answer));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
+
+    async fn create_reference_point(
+        &self,
+        asked: Request<pb::CreateReferencePointRequest>,
+    ) -> Result<Response<pb::ReferencePoint>, Status> {
+        let asked = request::create_reference_point(asked.get_ref()).map_err(refuse)?;
+        let CreateReferencePoint { vm, checkpoint, request_id } = asked;
+        let request_id = request_id.map(|id| id.to_string());
+        let made = self.engine.create_reference_point(&vm, checkpoint, request_id).await.map_err(refuse)?;
+        Ok(Response::new(shown(&made)))
+    }
+
+    async fn list_reference_points(
+        &self,
+        asked: Request<pb::ListReferencePointsRequest>,
+    ) -> Result<Response<pb::ListReferencePointsResponse>, Status> {
+        let vm = request::list_reference_points(asked.get_ref()).map_err(refuse)?;
+        let points = self.engine.reference_points(&vm).await.map_err(refuse)?;
+        let reference_points = points.iter().map(shown).collect();
+        Ok(Response::new(pb::ListReferencePointsResponse { reference_points }))
+    }
+
+    async fn delete_reference_point(
+        &self,
+        asked: Request<pb::DeleteReferencePointRequest>,
+    ) -> Result<Response<()>, Status> {
+        let (vm, point) = request::delete_reference_point(asked.get_ref()).map_err(refuse)?;
+        self.engine.delete_reference_point(&vm, point).await.map_err(refuse)?;
+        Ok(Response::new(()))
+    }
+}
+
+fn shown(view: &PointView) -> pb::ReferencePoint {
+    reference_point(&view.point, &view.lost)
 }
 
 /// Reads until all is answered, or the client has hung up.

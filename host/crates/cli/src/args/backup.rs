@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use stillpoint_common::{DiskName, VmId};
 
-use super::parse;
+use super::{CheckpointRef, parse};
 
 /// What can be done for backups.
 #[derive(Debug, Subcommand)]
@@ -13,6 +13,24 @@ pub enum BackupCommand {
     /// What is not listed reads the same at both, or as zeros. Ranges are of blocks of 64 KiB. The two checkpoints may lie on
     /// different branches, and either may be the older one.
     Changed(Changed),
+    /// List the reference points of a VM.
+    Points {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Make a reference point of a checkpoint, so that it can be asked what has changed since when the checkpoint is gone.
+    ///
+    /// It holds no data of its own. While there is one, what the guest writes is kept apart from what was there.
+    KeepPoint(CheckpointRef),
+    /// Give a reference point up. No data is lost with it.
+    ForgetPoint {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+        /// Its id, or the beginning of its id.
+        point: String,
+    },
 }
 
 /// `stillpoint backup changed`
@@ -28,6 +46,9 @@ pub struct Changed {
     /// holds data is listed].
     #[arg(long, value_name = "CHECKPOINT")]
     pub from: Option<String>,
+    /// The reference point that there is a copy of: its id, or the beginning of its id.
+    #[arg(long, value_name = "POINT", conflicts_with = "from")]
+    pub from_point: Option<String>,
     /// The checkpoint that is to be copied.
     #[arg(long, value_name = "CHECKPOINT")]
     pub to: String,

@@ -23,7 +23,7 @@ mod values;
 mod vm;
 
 pub use advice::{Advice, AdviceReason, Hazard, ObservedService};
-pub use backup::{ByteRange, ChangedRanges};
+pub use backup::{ByteRange, ChangedRanges, ReferencePoint, ReferencePointDisk};
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
 pub use event::Event;

@@ -2,11 +2,16 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a block: parts of disks are told apart no finer.
 pub(crate) const BLOCK: u64 = 64 << 10;
 
 /// Some blocks of a disk: ranges of their numbers, in order, none of which touches the next.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// Stored as pairs of a first block and how many there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub(crate) struct Blocks {
     ranges: Vec<Range<u64>>,
 }
@@ -61,6 +66,34 @@ impl Blocks {
         Self { ranges: left }
     }
 
+    /// What lies in this range of bytes.
+    pub(crate) fn within(&self, bytes: &Range<u64>) -> Self {
+        let (start, end) = (bytes.start / BLOCK, bytes.end.div_ceil(BLOCK));
+        let clipped = self.ranges.iter().map(|range| range.start.max(start)..range.end.min(end));
+        Self { ranges: clipped.filter(|range| !range.is_empty()).collect() }
+    }
+
+    /// The same in at most so many ranges: those with the smallest gaps between them are joined, and none is left out.
+    pub(crate) fn in_at_most(self, most: usize) -> Self {
+        let excess = self.ranges.len().saturating_sub(most.max(1));
+        let mut gaps: Vec<u64> = self.ranges.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
+        let Some(last) = excess.checked_sub(1) else { return self };
+        let widest = *gaps.select_nth_unstable(last).1;
+        // Of gaps of the same width only as many as need be are joined.
+        let mut ties = excess - gaps.iter().filter(|gap| **gap < widest).count();
+        let mut ranges: Vec<Range<u64>> = Vec::with_capacity(most);
+        for range in self.ranges {
+            match ranges.last_mut() {
+                Some(before) if range.start - before.end < widest => before.end = range.end,
+                Some(before) if range.start - before.end == widest && ties > 0 => {
+                    (before.end, ties) = (range.end, ties - 1);
+                }
+                Some(_) | None => ranges.push(range),
+            }
+        }
+        Self { ranges }
+    }
+
     /// As ranges of bytes that end at the latest with this byte.
     pub(crate) fn bytes(&self, end: u64) -> impl Iterator<Item = Range<u64>> {
         let bytes = self
@@ -68,6 +101,18 @@ impl Blocks {
             .iter()
             .map(move |range| range.start.saturating_mul(BLOCK)..range.end.saturating_mul(BLOCK).min(end));
         bytes.filter(|bytes| !bytes.is_empty())
+    }
+}
+
+impl From<Vec<(u64, u64)>> for Blocks {
+    fn from(stored: Vec<(u64, u64)>) -> Self {
+        Self::of(stored.into_iter().map(|(first, count)| first..first.saturating_add(count)))
+    }
+}
+
+impl From<Blocks> for Vec<(u64, u64)> {
+    fn from(blocks: Blocks) -> Self {
+        blocks.ranges.into_iter().map(|range| (range.start, range.end - range.start)).collect()
     }
 }
 
@@ -95,6 +140,28 @@ mod tests {
             assert_eq!(marked(one).and(marked(other)), marked(both), "{one} and {other}");
             assert_eq!(marked(one).without(&marked(other)), marked(rest), "{one} without {other}");
         }
+    }
+
+    #[test]
+    fn blocks_read_back_and_are_clipped() {
+        let blocks = marked("##..#");
+        let stored = serde_json::to_string(&blocks).unwrap();
+        assert_eq!(stored, "[[0,2],[4,1]]");
+        assert_eq!(serde_json::from_str::<Blocks>(&stored).unwrap(), blocks);
+        assert_eq!(blocks.within(&(BLOCK..4 * BLOCK)), marked(".#"));
+        assert_eq!(blocks.within(&(BLOCK..4 * BLOCK + 1)), marked(".#..#"));
+    }
+
+    #[test]
+    fn of_too_many_ranges_the_nearest_are_joined() {
+        let blocks = marked("#.#...#.#..#");
+        assert_eq!(blocks.clone().in_at_most(5), blocks);
+        assert_eq!(blocks.clone().in_at_most(4), marked("###...#.#..#"));
+        assert_eq!(blocks.clone().in_at_most(3), marked("###...###..#"));
+        assert_eq!(blocks.clone().in_at_most(2), marked("###...######"));
+        assert_eq!(blocks.clone().in_at_most(1), marked("############"));
+        assert_eq!(blocks.in_at_most(0), marked("############"));
+        assert_eq!(Blocks::default().in_at_most(1), Blocks::default());
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use stillpoint_common::Layer;
+use stillpoint_common::{Layer, LayerFile};
 
-use super::{blocks::Blocks, path::Path};
+use super::{PART, blocks::Blocks, path::Path};
 use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::wrongs};
 
 /// The blocks of a part of the disk in which the two ends of a way may differ; those that hold data, if it begins below
@@ -16,22 +16,39 @@ pub(super) async fn differing(
     part: &Range<u64>,
 ) -> Result<Blocks, StepError> {
     let mut found = Blocks::default();
+    // What lies below is read through both ends: if it has changed, what they read as is not what it was.
+    let below = path.common.iter().flat_map(|common| forest.below(common)).chain(&path.common);
+    let all: Vec<&Layer> = below.chain(path.layers()).collect();
+    are_right(ports, forest, &all).await?;
     if part.is_empty() {
         return Ok(found);
     }
     for layer in path.layers() {
-        let extents = extents(ports, forest, layer, part).await?;
+        let extents = ports.images.extents(&layer.file, part).await?;
         found = match path.common {
             Some(_) => found.and(held(extents)),
             None => over(found, extents),
         };
     }
+    are_right(ports, forest, &all).await?;
     Ok(found)
 }
 
 /// What a layer's own data makes different from the layer below.
-pub(crate) fn held(extents: Vec<Extent>) -> Blocks {
+fn held(extents: Vec<Extent>) -> Blocks {
     Blocks::touched(extents.into_iter().map(|extent| extent.bytes))
+}
+
+/// All that a layer itself holds.
+pub(crate) async fn held_by(ports: &Ports, layer: &LayerFile) -> Result<Blocks, StepError> {
+    let size = ports.images.stat(&layer.path, layer.format).await?.virtual_size;
+    let (mut found, mut at) = (Blocks::default(), 0);
+    while at < size {
+        let part = at..at.saturating_add(PART).min(size);
+        at = part.end;
+        found = found.and(held(ports.images.extents(layer, &part).await?));
+    }
+    Ok(found)
 }
 
 /// What holds data when a layer is laid over what holds data below it.
@@ -41,12 +58,11 @@ fn over(below: Blocks, extents: Vec<Extent>) -> Blocks {
     below.without(&Blocks::inside(bytes(zeros))).and(Blocks::touched(bytes(data)))
 }
 
-/// What a layer itself holds of a part of its disk.
-async fn extents(ports: &Ports, forest: &Forest, layer: &Layer, part: &Range<u64>) -> Result<Vec<Extent>, StepError> {
-    is_right(ports, forest, layer).await?;
-    let extents = ports.images.extents(&layer.file, part).await?;
-    is_right(ports, forest, layer).await?;
-    Ok(extents)
+async fn are_right(ports: &Ports, forest: &Forest, layers: &[&Layer]) -> Result<(), StepError> {
+    for layer in layers {
+        is_right(ports, forest, layer).await?;
+    }
+    Ok(())
 }
 
 async fn is_right(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {

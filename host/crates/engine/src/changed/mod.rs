@@ -17,12 +17,13 @@ mod way;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
-use stillpoint_common::{CheckpointId, DiskName, Failure, Reason, VmId};
+use stillpoint_common::{CheckpointId, DiskName, Failure, Reason, ReferencePointId, VmId};
 
 use self::{
-    blocks::{BLOCK, Blocks},
+    blocks::BLOCK,
     way::{Sizes, Way},
 };
+pub(crate) use self::{blocks::Blocks, look::held_by};
 use crate::context::World;
 
 /// Bytes of the disk that are looked at in one go: what bounds the memory an answer takes.
@@ -40,12 +41,23 @@ pub struct ChangedRequest {
     pub vm: VmId,
     /// Which disk.
     pub disk: DiskName,
-    /// Where it begins; `None`: with an empty disk, so that everything which holds data is answered.
-    pub from: Option<CheckpointId>,
+    /// Where it begins.
+    pub from: ChangedFrom,
     /// Where it leads.
     pub to: CheckpointId,
     /// The bytes of the disk that are asked for. The end may lie past its end.
     pub bytes: Range<u64>,
+}
+
+/// What there is a copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangedFrom {
+    /// Nothing: everything that holds data is answered.
+    Nothing,
+    /// What the disk was in a checkpoint.
+    Checkpoint(CheckpointId),
+    /// What the disk was at a reference point.
+    Point(ReferencePointId),
 }
 
 /// Some of the ranges in which a disk differs.
@@ -100,8 +112,8 @@ impl ChangedReader {
     /// The next part of the answer, possibly one without ranges; `None` when all is answered. There is one at least.
     ///
     /// # Errors
-    /// `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING` if one of the two was deleted meanwhile; `DISK_FILE_MISSING`,
-    /// `DISK_CHANGED` if a layer between them is not what it should be.
+    /// `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `REFERENCE_POINT_NOT_FOUND` if one of the two was deleted meanwhile;
+    /// `DISK_FILE_MISSING`, `DISK_CHANGED` if a layer between them is not what it should be.
     pub async fn next(&mut self) -> Result<Option<ChangedPart>, Failure> {
         let end = self.asked.bytes.end.min(self.sizes.to);
         if self.begun && self.at >= end && self.found.is_empty() {

@@ -12,7 +12,7 @@ mod rebuild;
 mod truth;
 mod view;
 
-pub use self::{guests::GuestValues, images::ImageProgress};
+pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress};
 
 use std::{
     collections::HashMap,

@@ -88,7 +88,7 @@ impl QemuImages {
     /// The extents of one layer, without what it lies on. Also while a VM has it open; then what QEMU has not written down
     /// yet is not among them.
     async fn map<const N: usize>(&self, layer: &LayerFile, part: [&str; N]) -> Result<Vec<Mapped>, ImageError> {
-        let chain = chain(std::slice::from_ref(layer))?;
+        let chain = unlocked(layer)?;
         let words = ["map", "-U", "--output=json"].into_iter().chain(part).chain([chain.as_str()]);
         let map = self.tool(&layer.path).quick(self.config.deadlines.image, arguments(words)).await?;
         understood("map", &map)
@@ -320,6 +320,14 @@ fn arguments<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
 
 fn chain(layers: &[LayerFile]) -> Result<String, ImageError> {
     nodes::chain(layers).map(|chain| format!("json:{chain}")).map_err(|message| failed("qemu-img", message))
+}
+
+/// One layer alone, for a look at its tables. QEMU locks a layer that it is merging against whoever reads its content, since
+/// that may go through layers which change; what the layer itself holds does not.
+fn unlocked(layer: &LayerFile) -> Result<String, ImageError> {
+    let mut node = nodes::chain(std::slice::from_ref(layer)).map_err(|message| failed("qemu-img", message))?;
+    node["file"]["locking"] = "off".into();
+    Ok(format!("json:{node}"))
 }
 
 fn said(path: &Path) -> Result<&str, ImageError> {
