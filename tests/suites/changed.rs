@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    slice::from_ref,
     time::Duration,
 };
 
@@ -90,8 +91,8 @@ async fn what_was_written_between_two_checkpoints_is_told_and_nothing_else() {
     assert_eq!(blocks(&host, between(&host, Some(second), second)).await.unwrap(), [].into());
     assert_eq!(blocks(&host, between(&host, None, second)).await.unwrap(), [1, 2, 4].into(), "all that holds data");
     let part = |bytes| ChangedRequest { bytes, ..between(&host, Some(first), second) };
-    assert_eq!(ranges(&host, part(0..4 * BLOCK)).await.unwrap(), [2 * BLOCK..3 * BLOCK]);
-    assert_eq!(ranges(&host, part(3 * BLOCK..u64::MAX)).await.unwrap(), [4 * BLOCK..5 * BLOCK]);
+    assert_eq!(ranges(&host, part(0..4 * BLOCK)).await.unwrap(), from_ref(&(2 * BLOCK..3 * BLOCK)));
+    assert_eq!(ranges(&host, part(3 * BLOCK..u64::MAX)).await.unwrap(), from_ref(&(4 * BLOCK..5 * BLOCK)));
     assert_eq!(ranges(&host, part(1 << 40..u64::MAX)).await.unwrap(), [], "past the end");
     host.world.assert_sound();
 }
@@ -132,7 +133,7 @@ async fn a_disk_that_grew_has_changed_from_its_old_end_on() {
     let (path, size) = (host.checkpoint(second.id).await.files[&disk("data")].clone(), 1 << 30);
     assert!(host.world.resize_file(&path, size + 3 * BLOCK + 5));
     let asked = between(&host, Some(first.id), second.id);
-    assert_eq!(ranges(&host, asked).await.unwrap(), [size..size + 3 * BLOCK + 5], "clipped at its end");
+    assert_eq!(ranges(&host, asked).await.unwrap(), from_ref(&(size..size + 3 * BLOCK + 5)), "clipped at its end");
     let reader = host.engine.changed(between(&host, Some(second.id), first.id)).await.unwrap();
     assert_eq!((reader.from_size(), reader.to_size()), (size + 3 * BLOCK + 5, size));
 }

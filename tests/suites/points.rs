@@ -134,7 +134,7 @@ async fn a_point_is_made_once_and_is_listed_with_what_it_was() {
     let once = Some("once".to_owned());
     let first = host.engine.create_reference_point(&host.vm(), made, once.clone()).await.unwrap();
     assert_eq!(host.engine.create_reference_point(&host.vm(), made, once.clone()).await.unwrap(), first);
-    assert_eq!(views(&host).await, [first.clone()]);
+    assert_eq!(views(&host).await, std::slice::from_ref(&first));
     assert_eq!((first.point.checkpoint, first.point.disks[&disk("data")]), (made, 1 << 30));
     let other = make(&host).await;
     let reused = host.engine.create_reference_point(&host.vm(), other, once).await.unwrap_err();
@@ -224,7 +224,7 @@ async fn die_at_every_write(
         if host.checkpoints().await.iter().any(|view| view.checkpoint.id == goes) {
             delete(&host, goes).await;
         }
-        let told = since(&host, point, to).await.unwrap();
+        let told = since(&host, point, to).await.expect("it is told");
         let missed: Vec<_> = least.iter().filter(|block| !told.contains(block)).collect();
         assert!(missed.is_empty(), "{missed:?} are not told after the service died at write {write}: {told:?}");
         host.world.assert_sound();

@@ -114,7 +114,7 @@ impl State {
         let piece = |(block, value): (&u64, &u64)| {
             let start = (block * BLOCK_BYTES).max(part.start);
             let end = ((block + 1) * BLOCK_BYTES).min(part.end).min(size);
-            (start < end).then(|| Extent { bytes: start..end, zero: *value == 0 })
+            (start < end).then_some(Extent { bytes: start..end, zero: *value == 0 })
         };
         let found = image.blocks.iter().filter_map(piece).collect();
         let inode = self.files.inode(&layer.path).unwrap_or_default();
