@@ -21,6 +21,7 @@ mod operation;
 mod policy;
 mod quiesce;
 mod reason;
+mod reference;
 mod service;
 mod settings;
 mod tpm;
@@ -41,7 +42,7 @@ pub use failing::{OnFailure, VmFailure, VmFailures};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use firmware::{Firmware, UEFI_VARIABLES};
-pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, SessionId};
+pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, ReferencePointId, SessionId};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile, MergeDirection};
 pub use medium::{Drive, Medium, MediumFile};
 pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};
@@ -52,6 +53,7 @@ pub use quiesce::{
     RestoredWriter, Thawed, WriterOutcome, WriterRequest, WriterResult,
 };
 pub use reason::{Category, Failure, Reason};
+pub use reference::ReferencePoint;
 pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
 pub use tpm::{Tpm, TpmState};

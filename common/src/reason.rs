@@ -121,6 +121,10 @@ reasons! {
     ExportDamaged, "EXPORT_DAMAGED", DataLoss, "A file of the export is not what was exported: copy the export again from where it came from. `stillpoint export verify FOLDER` lists all such files.";
     ImportIncompatible, "IMPORT_INCOMPATIBLE", FailedPrecondition, "Change the fields of the request that the message names; `stillpoint vm import --dry-run` lists all that stands against it.";
     EventsForgotten, "EVENTS_FORGOTTEN", FailedPrecondition, "Begin again without --since: `stillpoint events` shows what is remembered.";
+    ReferencePointNotFound, "REFERENCE_POINT_NOT_FOUND", NotFound, "List the reference points with `stillpoint backup points VM`. Without the one of the last backup, read the whole disk.";
+    ReferencePointLimit, "REFERENCE_POINT_LIMIT", ResourceExhausted, "Give those up that no backup needs any more: `stillpoint backup forget-point VM POINT`.";
+    VmHasReferencePoints, "VM_HAS_REFERENCE_POINTS", FailedPrecondition, "Give its reference points up first: `stillpoint backup points VM`, `stillpoint backup forget-point VM POINT`.";
+    ChangesUnknown, "CHANGES_UNKNOWN", FailedPrecondition, "Read the whole disk: ask for what holds data, without --from.";
     RequestIdReused, "REQUEST_ID_REUSED", AlreadyExists, "This request_id was used for a different request: choose a new one.";
     OperationCancelled, "OPERATION_CANCELLED", Cancelled, "The operation was cancelled and undone.";
     Interrupted, "INTERRUPTED", Aborted, "The service stopped in the middle; the operation was undone at its next start. Try again.";

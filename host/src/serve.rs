@@ -7,8 +7,8 @@ use stillpoint_proto::{
     DESCRIPTORS,
     longrunning::operations_server::OperationsServer,
     v1::{
-        checkpoints_server::CheckpointsServer, events_server::EventsServer, guests_server::GuestsServer,
-        host_service_server::HostServiceServer, images_server::ImagesServer,
+        backups_server::BackupsServer, checkpoints_server::CheckpointsServer, events_server::EventsServer,
+        guests_server::GuestsServer, host_service_server::HostServiceServer, images_server::ImagesServer,
         operations_extra_server::OperationsExtraServer, transfers_server::TransfersServer,
         virtual_machines_server::VirtualMachinesServer,
     },
@@ -23,7 +23,7 @@ use tonic::{service::Routes, transport::Server};
 use crate::{
     options::Options,
     reserve,
-    services::{Checkpoints, Events, Guests, HostInfo, Images, Operations, Transfers, VirtualMachines},
+    services::{Backups, Checkpoints, Events, Guests, HostInfo, Images, Operations, Transfers, VirtualMachines},
     wiring::{Wired, wire},
 };
 
@@ -80,6 +80,7 @@ async fn routes(wired: &Wired, info: HostInfo) -> anyhow::Result<Routes> {
         .add_service(GuestsServer::new(Guests::new(engine.clone())))
         .add_service(ImagesServer::new(Images::new(engine.clone())))
         .add_service(TransfersServer::new(Transfers::new(engine.clone())))
+        .add_service(BackupsServer::new(Backups::new(engine.clone())))
         .add_service(EventsServer::new(Events::new(engine.clone())))
         .add_service(HostServiceServer::new(info))
         .add_service(OperationsServer::new(Operations::new(engine.clone())))

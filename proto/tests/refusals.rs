@@ -37,6 +37,34 @@ fn refused_at<T: std::fmt::Debug>(answer: Result<T, Failure>) -> String {
 }
 
 #[test]
+fn what_has_changed_is_asked_of_one_vm_and_a_wrong_name_is_named() {
+    use stillpoint_proto::convert::request::CopyOf;
+    let id = "01a20587-7064-759c-80ee-b06a565944f5";
+    let good = pb::ListChangedRangesRequest {
+        to: format!("vms/web/checkpoints/{id}"),
+        disk: "data".into(),
+        length_bytes: 65_536,
+        offset_bytes: 131_072,
+        ..pb::ListChangedRangesRequest::default()
+    };
+    let asked = request::list_changed_ranges(&good).unwrap();
+    assert_eq!((asked.from, asked.bytes), (CopyOf::Nothing, 131_072..196_608));
+    let from = |from: String| request::list_changed_ranges(&pb::ListChangedRangesRequest { from, ..good.clone() });
+    let known = from(format!("vms/web/referencePoints/{id}")).unwrap().from;
+    assert_eq!(known, CopyOf::Point(id.parse().unwrap()));
+    assert_eq!(from(format!("vms/web/checkpoints/{id}")).unwrap().from, CopyOf::Checkpoint(id.parse().unwrap()));
+    for wrong in [format!("vms/db/checkpoints/{id}"), format!("vms/db/referencePoints/{id}"), "vms/web".into()] {
+        assert_eq!(refused_at(from(wrong)), "from");
+    }
+    let to_point = pb::ListChangedRangesRequest { to: format!("vms/web/referencePoints/{id}"), ..good.clone() };
+    assert_eq!(refused_at(request::list_changed_ranges(&to_point)), "to");
+    assert_eq!(
+        refused_at(request::list_changed_ranges(&pb::ListChangedRangesRequest { disk: "é".into(), ..good })),
+        "disk"
+    );
+}
+
+#[test]
 fn a_request_that_leaves_everything_open_gets_the_documented_defaults() {
     let request = request::create_vm(&good()).unwrap();
     assert_eq!(request.checkpoint_policy, CheckpointPolicy::Production);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use stillpoint_common::{CheckpointPolicy, DiskFormat};
+use stillpoint_common::{Checkpoint, CheckpointPolicy, DiskFormat};
 use stillpoint_engine::{
     Engine, ImportMode, ImportRequest, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _, ports::Txn,
     readable,
@@ -81,6 +81,14 @@ fn import() -> ImportRequest {
     }
 }
 
+/// One of each kind, and a reference point of the second.
+async fn two_checkpoints(host: &SimHost) -> (Checkpoint, Checkpoint) {
+    let standard = host.create(CheckpointPolicy::Standard).await.expect("it works");
+    let production = host.create(CheckpointPolicy::ProductionOnly).await.expect("it works");
+    host.engine.create_reference_point(&host.vm(), production.id, None).await.expect("it works");
+    (standard, production)
+}
+
 /// Every record that is ever there while all that can be done is done, with the service dying at odd moments.
 async fn records_of_today() -> Golden {
     let mut host = SimHost::running().await;
@@ -94,8 +102,7 @@ async fn records_of_today() -> Golden {
     let pause = host.engine.submit(&host.vm(), Request::Pause, Some("once".to_owned())).await.expect("it works");
     host.end_of(&pause).await.expect("it works");
     host.run(Request::Resume).await.expect("it works");
-    let standard = host.create(CheckpointPolicy::Standard).await.expect("it works");
-    let production = host.create(CheckpointPolicy::ProductionOnly).await.expect("it works");
+    let (standard, production) = two_checkpoints(&host).await;
     keep(&host.world);
     let export = |name: &str| Request::Export {
         checkpoint: standard.id,

@@ -4,10 +4,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use stillpoint_common::{
-    CheckpointPolicy, DiskFormat, Failure, Operation, OperationState, PowerState, Reason, VmDefinition, VmId,
+    CheckpointPolicy, CriticalSettings, DiskFormat, Failure, Medium, MediumFile, Operation, OperationState, PowerState,
+    Reason, VmDefinition, VmId, VmSettings,
 };
-use stillpoint_engine::{Engine, ImportMode, ImportRequest, Request, StopMode, VmView};
-use stillpoint_sim::{Call, Fault, FaultPlan};
+use stillpoint_engine::{Engine, ImportMode, ImportRequest, NewVm, Request, StopMode, VmView};
+use stillpoint_sim::{Call, Fault, FaultPlan, definition};
 use stillpoint_tests::sim_host::{SimHost, config, disk};
 
 const EXPORT: &str = "/exports/one";
@@ -157,6 +158,75 @@ async fn a_spec_can_be_given_and_says_what_the_machine_is() {
     nothing_is_left(&host, "another machine than the memory is of").await;
     let view = import(&host, ImportRequest { without_memory: true, ..with }).await.unwrap();
     assert_eq!(view.vm.definition.memory_mib, larger.memory_mib);
+}
+
+async fn nothing_is_made(host: &SimHost) {
+    let absent = host.engine.vm(&copy()).await.map(|_| ()).map_err(|failure| failure.reason);
+    assert_eq!(absent, Err(Reason::VmNotFound));
+    assert!(!host.world.has_folder(TARGET), "its folder is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_a_medium_is_no_medium_of_an_imported_machine_either() {
+    let host = exported(CheckpointPolicy::Production).await;
+    let known = host.engine.inspect_export(&copy(), &asked(ImportMode::Copy)).await.unwrap().definition;
+    let with = |path: &str, format| {
+        let file = Some(MediumFile { path: path.into(), format });
+        let medium = Medium { file, ..Medium::cdrom("cd", path) };
+        ImportRequest {
+            definition: Some(VmDefinition { media: vec![medium], ..known.clone() }),
+            ..asked(ImportMode::Copy)
+        }
+    };
+    host.world.add_image("/iso/tools.qcow2", 1 << 20);
+    host.world.add_image("/iso/top.qcow2", 1 << 20);
+    assert!(host.world.name_backing("/iso/top.qcow2", "/iso/tools.qcow2"));
+    for (path, format, says) in [
+        ("/vm/data.qcow2", DiskFormat::Qcow2, "is a disk of VM web"),
+        ("/iso/tools.qcow2", DiskFormat::Raw, "begins as a qcow2 image"),
+        ("/iso/top.qcow2", DiskFormat::Qcow2, "lies on /iso/tools.qcow2"),
+    ] {
+        let inspection = host.engine.inspect_export(&copy(), &with(path, format)).await.unwrap();
+        let codes: Vec<_> = inspection.incompatibilities.iter().map(|found| found.code.code()).collect();
+        assert_eq!(codes, ["MEDIUM_UNUSABLE"], "{path}");
+        let refused = import(&host, with(path, format)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::ImportIncompatible, "{refused}");
+        assert_eq!(refused.field.as_deref(), Some("spec.media[0].path"), "{refused}");
+        assert!(refused.message.contains(says), "{refused}");
+        nothing_is_made(&host).await;
+    }
+    for (path, format) in [("/iso/tools.qcow2", DiskFormat::Qcow2), ("/iso/later.iso", DiskFormat::Raw)] {
+        let inspection = host.engine.inspect_export(&copy(), &with(path, format)).await.unwrap();
+        assert_eq!(inspection.incompatibilities, [], "{path}");
+    }
+    import(&host, with("/iso/tools.qcow2", DiskFormat::Qcow2)).await.unwrap();
+    original_is_untouched(&host).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_medium_that_becomes_a_disk_while_its_machine_is_imported_is_not_taken() {
+    let host = exported(CheckpointPolicy::Production).await;
+    let known = host.engine.inspect_export(&copy(), &asked(ImportMode::Copy)).await.unwrap().definition;
+    host.world.add_image("/iso/tools.qcow2", 1 << 20);
+    let file = Some(MediumFile { path: "/iso/tools.qcow2".into(), format: DiskFormat::Qcow2 });
+    let media = vec![Medium { file, ..Medium::cdrom("cd", "") }];
+    let with = ImportRequest { definition: Some(VmDefinition { media, ..known }), ..asked(ImportMode::Copy) };
+    host.world.set_latency(Call::Flatten, Duration::from_secs(60));
+    let begun = host.engine.import_vm(&copy(), with, None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let other = NewVm {
+        id: "third".parse().unwrap(),
+        definition: definition(&[("system", "/iso/tools.qcow2")]),
+        checkpoint_policy: CheckpointPolicy::Production,
+        checkpoint_location: None,
+        critical: CriticalSettings::default(),
+        settings: VmSettings::default(),
+    };
+    host.engine.create_vm(other, None).await.unwrap();
+    let failed = host.end_of(&begun).await.unwrap_err();
+    assert_eq!(failed.reason, Reason::DiskInUse, "{failed}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    nothing_is_made(&host).await;
 }
 
 #[tokio::test(start_paused = true)]

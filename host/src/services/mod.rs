@@ -1,5 +1,6 @@
 //! The gRPC services: each call is read, handed to the engine, and answered. Nothing is decided here.
 
+mod backups;
 mod checkpoints;
 mod events;
 mod guests;
@@ -18,8 +19,8 @@ use stillpoint_proto::convert::failure;
 use tonic::Status;
 
 pub(crate) use self::{
-    checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, images::Images, operations::Operations,
-    transfers::Transfers, vms::VirtualMachines,
+    backups::Backups, checkpoints::Checkpoints, events::Events, guests::Guests, host::HostInfo, images::Images,
+    operations::Operations, transfers::Transfers, vms::VirtualMachines,
 };
 
 /// A refusal as the status of a call. For `map_err`.

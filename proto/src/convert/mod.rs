@@ -3,7 +3,7 @@
 //! - [`names`]: resource names, `vms/{vm}/checkpoints/{checkpoint}`.
 //! - [`spec`], [`medium`], [`settings`], [`policy`], [`time`]: the parts that messages share, both ways.
 //! - [`request`]: what clients ask, checked; a wrong field is refused with its path.
-//! - [`vm`], [`checkpoint`], [`guest`], [`advice`], [`operation`]: what clients are answered.
+//! - [`vm`], [`checkpoint`], [`backup`], [`guest`], [`advice`], [`operation`]: what clients are answered.
 //! - [`critical`]: VMs that stand still by themselves.
 //! - `event`: what happened
 //! - [`failure`]: refusals, both ways; [`finding`]: what a check found.
@@ -14,6 +14,7 @@
 //! Nothing here decides: a message says the same as the value it was made of.
 
 pub mod advice;
+pub mod backup;
 pub mod checkpoint;
 pub mod contact;
 pub mod critical;

@@ -1,8 +1,9 @@
-//! Resource names: `vms/{vm}`, `vms/{vm}/checkpoints/{checkpoint}`, `vms/{vm}/guest`, `operations/{operation}`.
+//! Resource names: `vms/{vm}`, `vms/{vm}/checkpoints/{checkpoint}`, `vms/{vm}/guest`,
+//! `vms/{vm}/referencePoints/{reference_point}`, `operations/{operation}`.
 
 use std::{fmt::Display, str::FromStr};
 
-use stillpoint_common::{CheckpointId, Failure, OperationId, VmId};
+use stillpoint_common::{CheckpointId, Failure, OperationId, ReferencePointId, VmId};
 
 /// `vms/{vm}`
 #[must_use]
@@ -14,6 +15,12 @@ pub fn vm(vm: &VmId) -> String {
 #[must_use]
 pub fn checkpoint(vm: &VmId, checkpoint: CheckpointId) -> String {
     format!("vms/{vm}/checkpoints/{checkpoint}")
+}
+
+/// `vms/{vm}/referencePoints/{reference_point}`
+#[must_use]
+pub fn reference_point(vm: &VmId, point: ReferencePointId) -> String {
+    format!("vms/{vm}/referencePoints/{point}")
 }
 
 /// `vms/{vm}/guest`
@@ -47,6 +54,17 @@ pub fn parse_checkpoint(text: &str, field: &str) -> Result<(VmId, CheckpointId),
     match parts(text)[..] {
         ["vms", vm, "checkpoints", checkpoint] => Ok((part(vm, text, field)?, part(checkpoint, text, field)?)),
         _ => Err(shape(text, field, "vms/{vm}/checkpoints/{checkpoint}")),
+    }
+}
+
+/// Reads `vms/{vm}/referencePoints/{reference_point}`.
+///
+/// # Errors
+/// The text is something else; the failure names `field`.
+pub fn parse_reference_point(text: &str, field: &str) -> Result<(VmId, ReferencePointId), Failure> {
+    match parts(text)[..] {
+        ["vms", vm, "referencePoints", point] => Ok((part(vm, text, field)?, part(point, text, field)?)),
+        _ => Err(shape(text, field, "vms/{vm}/referencePoints/{reference_point}")),
     }
 }
 

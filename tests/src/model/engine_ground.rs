@@ -257,6 +257,14 @@ impl Bytes for RealImages {
     }
 }
 
+impl<B> EngineGround<B> {
+    /// The engine, and what stands for all that is not a file.
+    #[must_use]
+    pub const fn host(&self) -> &SimHost {
+        &self.host
+    }
+}
+
 impl<B: Bytes> EngineGround<B> {
     fn vm(&self) -> VmId {
         self.host.vm()

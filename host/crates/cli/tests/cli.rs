@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use fake::{CLEAN, Fake, HANGING, TWIN_A, TWIN_B, UPGRADE};
+use fake::{CLEAN, Fake, HANGING, POINT, TWIN_A, TWIN_B, UPGRADE};
 use serde_json::Value;
 
 fn command(fake: &Fake, arguments: &[&str]) -> Command {
@@ -604,6 +604,46 @@ At most 3 MiB are moved, and 1 MiB more are taken on disk meanwhile.
     let (code, error) = refused(&fake, &["image", "merge", "--into", "/vm/web.qcow2", "/i/top.qcow2", "--yes"]);
     assert_eq!(code, 1);
     assert!(error.contains("VM web") && error.contains("checkpoint delete"), "{error}");
+}
+
+#[test]
+fn what_has_changed_between_two_checkpoints_is_listed_with_its_sum() {
+    let fake = Fake::start();
+    let changed = ["backup", "changed", "web", "--disk", "data", "--to", "before the upgrade"];
+    assert_eq!(says(&fake, &changed), "OFFSET  LENGTH\n524288  524288\n512 KiB of 16 MiB\n");
+    let since = json(&fake, &[&changed[..], &["--from", "clean install"]].concat());
+    let expected = serde_json::json!({
+        "from_bytes": 8 << 20, "to_bytes": 16 << 20, "changed_bytes": (8 << 20) + 524_288,
+        "ranges": [{"offset": 524_288, "length": 524_288}, {"offset": 8 << 20, "length": 8 << 20}],
+    });
+    assert_eq!(since, expected);
+    let other =
+        ["backup", "changed", "web", "--disk", "other", "--to", "before the upgrade", "--from", "clean install"];
+    let (code, error) = refused(&fake, &other);
+    assert_eq!(code, 1);
+    assert!(error.contains("CHANGES_UNKNOWN") && error.contains("without --from"), "{error}");
+    let (code, error) = refused(&fake, &["backup", "changed", "web", "--disk", "data", "--to", "never made"]);
+    assert!(code == 1 && error.contains("CHECKPOINT_NOT_FOUND"), "{error}");
+}
+
+#[test]
+fn reference_points_are_made_listed_asked_about_and_given_up() {
+    let fake = Fake::start();
+    assert_eq!(says(&fake, &["backup", "keep-point", "web", "clean install"]), format!("{POINT}\n"));
+    let listed = says(&fake, &["backup", "points", "web"]);
+    for word in [POINT, "clean install", "FILE_SYSTEM", "FULL", "data, scratch (what has changed is not known"] {
+        assert!(listed.contains(word), "{word}: {listed}");
+    }
+    assert_eq!(says(&fake, &["backup", "points", "db"]), "There are no reference points.\n");
+    let points = json(&fake, &["backup", "points", "web"]);
+    assert_eq!((&points[0]["id"], &points[0]["disks"][1]["lost"]), (&POINT.into(), &"a layer was exchanged".into()));
+    let changed = ["backup", "changed", "web", "--disk", "data", "--to", "before the upgrade"];
+    let since = json(&fake, &[&changed[..], &["--from-point", &POINT[..30]]].concat());
+    assert_eq!(since["from_bytes"], 8 << 20);
+    let (code, error) = refused(&fake, &[&changed[..], &["--from-point", "0000"]].concat());
+    assert!(code == 1 && error.contains("REFERENCE_POINT_NOT_FOUND"), "{error}");
+    says(&fake, &["backup", "forget-point", "web", POINT]);
+    assert_eq!(fake.asked(), [format!("point of {CLEAN}"), format!("forget web {POINT}")]);
 }
 
 #[test]

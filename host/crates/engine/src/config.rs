@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub host_boot: String,
     /// The most checkpoints a VM may have (50).
     pub max_checkpoints: usize,
+    /// The most reference points a VM may have (16).
+    pub max_reference_points: usize,
     /// How many operations that have ended are remembered over a restart (1,000).
     pub remembered_operations: usize,
     /// How many events are remembered (10,000), and up to a hundred more.
@@ -103,6 +105,7 @@ impl EngineConfig {
             recoveries_an_hour: 3,
             host_boot: String::new(),
             max_checkpoints: 50,
+            max_reference_points: 16,
             remembered_operations: 1_000,
             remembered_events: 10_000,
             space: SpaceConfig::default(),

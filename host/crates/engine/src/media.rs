@@ -24,6 +24,20 @@ pub(crate) async fn take_media(world: &World, known: &[Medium], definition: &VmD
     Ok(())
 }
 
+/// The media whose files are there and cannot be media, by their place in the definition, and why. One whose file is not
+/// there may be put in later.
+pub(crate) async fn unfit_media(world: &World, definition: &VmDefinition) -> Vec<(usize, Failure)> {
+    let mut unfit = Vec::new();
+    for (index, medium) in definition.media.iter().enumerate() {
+        let Some(file) = &medium.file else { continue };
+        match take_medium(world, file).await {
+            Err(failure) if failure.reason != Reason::MediumMissing => unfit.push((index, failure)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    unfit
+}
+
 async fn take_medium(world: &World, file: &MediumFile) -> Result<(), Failure> {
     let path = file.path.display();
     let facts = match world.ports.images.stat(&file.path, file.format).await {

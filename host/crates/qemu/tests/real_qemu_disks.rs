@@ -8,7 +8,9 @@ use std::{sync::Mutex, time::Duration};
 
 use lab::{DISK_SIZE, LONG, Lab, config, content, disk, io, numbers, quiet, text, write_pattern};
 use stillpoint_common::{DiskFormat, LayerFile, LayerId, Progress};
-use stillpoint_engine::ports::{Hypervisor, HypervisorError, Images, LiveMerge, Overlay, ProgressSink, RunState};
+use stillpoint_engine::ports::{
+    Extent, Hypervisor, HypervisorError, Images, LiveMerge, Overlay, ProgressSink, RunState,
+};
 use stillpoint_qemu::QemuHypervisor;
 
 fn merge_of(lab: &Lab, position: usize) -> LiveMerge {
@@ -242,4 +244,26 @@ async fn real_qemu_a_second_instance_runs_from_the_layers_below_the_first() {
     assert!(numbers(&spec.chains[0].layers).missing.is_empty());
     let path = text(&spec.chains[0].layers[1].path);
     assert!(io(&["-r", "-f", "qcow2", "-c", "read 0 512", path]).contains("read 512"));
+}
+
+#[tokio::test]
+async fn real_qemu_what_a_layer_holds_is_known_as_soon_as_it_is_no_head_any_more() {
+    let mut lab = Lab::new().await;
+    lab.run().await;
+    let debug = lab.debug().await;
+    lab.cut().await;
+    // The head of `data` is an overlay now, and holds nothing: what is written next is what it will hold.
+    write_pattern(&debug, "data", 7, "3M", "100k").await;
+    write_pattern(&debug, "data", 8, "9M", "64k").await;
+    let frozen = lab.chains[1].layers.last().unwrap().clone();
+    lab.cut().await;
+    write_pattern(&debug, "data", 9, "12M", "64k").await;
+    let held = lab.images.extents(&frozen, &(0..DISK_SIZE)).await.unwrap();
+    let mib = 1 << 20;
+    for wanted in [3 * mib..3 * mib + (100 << 10), 9 * mib..9 * mib + (64 << 10)] {
+        let inside = |extent: &&Extent| extent.bytes.start <= wanted.start && wanted.end <= extent.bytes.end;
+        assert!(held.iter().any(|extent| inside(&extent) && !extent.zero), "{wanted:?} is not in {held:?}");
+    }
+    assert!(held.iter().all(|extent| extent.bytes.end <= 12 * mib), "it holds nothing of later: {held:?}");
+    lab.retire().await;
 }

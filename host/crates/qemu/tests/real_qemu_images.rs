@@ -279,3 +279,89 @@ async fn a_file_is_removed_only_if_it_is_the_one_that_is_meant() {
     shelf.images.remove(&image.path, identity).await.unwrap();
     assert!(!image.path.exists());
 }
+
+/// Numbers that follow from a seed, the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Writes, zeroes and discards at random, aligned and not, in one go.
+fn scribble(layer: &LayerFile, numbers: &mut Numbers) {
+    let mut words = vec!["-f".to_owned(), layer.format.driver().to_owned(), "-d".to_owned(), "unmap".to_owned()];
+    for _ in 0..4 + numbers.below(4) {
+        let unit = [512, 4096, 64 << 10][usize::try_from(numbers.below(3)).unwrap()];
+        let length = unit * (1 + numbers.below(6));
+        let at = numbers.below(DISK_SIZE / unit - 6) * unit;
+        let pattern = 1 + numbers.below(250);
+        words.push("-c".to_owned());
+        words.push(match numbers.below(5) {
+            0 => format!("write -z {at} {length}"),
+            1 => format!("discard {at} {length}"),
+            _ => format!("write -P {pattern} {at} {length}"),
+        });
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    io(&[&words[..], &[text(&layer.path)]].concat());
+}
+
+/// Blocks of 512 bytes that one of these layers holds, of data only or of zeros too.
+async fn held(shelf: &Shelf, layers: &[LayerFile], zeros: bool) -> Vec<bool> {
+    let mut held = vec![false; usize::try_from(DISK_SIZE / 512).unwrap()];
+    for layer in layers {
+        // Of parts: what is told of each is put together.
+        let third = DISK_SIZE / 3 / 65_536 * 65_536;
+        for part in [0..third, third..2 * third, 2 * third..u64::MAX] {
+            for extent in shelf.images.extents(layer, &part).await.unwrap() {
+                assert!(part.start <= extent.bytes.start && extent.bytes.end <= DISK_SIZE.min(part.end), "{extent:?}");
+                if zeros || !extent.zero {
+                    let at = |byte: u64| usize::try_from(byte / 512).unwrap();
+                    held[at(extent.bytes.start)..at(extent.bytes.end)].fill(true);
+                }
+            }
+        }
+    }
+    held
+}
+
+/// Blocks of 512 bytes that are not the same, or not zero.
+fn differing(one: &[u8], other: Option<&[u8]>) -> Vec<bool> {
+    let zero = [0; 512];
+    let block = |at: usize| other.map_or(&zero[..], |other| &other[at * 512..(at + 1) * 512]);
+    one.chunks(512).enumerate().map(|(at, chunk)| chunk != block(at)).collect()
+}
+
+#[tokio::test]
+async fn real_qemu_img_whatever_was_written_zeroed_or_discarded_in_a_layer_is_among_what_it_holds() {
+    const CASES: u64 = 24;
+    let mut differed = 0;
+    for case in 1..=CASES {
+        let (shelf, mut numbers) = (Shelf::new(), Numbers(case.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let format = if case % 3 == 0 { DiskFormat::Raw } else { DiskFormat::Qcow2 };
+        let mut layers = vec![shelf.image("base", format)];
+        scribble(&layers[0], &mut numbers);
+        for name in ["one", "two", "three"] {
+            layers.push(shelf.overlay(name, layers.last().unwrap()).await);
+            scribble(layers.last().unwrap(), &mut numbers);
+        }
+        let reads: Vec<Vec<u8>> = (1..=layers.len()).map(|top| content(&layers[..top])).collect();
+        let missed = |differing: Vec<bool>, held: Vec<bool>| {
+            differing.into_iter().zip(held).filter(|(differs, held)| *differs && !held).count()
+        };
+        for (from, to) in [(0, 1), (0, 3), (1, 3), (2, 3)] {
+            let differing = differing(&reads[to], Some(&reads[from]));
+            differed += differing.iter().filter(|differs| **differs).count();
+            let held = held(&shelf, &layers[from + 1..=to], true).await;
+            assert_eq!(missed(differing, held), 0, "case {case}: from {from} to {to}");
+        }
+        let data = held(&shelf, &layers, false).await;
+        assert_eq!(missed(differing(&reads[3], None), data), 0, "case {case}: what holds data");
+    }
+    assert!(differed > 10_000, "only {differed} blocks differed");
+}

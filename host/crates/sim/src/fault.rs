@@ -57,6 +57,7 @@ calls! {
     CreateVariables "images.create_variables" true;
     MergeOffline "images.merge_offline" true;
     MergeGrowth "images.merge_growth" false;
+    Extents "images.extents" false;
     StreamOffline "images.stream_offline" true;
     Repoint "images.repoint" true;
     Flatten "images.flatten" true;

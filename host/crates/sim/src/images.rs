@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use stillpoint_common::{DiskFormat, FileIdentity, InstanceId, LayerFile};
-use stillpoint_engine::ports::{FileUser, Flatten, ImageError, ImageFacts, Seen};
+use stillpoint_engine::ports::{Extent, FileUser, Flatten, ImageError, ImageFacts, Seen};
 
 use crate::{
     files::{BLOCK_BYTES, DEVICE, Image},
@@ -104,6 +105,24 @@ impl State {
         }
         let image = Image { backing: Some(backing.path.clone()), ..Image::empty(DiskFormat::Qcow2, size) };
         Ok(self.files.put(path, image))
+    }
+
+    /// What a layer itself holds. To ask this of a head would miss what its process has not written down yet.
+    pub(crate) fn extents(&mut self, layer: &LayerFile, part: &Range<u64>) -> Outcome<Vec<Extent>> {
+        let image = self.image(&layer.path, layer.format)?;
+        let size = image.virtual_size;
+        let piece = |(block, value): (&u64, &u64)| {
+            let start = (block * BLOCK_BYTES).max(part.start);
+            let end = ((block + 1) * BLOCK_BYTES).min(part.end).min(size);
+            (start < end).then_some(Extent { bytes: start..end, zero: *value == 0 })
+        };
+        let found = image.blocks.iter().filter_map(piece).collect();
+        let inode = self.files.inode(&layer.path).unwrap_or_default();
+        if self.instances.values().any(|instance| instance.writes_to(inode)) {
+            self.violations
+                .push(format!("{} was asked for what it holds while it is written to", layer.path.display()));
+        }
+        Ok(found)
     }
 
     /// Refuses a file that an instance has open.

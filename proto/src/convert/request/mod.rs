@@ -1,6 +1,7 @@
 //! What clients ask, checked: every value that comes out of here is good, and what is not is refused with the path of
 //! its field.
 
+mod backup;
 mod checkpoint;
 mod delete;
 pub mod filter;
@@ -10,6 +11,10 @@ mod operation;
 mod transfer;
 mod vm;
 
+pub use backup::{
+    CopyOf, CreateReferencePoint, ListChangedRanges, create_reference_point, delete_reference_point,
+    list_changed_ranges, list_reference_points,
+};
 pub use checkpoint::{
     ApplyCheckpoint, CreateCheckpoint, ExportCheckpoint, ListCheckpoints, Machine, Now, UpdateCheckpoint,
     apply_checkpoint, create_checkpoint, export_checkpoint, list_checkpoints, revert_vm, update_checkpoint,

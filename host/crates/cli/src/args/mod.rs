@@ -1,5 +1,6 @@
 //! What a user types.
 
+mod backup;
 mod check;
 mod checkpoint;
 mod image;
@@ -10,6 +11,7 @@ mod settings;
 mod transfer;
 mod vm;
 
+pub use backup::{BackupCommand, Changed};
 pub use check::CheckArgs;
 pub use checkpoint::{
     ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,
@@ -92,6 +94,9 @@ pub enum Command {
     /// Check exports of checkpoints. They are made with `checkpoint export`; VMs are made of them with `vm import`.
     #[command(subcommand)]
     Export(ExportCommand),
+    /// What backups need: the ranges of a disk that have changed.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Merge image files that belong to no VM.
     #[command(subcommand)]
     Image(ImageCommand),

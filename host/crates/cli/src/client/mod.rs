@@ -4,6 +4,7 @@
 //! which is sent again is done once. Every wait has a deadline, except the one for the end of an operation, which is the
 //! caller's to bound.
 
+mod backups;
 mod checkpoints;
 mod delete;
 mod error;

@@ -3,7 +3,7 @@
 use stillpoint_common::{CheckpointId, Failure, Reason, VmId};
 use stillpoint_proto::convert::failure::Refusal;
 
-use crate::view::{Checkpoint, Operation};
+use crate::view::{Checkpoint, Operation, ReferencePoint};
 
 /// A beginning of an id that is shorter than this is taken for nothing but a name.
 const SHORTEST_PREFIX: usize = 4;
@@ -43,6 +43,24 @@ pub(super) fn resolve_operation(called: &str, operations: Vec<Operation>) -> Res
         (Some(_), Some(_)) => {
             let message = format!("the ids of several operations begin with {called:?}: give more of it");
             Err(Failure::field("operation", message).into())
+        }
+    }
+}
+
+/// The one reference point whose id begins so.
+pub(super) fn resolve_point(vm: &VmId, called: &str, points: Vec<ReferencePoint>) -> Result<ReferencePoint, Refusal> {
+    let begin = called.to_ascii_lowercase();
+    let fits = |point: &ReferencePoint| begin.len() >= SHORTEST_PREFIX && point.id.to_string().starts_with(&begin);
+    let mut found = points.into_iter().filter(fits);
+    match (found.next(), found.next()) {
+        (Some(point), None) => Ok(point),
+        (None, _) => {
+            let message = format!("VM {vm} has no reference point {called:?}");
+            Err(Failure::new(Reason::ReferencePointNotFound, message).into())
+        }
+        (Some(_), Some(_)) => {
+            let message = format!("the ids of several reference points begin with {called:?}: give more of it");
+            Err(Failure::field("reference_point", message).into())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
+mod backup;
 mod check;
 mod checkpoint;
 mod confirm;
@@ -63,6 +64,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Answer, CliError> {
         Command::Operation(command) => operation::run(&context, command).await,
         Command::Guest(command) => guest::guest(&context, command).await,
         Command::Export(command) => transfer::export(&context, command).await,
+        Command::Backup(command) => backup::run(&context, command).await,
         Command::Image(command) => image::run(&context, command).await,
         Command::Host(command) => guest::host(&context, command).await,
         Command::Memory(command) => memory::run(command),

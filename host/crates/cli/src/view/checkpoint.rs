@@ -143,6 +143,6 @@ impl TryFrom<pb::Checkpoint> for Checkpoint {
 }
 
 /// `None`: none that this version knows.
-fn read_backup_type(value: i32) -> Option<BackupType> {
+pub(super) fn read_backup_type(value: i32) -> Option<BackupType> {
     wire::BackupType::try_from(value).ok().map(writer::backup_type)
 }

@@ -5,6 +5,7 @@
 //! milliseconds (`took_ms`), sizes are bytes. What is not there is `null`, not left out.
 
 mod advice;
+mod backup;
 mod checkpoint;
 mod critical;
 mod event;
@@ -22,6 +23,7 @@ mod values;
 mod vm;
 
 pub use advice::{Advice, AdviceReason, Hazard, ObservedService};
+pub use backup::{ByteRange, ChangedRanges, ReferencePoint, ReferencePointDisk};
 pub use checkpoint::{Checkpoint, CheckpointDisk, LeftOutDisk};
 pub use critical::{Critical, CriticalSettings};
 pub use event::Event;

@@ -1,6 +1,7 @@
 //! A service with canned answers, on a unix socket of its own. Requests go through the real conversion, so that what
 //! the program sends is checked as the real service would.
 
+mod backups;
 mod canned;
 mod services;
 mod transfers;
@@ -15,8 +16,9 @@ use std::{
 use stillpoint_proto::{
     longrunning::operations_server::OperationsServer,
     v1::{
-        checkpoints_server::CheckpointsServer, guests_server::GuestsServer, host_service_server::HostServiceServer,
-        images_server::ImagesServer, operations_extra_server::OperationsExtraServer, transfers_server::TransfersServer,
+        backups_server::BackupsServer, checkpoints_server::CheckpointsServer, guests_server::GuestsServer,
+        host_service_server::HostServiceServer, images_server::ImagesServer,
+        operations_extra_server::OperationsExtraServer, transfers_server::TransfersServer,
         virtual_machines_server::VirtualMachinesServer,
     },
 };
@@ -24,6 +26,9 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+
+/// The reference point of VM `web`.
+pub(crate) const POINT: &str = "01a20587-7064-759c-80ee-b06a56594700";
 
 /// Serves until it is dropped.
 pub(crate) struct Fake {
@@ -80,6 +85,7 @@ fn serve(socket: &Path, service: services::Service) -> Runtime {
         .add_service(HostServiceServer::new(service.clone()))
         .add_service(ImagesServer::new(service.clone()))
         .add_service(TransfersServer::new(service.clone()))
+        .add_service(BackupsServer::new(service.clone()))
         .add_service(OperationsServer::new(service.clone()))
         .add_service(OperationsExtraServer::new(service));
     runtime.spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));

@@ -82,7 +82,8 @@ impl VmActor {
         take_media(&self.world, &vm.definition.media, &definition).await?;
         let mut changes = Changes::default();
         if !definition.layered().eq(vm.definition.layered()) {
-            changes = match has_checkpoints || !vm.detached.is_empty() {
+            let has_points = !self.world.catalogue.points(&vm.id).await?.is_empty();
+            changes = match has_checkpoints || has_points || !vm.detached.is_empty() {
                 true => exchange_disks(&self.world, vm, &definition).await?,
                 false => self.take_all_disks(vm, &definition).await?,
             };
@@ -130,6 +131,10 @@ impl VmActor {
         refuse_saved(&vm, "it cannot be deleted", "name")?;
         if !self.world.catalogue.checkpoints(&self.vm).await?.is_empty() {
             return Err(self.has_checkpoints("it cannot be deleted"));
+        }
+        if !self.world.catalogue.points(&self.vm).await?.is_empty() {
+            let message = format!("VM {} has reference points: it cannot be deleted", self.vm);
+            return Err(Failure::new(Reason::VmHasReferencePoints, message));
         }
         self.nothing_to_collect(&vm).await?;
         self.has_only_its_own_images().await?;

@@ -17,6 +17,7 @@ mod change;
 mod critical;
 mod failing;
 mod missing;
+mod points;
 mod reconnect;
 mod schedule;
 mod submit;
@@ -26,7 +27,7 @@ use std::{sync::Arc, time::Duration};
 
 use stillpoint_common::{
     CheckpointId, Failure, InstanceId, LayerId, Merges, Operation, OperationId, OperationKind, OperationState,
-    PowerState, Reason, VmId,
+    PowerState, Reason, ReferencePoint, ReferencePointId, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -58,17 +59,55 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What can be asked of a VM's actor.
 pub(crate) enum Message {
-    Submit { request: Request, request_id: Option<String>, reply: oneshot::Sender<Result<Operation, Failure>> },
-    Change { change: Box<VmChange>, reply: oneshot::Sender<Result<(), Failure>> },
-    Remark { checkpoint: CheckpointId, change: CheckpointChange, reply: oneshot::Sender<Result<(), Failure>> },
-    Reconnect { asked: Box<Reconnect>, reply: oneshot::Sender<Result<Vec<LayerId>, Failure>> },
-    Merges { merges: Merges, reply: oneshot::Sender<Result<(), Failure>> },
-    Idle { reply: oneshot::Sender<()> },
-    Delete { reply: oneshot::Sender<Result<(), Failure>> },
-    Cancel { operation: OperationId },
-    Ended { instance: InstanceId },
-    Stopped { instance: Option<InstanceId> },
-    Panicked { instance: InstanceId },
+    Submit {
+        request: Request,
+        request_id: Option<String>,
+        reply: oneshot::Sender<Result<Operation, Failure>>,
+    },
+    Change {
+        change: Box<VmChange>,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Remark {
+        checkpoint: CheckpointId,
+        change: CheckpointChange,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Reconnect {
+        asked: Box<Reconnect>,
+        reply: oneshot::Sender<Result<Vec<LayerId>, Failure>>,
+    },
+    Merges {
+        merges: Merges,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    KeepPoint {
+        checkpoint: CheckpointId,
+        request_id: Option<String>,
+        reply: oneshot::Sender<Result<ReferencePoint, Failure>>,
+    },
+    ForgetPoint {
+        point: ReferencePointId,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Idle {
+        reply: oneshot::Sender<()>,
+    },
+    Delete {
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Cancel {
+        operation: OperationId,
+    },
+    Ended {
+        instance: InstanceId,
+    },
+    Stopped {
+        instance: Option<InstanceId>,
+    },
+    Panicked {
+        instance: InstanceId,
+    },
     Look,
     Stop,
 }
@@ -280,6 +319,12 @@ impl VmActor {
             }
             Message::Merges { merges, reply } => {
                 let _ = reply.send(self.set_merges(merges).await);
+            }
+            Message::KeepPoint { checkpoint, request_id, reply } => {
+                let _ = reply.send(self.keep_point(checkpoint, request_id).await);
+            }
+            Message::ForgetPoint { point, reply } => {
+                let _ = reply.send(self.forget_point(point).await);
             }
             Message::Idle { reply } => {
                 self.idle.push(reply);

@@ -13,6 +13,7 @@ use crate::{
     catalogue::Changes,
     error::StepError,
     forest::Forest,
+    points::lost_above,
     truth::{Proof, proof},
 };
 
@@ -28,9 +29,11 @@ impl VmActor {
             return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)));
         }
         let before = self.world.catalogue.forest(&vm.id).await?;
-        let mut moved = Vec::new();
+        let (mut moved, mut unproven) = (Vec::new(), Vec::new());
         for (layer, path) in targets(asked, &vm, &before)? {
-            moved.push(self.at_new_path(layer, &path, &before, asked.accept_changed).await?);
+            let (layer, is_proven) = self.at_new_path(layer, &path, &before, asked.accept_changed).await?;
+            unproven.extend((!is_proven).then_some(layer.file.id));
+            moved.push(layer);
         }
         let mut after = before.clone();
         after.extend(moved.iter().cloned());
@@ -40,6 +43,7 @@ impl VmActor {
             }
         }
         self.stamp(&vm, &mut after).await?;
+        self.lose_points(&before, &unproven).await?;
         let ids = moved.iter().map(|layer| layer.file.id).collect();
         for changes in changes(vm, &before, &after) {
             self.write(changes).await?;
@@ -47,14 +51,23 @@ impl VmActor {
         Ok(ids)
     }
 
-    /// The layer with this file, if the file is the one that is meant, or the caller says to take it all the same.
+    /// What has changed since a reference point is not known any more where a layer was exchanged for another file.
+    async fn lose_points(&self, forest: &Forest, exchanged: &[LayerId]) -> Result<(), Failure> {
+        let tracked = self.world.catalogue.tracked(&self.vm).await?;
+        let why = "a layer was exchanged for another file by hand";
+        let lost = exchanged.iter().flat_map(|layer| lost_above(&tracked, forest, *layer, why));
+        let changes = lost.fold(Changes::default(), |changes, lost| changes.set_tracked(&self.vm, &lost));
+        Ok(self.world.catalogue.commit(changes).await.map_err(StepError::from)?)
+    }
+
+    /// The layer with this file, and whether that is proven, if the file is the one that is meant, or the caller says to take it all the same.
     async fn at_new_path(
         &self,
         layer: &Layer,
         path: &Path,
         forest: &Forest,
         accept_changed: bool,
-    ) -> Result<Layer, Failure> {
+    ) -> Result<(Layer, bool), Failure> {
         let images = &self.world.ports.images;
         let file = LayerFile { path: path.to_owned(), ..layer.file.clone() };
         let seen = images.look(&file).await.map_err(StepError::from)?;
@@ -69,17 +82,18 @@ impl VmActor {
         if other || owner.is_some() {
             return Err(Failure::new(Reason::DiskInUse, format!("{shown} is another layer already")).at("path"));
         }
-        match proof(layer, &seen) {
-            Proof::SameFile | Proof::SameStamp => {}
+        let is_proven = match proof(layer, &seen) {
+            Proof::SameFile | Proof::SameStamp => true,
             Proof::None(why) if accept_changed => {
                 tracing::warn!(vm = %self.vm, layer = %id, path = %shown, why, "taken without proof");
+                false
             }
             Proof::None(why) => {
                 let message = format!("{shown} {why}: it is not taken for layer {id} without --accept-changed");
                 return Err(Failure::new(Reason::DiskChanged, message).at("path"));
             }
-        }
-        Ok(Layer { file, identity: seen.identity, frozen: None, ..layer.clone() })
+        };
+        Ok((Layer { file, identity: seen.identity, frozen: None, ..layer.clone() }, is_proven))
     }
 
     /// The child, with the parent's new name in its file. That it is about to be written to by us is noted first.

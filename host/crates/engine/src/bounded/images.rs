@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
+    Extent, FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
 };
 
 type Answer<T = ()> = Result<T, ImageError>;
@@ -55,6 +56,11 @@ impl Images for Bounded<dyn Images> {
     async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Answer<u64> {
         let call = self.port.merge_growth(child, parent);
         within(self.limits.look, late("a look at the data of", &child.path), call).await
+    }
+
+    async fn extents(&self, layer: &LayerFile, part: &Range<u64>) -> Answer<Vec<Extent>> {
+        let call = named("extents", self.port.extents(layer, part));
+        within(self.limits.act, late("a look at the data of", &layer.path), call).await
     }
 
     async fn create_overlay(&self, overlay: &Path, backing: &LayerFile, virtual_size: u64) -> Answer<FileIdentity> {

@@ -4,7 +4,7 @@
 //! [`describe`](crate::describe).
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, Restore, Vm, VmId,
+    Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, ReferencePoint, Restore, Vm, VmId,
 };
 
 use super::{Standstill, keys, record::encode};
@@ -12,6 +12,7 @@ use crate::{
     describe::Debt,
     failing::FailureRecord,
     job::Job,
+    points::Tracked,
     ports::{Guard, Put, Txn},
 };
 
@@ -113,6 +114,27 @@ impl Changes {
     /// The file of a memory that was let go is gone.
     pub(crate) fn forget_memory(mut self, vm: &VmId, id: CheckpointId) -> Self {
         self.put(Put::Delete(keys::leftover_memory(vm, id)));
+        self
+    }
+
+    /// Keeps a reference point. Its disks are kept apart.
+    pub(crate) fn set_point(mut self, point: &ReferencePoint) -> Self {
+        self.put(Put::Set(keys::point(&point.vm, point.id), encode(point)));
+        self
+    }
+
+    /// Keeps what is known of a disk of a reference point.
+    pub(crate) fn set_tracked(mut self, vm: &VmId, tracked: &Tracked) -> Self {
+        self.put(Put::Set(keys::tracked(vm, tracked.point, &tracked.disk), encode(tracked)));
+        self
+    }
+
+    /// Forgets a reference point with its disks.
+    pub(crate) fn delete_point(mut self, point: &ReferencePoint) -> Self {
+        self.put(Put::Delete(keys::point(&point.vm, point.id)));
+        for disk in point.disks.keys() {
+            self.put(Put::Delete(keys::tracked(&point.vm, point.id, disk)));
+        }
         self
     }
 

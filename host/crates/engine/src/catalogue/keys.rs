@@ -1,6 +1,8 @@
 //! Keys of the records. A key never changes its meaning.
 
-use stillpoint_common::{CheckpointId, EventToken, FileIdentity, LayerId, OperationId, VmId};
+use stillpoint_common::{
+    CheckpointId, DiskName, EventToken, FileIdentity, LayerId, OperationId, ReferencePointId, VmId,
+};
 
 use crate::{describe::Debt, ports::Put};
 
@@ -102,4 +104,21 @@ pub(super) fn leftover_memories(vm: &VmId) -> String {
 /// The memory of a checkpoint that was let go.
 pub(super) fn leftover_memory(vm: &VmId, id: CheckpointId) -> String {
     format!("leftover-memory/{vm}/{id}")
+}
+
+pub(super) fn points(vm: &VmId) -> String {
+    format!("reference-point/{vm}/")
+}
+
+pub(super) fn point(vm: &VmId, id: ReferencePointId) -> String {
+    format!("reference-point/{vm}/{id}")
+}
+
+pub(super) fn all_tracked(vm: &VmId) -> String {
+    format!("tracked/{vm}/")
+}
+
+/// A disk of a reference point.
+pub(super) fn tracked(vm: &VmId, point: ReferencePointId, disk: &DiskName) -> String {
+    format!("tracked/{vm}/{point}/{disk}")
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
     Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason,
-    Restore, Vm, VmId,
+    ReferencePoint, ReferencePointId, Restore, Vm, VmId,
 };
 
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::{
     failing::FailureRecord,
     forest::Forest,
     job::Job,
+    points::Tracked,
     ports::{Store, StoreError, Stored},
     saga::up_to,
 };
@@ -94,6 +95,22 @@ impl Catalogue {
     /// Checkpoints whose memory was let go and is still to be removed.
     pub(crate) async fn leftover_memories(&self, vm: &VmId) -> Result<Vec<CheckpointId>, Failure> {
         self.all(&keys::leftover_memories(vm)).await
+    }
+
+    /// A VM's reference points, oldest first.
+    pub(crate) async fn points(&self, vm: &VmId) -> Result<Vec<ReferencePoint>, Failure> {
+        self.all(&keys::points(vm)).await
+    }
+
+    pub(crate) async fn point(&self, vm: &VmId, id: ReferencePointId) -> Result<ReferencePoint, Failure> {
+        let found: Option<ReferencePoint> = self.get(&keys::point(vm, id)).await?;
+        let absent = || Failure::new(Reason::ReferencePointNotFound, format!("VM {vm} has no reference point {id}"));
+        found.ok_or_else(absent)
+    }
+
+    /// The disks of all reference points of a VM.
+    pub(crate) async fn tracked(&self, vm: &VmId) -> Result<Vec<Tracked>, Failure> {
+        self.all(&keys::all_tracked(vm)).await
     }
 
     /// Descriptions of a VM that are not in line with the catalogue.

@@ -1,11 +1,11 @@
 //! Which type a record has, by its key.
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, Restore, Vm, VmId,
+    Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, ReferencePoint, Restore, Vm, VmId,
 };
 
 use super::{Standstill, keys, record::decode};
-use crate::{describe::Debt, failing::FailureRecord, job::Job};
+use crate::{describe::Debt, failing::FailureRecord, job::Job, points::Tracked};
 
 /// Makes sure that this version can read a stored record.
 ///
@@ -27,6 +27,8 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         "event" => decode::<Event>(key, value).map(drop),
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
         "leftover-memory" => decode::<CheckpointId>(key, value).map(drop),
+        "reference-point" => decode::<ReferencePoint>(key, value).map(drop),
+        "tracked" => decode::<Tracked>(key, value).map(drop),
         "describe" => decode::<Debt>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),
     }

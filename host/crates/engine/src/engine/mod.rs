@@ -1,5 +1,6 @@
 //! The engine as its service sees it.
 
+mod backups;
 mod checkpoints;
 mod define;
 mod guests;
@@ -11,7 +12,7 @@ mod rebuild;
 mod truth;
 mod view;
 
-pub use self::{guests::GuestValues, images::ImageProgress};
+pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress};
 
 use std::{
     collections::HashMap,
@@ -164,10 +165,10 @@ impl Engine {
         self.ask(id, |reply| Message::Idle { reply }).await
     }
 
-    /// Forgets a VM that is off and has no checkpoints. Its image files stay.
+    /// Forgets a VM that is off and has no checkpoints and no reference points. Its image files stay.
     ///
     /// # Errors
-    /// `VM_NOT_FOUND`, `VM_BUSY`, `VM_RUNNING`, `VM_HAS_CHECKPOINTS`.
+    /// `VM_NOT_FOUND`, `VM_BUSY`, `VM_RUNNING`, `VM_HAS_CHECKPOINTS`, `VM_HAS_REFERENCE_POINTS`.
     pub async fn delete_vm(&self, id: &VmId) -> Result<(), Failure> {
         self.ask(id, |reply| Message::Delete { reply }).await??;
         self.actors.lock().await.remove(id);

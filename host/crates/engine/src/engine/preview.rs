@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Failure, LayerId, Reason, VmId};
 
 use super::Engine;
-use crate::{DeletePreview, Doomed, admission::ready, error::StepError, forest::Forest, preview::Plan, tree::subtree};
+use crate::{
+    DeletePreview, Doomed, admission::ready, error::StepError, forest::Forest, points::kept_apart, preview::Plan,
+    tree::subtree,
+};
 
 impl Engine {
     /// What deleting these checkpoints would do to the layers, with the merges that are to be done anyway. Nothing is
@@ -20,7 +23,9 @@ impl Engine {
         let forest = self.world.catalogue.forest(vm).await?;
         let goes = |checkpoint: &&Checkpoint| going.contains(&checkpoint.id);
         let stays = |checkpoint: &&Checkpoint| checkpoint.state == CheckpointState::Ready && !goes(checkpoint);
-        let heads = record.heads.values().copied();
+        let tracked = self.world.catalogue.tracked(vm).await?;
+        let apart = kept_apart(&tracked, &forest, &record.own_layers().collect());
+        let heads = record.heads.values().copied().chain(apart);
         let needed = heads.chain(checkpoints.iter().filter(stays).flat_map(|stays| stays.disks.values().copied()));
         let (sizes, missing) = self.sizes(&forest).await?;
         let live = record.instance.iter().flat_map(|_| record.heads.values().copied()).collect();

@@ -83,6 +83,10 @@ fn of_the_host(asked: &ImportRequest, definition: &VmDefinition, facts: &HostFac
             found.push(Incompatibility { code: Code::FileMissing, field: "spec".to_owned(), message });
         }
     }
+    for (index, failure) in &facts.unfit_media {
+        let (field, message) = (format!("spec.media[{index}].path"), failure.message.clone());
+        found.push(Incompatibility { code: Code::MediumUnusable, field, message });
+    }
     for (index, nic) in definition.nics.iter().enumerate() {
         let NicBackend::Tap { interface } = &nic.backend else { continue };
         if facts.missing.contains(&interface_path(interface)) {

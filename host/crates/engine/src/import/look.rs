@@ -15,6 +15,7 @@ use crate::{
     disks::{is_as_declared, stands_alone},
     error::StepError,
     manifest::Manifest,
+    media::unfit_media,
     ports::{Depth, FileDamage, ProgressSink},
 };
 
@@ -33,6 +34,8 @@ pub(super) struct HostFacts {
     pub(super) unusable: Vec<Failure>,
     /// Images of the export that are disks of a VM.
     pub(super) owned: Vec<(PathBuf, VmId)>,
+    /// Media of the definition that are there and cannot be media, by their place in it, and why.
+    pub(super) unfit_media: Vec<(usize, Failure)>,
     /// Paths that were looked for and are not there.
     pub(super) missing: BTreeSet<PathBuf>,
 }
@@ -70,6 +73,7 @@ async fn look(
     for disk in whole {
         look_at_image(world, disk, &mut facts).await?;
     }
+    facts.unfit_media = unfit_media(world, definition).await;
     let mut paths = host_paths(definition);
     paths.extend(interfaces(definition));
     paths.extend(

@@ -105,6 +105,7 @@ codes! {
     HostPaths "HOST_PATHS" ImportIncompatible "The export's definition takes something of the host beside its disks.";
     NetworkMissing "NETWORK_MISSING" ImportIncompatible "The host has no such network interface.";
     FileMissing "FILE_MISSING" ImportIncompatible "The host has no such file or device.";
+    MediumUnusable "MEDIUM_UNUSABLE" ImportIncompatible "A file cannot be a medium: it is a disk of a VM, lies on another one, or is not what it is said to be.";
     MemoryUnusable "MEMORY_UNUSABLE" ImportIncompatible "The memory is of another machine than the VM would be.";
 }
 

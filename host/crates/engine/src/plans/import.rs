@@ -19,6 +19,7 @@ use crate::{
     error::StepError,
     import::{ImportMode, ImportRequest, Inspection, inspect},
     job::{Facts, ImportFacts, ImportedMemory},
+    media::unfit_media,
     ports::{Depth, ExportError, Flatten},
     record::new_vm,
     saga::{Journal, Nature, Plan, Step, up_to},
@@ -223,6 +224,9 @@ impl Import {
             return Err(Failure::new(Reason::VmExists, message).at("vm_id").into());
         }
         let mut vm = self.facts.vm.clone();
+        if let Some((_, failure)) = unfit_media(&cx.world, &vm.definition).await.into_iter().next() {
+            return Err(failure.into());
+        }
         let layers = take_disks(&cx.world, None, &vm.definition).await?;
         vm.heads = layers.iter().map(|layer| (layer.disk.clone(), layer.file.id)).collect();
         vm.saved = self.facts.memory.as_ref().and_then(|memory| {

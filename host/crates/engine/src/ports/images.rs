@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -61,6 +62,13 @@ pub trait Images: Send + Sync {
     /// Bytes that a parent grows by when this child is merged into it. Also while a VM has them open; then it is an
     /// estimate. Takes longer for large images.
     async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError>;
+
+    /// What one layer itself holds of a part of its disk, in order, none of it twice: data, and zeros that hide what lies
+    /// below. Of what lies below it nothing is told, and nothing of it is opened. What lies past its end is not told of.
+    ///
+    /// For layers that nobody writes to as the head of a disk; of one that another layer is being merged into, at least
+    /// what it held before is told.
+    async fn extents(&self, layer: &LayerFile, part: &Range<u64>) -> Result<Vec<Extent>, ImageError>;
 
     /// Moves what the child does not have of its parent's data up into it, and writes into the child that its backing
     /// file now is the one below the parent, of which there must be one. No VM has either of them open. The child reads
@@ -123,6 +131,15 @@ pub struct Space {
     pub mounted_on: PathBuf,
     /// Bytes that the hypervisor and the service can still write.
     pub free: u64,
+}
+
+/// A piece of what a layer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Which bytes of the disk.
+    pub bytes: Range<u64>,
+    /// It is known to read as zeros.
+    pub zero: bool,
 }
 
 /// What is seen of an image file at a glance.

@@ -27,7 +27,7 @@ pub use hypervisor::{
     Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
     LiveMerge, LiveStream, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode, Trouble,
 };
-pub use images::{FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
+pub use images::{Extent, FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
 pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};
 pub use sources::{Depth, ExportSources, FileDamage};
 pub use stop::Stop;

@@ -1,19 +1,36 @@
-//! How much a layer grows when another one is merged into it.
+//! What a layer holds, and how much it grows when another one is merged into it.
 
 use serde::Deserialize;
+use stillpoint_engine::ports::Extent;
 
 /// An extent, as `qemu-img map` tells it of one layer alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct Extent {
+pub(super) struct Mapped {
     start: u64,
     length: u64,
+    /// It is the layer's own, and not just what is read where there is nothing.
+    #[serde(default = "yes")]
+    present: bool,
     /// It takes room, and is not just known to be zero.
     data: bool,
 }
 
+/// A tool that does not tell apart what is present tells too much rather than too little.
+const fn yes() -> bool {
+    true
+}
+
+impl Mapped {
+    /// What it means for the layer, if it is the layer's own.
+    pub(super) fn own(&self) -> Option<Extent> {
+        let bytes = self.start..self.start.saturating_add(self.length);
+        (self.present && !bytes.is_empty()).then_some(Extent { bytes, zero: !self.data })
+    }
+}
+
 /// Bytes of data in `child` where `parent` has none: what must be allocated there. Both in order.
-pub(super) fn growth(child: &[Extent], parent: &[Extent]) -> u64 {
-    let data = |extents: &[Extent]| -> Vec<(u64, u64)> {
+pub(super) fn growth(child: &[Mapped], parent: &[Mapped]) -> u64 {
+    let data = |extents: &[Mapped]| -> Vec<(u64, u64)> {
         let data = extents.iter().filter(|extent| extent.data);
         data.map(|extent| (extent.start, extent.start.saturating_add(extent.length))).collect()
     };
@@ -43,8 +60,9 @@ pub(super) fn growth(child: &[Extent], parent: &[Extent]) -> u64 {
 mod tests {
     use super::*;
 
-    fn extents(text: &str) -> Vec<Extent> {
-        let extent = |(start, c): (usize, char)| Extent { start: start as u64, length: 1, data: c == '#' };
+    fn extents(text: &str) -> Vec<Mapped> {
+        let extent =
+            |(start, c): (usize, char)| Mapped { start: start as u64, length: 1, present: true, data: c == '#' };
         text.chars().enumerate().map(extent).collect()
     }
 
@@ -61,8 +79,8 @@ mod tests {
         ] {
             assert_eq!(growth(&extents(child), &extents(parent)), grows, "{child} over {parent}");
         }
-        let long = [Extent { start: 0, length: 100, data: true }];
-        let parts = [Extent { start: 10, length: 10, data: true }, Extent { start: 90, length: 50, data: true }];
+        let long = [Mapped { start: 0, length: 100, present: true, data: true }];
+        let parts = [(10, 10), (90, 50)].map(|(start, length)| Mapped { start, length, present: true, data: true });
         assert_eq!((growth(&long, &parts), growth(&parts, &long)), (80, 40));
     }
 }

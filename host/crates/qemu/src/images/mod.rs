@@ -14,17 +14,18 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use files::{blocking, folder, glance, images_in, io_error, lies_on, look, place, remove, sync, temporary};
-use growth::{Extent, growth};
+use growth::{Mapped, growth};
 use header::{Header, resolve};
 use serde::Deserialize;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile};
 use stillpoint_engine::ports::{
-    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
+    Extent, FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
 };
 use tool::{Tool, failed};
 
@@ -86,9 +87,10 @@ impl QemuImages {
 
     /// The extents of one layer, without what it lies on. Also while a VM has it open; then what QEMU has not written down
     /// yet is not among them.
-    async fn extents(&self, layer: &LayerFile) -> Result<Vec<Extent>, ImageError> {
-        let chain = chain(std::slice::from_ref(layer))?;
-        let map = self.quick(&layer.path, ["map", "-U", "--output=json", &chain]).await?;
+    async fn map<const N: usize>(&self, layer: &LayerFile, part: [&str; N]) -> Result<Vec<Mapped>, ImageError> {
+        let chain = unlocked(layer)?;
+        let words = ["map", "-U", "--output=json"].into_iter().chain(part).chain([chain.as_str()]);
+        let map = self.tool(&layer.path).quick(self.config.deadlines.image, arguments(words)).await?;
         understood("map", &map)
     }
 
@@ -244,8 +246,17 @@ impl Images for QemuImages {
     }
 
     async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError> {
-        let (child, parent) = (self.extents(child).await?, self.extents(parent).await?);
+        let (child, parent) = (self.map(child, []).await?, self.map(parent, []).await?);
         Ok(growth(&child, &parent))
+    }
+
+    /// By `qemu-img map` of the layer without what it lies on: what is `present` is its own, zeros and all.
+    async fn extents(&self, layer: &LayerFile, part: &Range<u64>) -> Result<Vec<Extent>, ImageError> {
+        // The tool counts with signed numbers.
+        let length = part.end.saturating_sub(part.start).min(i64::MAX.unsigned_abs().saturating_sub(part.start));
+        let (start, length) = (format!("--start-offset={}", part.start), format!("--max-length={length}"));
+        let mapped = self.map(layer, [start.as_str(), &length]).await?;
+        Ok(mapped.iter().filter_map(Mapped::own).collect())
     }
 
     async fn space(&self, path: &Path) -> Result<Space, ImageError> {
@@ -305,6 +316,14 @@ fn arguments<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
 
 fn chain(layers: &[LayerFile]) -> Result<String, ImageError> {
     nodes::chain(layers).map(|chain| format!("json:{chain}")).map_err(|message| failed("qemu-img", message))
+}
+
+/// One layer alone, for a look at its tables. QEMU locks a layer that it is merging against whoever reads its content, since
+/// that may go through layers which change; what the layer itself holds does not.
+fn unlocked(layer: &LayerFile) -> Result<String, ImageError> {
+    let mut node = nodes::chain(std::slice::from_ref(layer)).map_err(|message| failed("qemu-img", message))?;
+    node["file"]["locking"] = "off".into();
+    Ok(format!("json:{node}"))
 }
 
 fn said(path: &Path) -> Result<&str, ImageError> {

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use stillpoint_common::{DiskFormat, FileIdentity, LayerFile, Progress};
 use stillpoint_engine::ports::{
-    FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
+    Extent, FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, ProgressSink, Seen, Space, Stop,
 };
 
 use crate::{
@@ -95,6 +96,10 @@ impl Images for SimImages {
 
     async fn merge_growth(&self, child: &LayerFile, parent: &LayerFile) -> Result<u64, ImageError> {
         self.process.call(Call::MergeGrowth, |state| Ok(state.merge_growth(child, parent))).await
+    }
+
+    async fn extents(&self, layer: &LayerFile, part: &Range<u64>) -> Result<Vec<Extent>, ImageError> {
+        self.process.call(Call::Extents, |state| state.extents(layer, part)).await
     }
 
     async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {

@@ -15,6 +15,7 @@ use crate::{
     error::StepError,
     forest::Forest,
     plans::{disks::verify_at_a_glance, room},
+    points::{after_merge, held_above},
     ports::{HypervisorError, Moved, RunState},
     saga::up_to,
     truth::{self, freeze},
@@ -25,7 +26,7 @@ pub(super) async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<Moved,
     let vm = cx.catalogue().vm(&cx.vm).await?;
     let forest = cx.catalogue().forest(&cx.vm).await?;
     verify_at_a_glance(cx.ports(), &forest, &child).await?;
-    let merge = Merge::new(&forest, parent, child);
+    let mut merge = Merge::new(&forest, parent, child);
     let live = live_chain(cx, &vm, &merge.child).await?;
     let sizes = sizes(cx, &merge, live.as_ref()).await?;
     let direction = choose(cx, &merge, sizes).await;
@@ -34,7 +35,10 @@ pub(super) async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<Moved,
             room::for_merge(cx, &merge.parent, (&merge.child, sizes.child)).await?;
             truth::open(cx, &merge.parent, &merge.child).await?
         }
-        MergeDirection::Up => truth::open_one(cx, &merge.child).await?,
+        MergeDirection::Up => {
+            merge.held = held_above(cx, &merge.parent, &merge.child).await?;
+            truth::open_one(cx, &merge.child).await?
+        }
     };
     let phase = cx.reporter.begin("merge");
     tracing::debug!(vm = %cx.vm, ?direction, child = %merge.child.file.path.display(), "merging");
@@ -216,9 +220,10 @@ pub(in crate::plans) async fn replaced(
             changes = changes.set_checkpoint(&checkpoint);
         }
     }
+    let points = after_merge(cx, parent, child, MergeDirection::Down, None).await?;
     if vm.own_layers().any(|own| own == from) {
         vm.replace_layer(from, to);
         changes = changes.set_vm(&vm);
     }
-    Ok(changes)
+    Ok(changes.and(points))
 }

@@ -23,6 +23,7 @@ use crate::{
     describe,
     error::StepError,
     forest::{Collect, Forest},
+    points::{after_removal, kept_apart},
     ports::{DescriptionError, Moved},
 };
 
@@ -45,7 +46,10 @@ pub(super) async fn collect(cx: &Cx) -> Result<Collected, StepError> {
     let collected = loop {
         match next(cx).await? {
             None => break Collected::All,
-            Some(Collect::Remove(layer)) => remove(cx, layer, Changes::default()).await?,
+            Some(Collect::Remove(layer)) => {
+                let points = after_removal(cx, &layer).await?;
+                remove(cx, layer, points).await?;
+            }
             Some(Collect::Merge { .. }) if cx.way.stop().is_asked() => break Collected::MadeWay,
             Some(Collect::Merge { .. }) if cx.catalogue().vm(&cx.vm).await?.merges.is_suspended() => {
                 break Collected::Suspended;
@@ -91,7 +95,7 @@ async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepErro
     Ok(forest.iter().filter(|layer| missing.contains(&layer.file.path)).map(|layer| layer.file.id).collect())
 }
 
-/// The layers that Now, a detached disk or a checkpoint refers to.
+/// The layers that Now, a detached disk or a checkpoint refers to, and those that stay apart for a reference point.
 async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
     let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
@@ -100,6 +104,8 @@ async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
             CheckpointState::Deleting => {}
         }
     }
+    let (forest, tracked) = (cx.catalogue().forest(&cx.vm).await?, cx.catalogue().tracked(&cx.vm).await?);
+    needed.extend(kept_apart(&tracked, &forest, &vm.own_layers().collect()));
     Ok(needed)
 }
 

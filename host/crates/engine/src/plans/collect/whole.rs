@@ -12,10 +12,11 @@ use super::{
     missing, needed, remove,
 };
 use crate::{
-    catalogue::Changes,
+    changed::Blocks,
     context::Cx,
     error::StepError,
     forest::Forest,
+    points::after_merge,
     ports::{LiveMerge, LiveStream, OfflineMerge},
     truth::{self, freeze},
 };
@@ -27,13 +28,15 @@ pub(in crate::plans) struct Merge {
     pub(in crate::plans) child: Layer,
     /// From right below the parent down to the user's image.
     below: Vec<LayerFile>,
+    /// What the child held before the parent's data moved up into it, if a reference point needs to know.
+    pub(super) held: Option<Blocks>,
 }
 
 impl Merge {
     pub(super) fn new(forest: &Forest, parent: Layer, child: Layer) -> Self {
         let chain = forest.chain(parent.file.id).unwrap_or_default();
         let below = chain.iter().rev().skip(1).map(|layer| layer.file.clone()).collect();
-        Self { parent, child, below }
+        Self { parent, child, below, held: None }
     }
 
     /// As a hypervisor is asked for it, downwards.
@@ -139,7 +142,8 @@ pub(super) async fn write_down(
             if !vm.own_layers().any(|own| own == child.file.id) {
                 child = freeze(cx, vec![child.clone()]).await?.pop().unwrap_or(child);
             }
-            remove(cx, merge.parent.clone(), Changes::default().set_layer(&cx.vm, &child)).await
+            let points = after_merge(cx, &merge.parent, &merge.child, direction, merge.held.clone()).await?;
+            remove(cx, merge.parent.clone(), points.set_layer(&cx.vm, &child)).await
         }
     }
 }
