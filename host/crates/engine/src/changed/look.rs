@@ -7,6 +7,9 @@ use stillpoint_common::{Layer, LayerFile};
 use super::{PART, blocks::Blocks, path::Path};
 use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::wrongs};
 
+/// Ranges that are kept of all that a layer holds, at most: memory is bounded whatever the layer.
+const HELD: usize = 1 << 16;
+
 /// The blocks of a part of the disk in which the two ends of a way may differ; those that hold data, if it begins below
 /// everything. A layer whose file is not what it should be is refused, before it is read and after.
 pub(super) async fn differing(
@@ -39,14 +42,14 @@ fn held(extents: Vec<Extent>) -> Blocks {
     Blocks::touched(extents.into_iter().map(|extent| extent.bytes))
 }
 
-/// All that a layer itself holds.
+/// All that a layer itself holds; of a layer in very many pieces, more.
 pub(crate) async fn held_by(ports: &Ports, layer: &LayerFile) -> Result<Blocks, StepError> {
     let size = ports.images.stat(&layer.path, layer.format).await?.virtual_size;
     let (mut found, mut at) = (Blocks::default(), 0);
     while at < size {
         let part = at..at.saturating_add(PART).min(size);
         at = part.end;
-        found = found.and(held(ports.images.extents(layer, &part).await?));
+        found = found.and(held(ports.images.extents(layer, &part).await?)).in_at_most(HELD);
     }
     Ok(found)
 }

@@ -35,7 +35,7 @@ use crate::{
     fallback::{self, Next},
     job::{CreateFacts, Facts, Job, SaveFacts},
     ports::QuiesceError,
-    saga::{self, Journal, Plan, wait_after},
+    saga::{self, Journal, Plan, up_to, wait_after},
     tpm::folder_of,
     tree::subtree,
 };
@@ -185,7 +185,7 @@ async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Resul
         (Some(Request::Export { folder, .. }), true) => cx.ports().exports.staging_folder(folder, job.operation.id),
         (_, _) => staged,
     };
-    cx.ports().exports.discard(&staged).await?;
+    up_to(3, "removing an unfinished export", || cx.ports().exports.discard(&staged)).await?;
     Ok(false)
 }
 
