@@ -33,7 +33,7 @@ async fn dies(guest: &mut Steps, act: Act, point: &str) -> Tested<bool> {
     let done = ended.is_ok();
     assert_eq!(guest.client.vm(&guest.vm).await?.state, Some(PowerState::Running), "{what}");
     guest.is_sound(guest.set.path(), &contents, &what).await?;
-    if done && matches!(act, Act::Apply(_)) {
+    if done && matches!(act, Act::Apply(_) | Act::Revert) {
         guest.lab = guest.service.lab().await?;
     } else {
         guest.writes(&what).await?;
@@ -44,7 +44,10 @@ async fn dies(guest: &mut Steps, act: Act, point: &str) -> Tested<bool> {
     match act {
         Act::Create(_) => assert_eq!((new, gone), (usize::from(done), 0), "{what}"),
         Act::DeleteParentOfNow | Act::MergeUp => assert_eq!((new, gone), (0, usize::from(done)), "{what}"),
-        Act::Apply(_) => assert_eq!((new, gone), (0, 0), "{what}"),
+        Act::Apply(_) | Act::Revert | Act::Export(_) | Act::Save => assert_eq!((new, gone), (0, 0), "{what}"),
+    }
+    if matches!(act, Act::Export(_)) {
+        assert_eq!(guest.export_folder().exists(), done, "{what}");
     }
     Ok(done)
 }
@@ -80,7 +83,7 @@ async fn the_service_dies_at_each_step_of_checkpoints_and_merges() -> Tested {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_dies_at_each_step_of_an_apply() -> Tested {
+async fn the_service_dies_at_each_step_of_an_apply_a_revert_and_an_export() -> Tested {
     let mut guest = Steps::new(GuestSet::new()?, Vec::new()).await?;
     guest.write(1).await?;
     let first = guest.checkpoint().await?;
@@ -88,6 +91,11 @@ async fn the_service_dies_at_each_step_of_an_apply() -> Tested {
         guest.write(2).await?;
         let done = dies(&mut guest, Act::Apply(first), point).await?;
         assert_eq!(guest.value().await?, if done { "1 1" } else { "2 2" }, "{point}");
+    }
+    for (act, point) in [(Act::Revert, "load_memory 1 after"), (Act::Export(first), "flatten 1 after")] {
+        guest.write(3).await?;
+        let done = dies(&mut guest, act, point).await?;
+        assert_eq!(guest.value().await?, if done && act == Act::Revert { "1 1" } else { "3 3" }, "{act:?}, {point}");
     }
     Ok(())
 }

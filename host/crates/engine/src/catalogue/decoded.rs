@@ -15,10 +15,13 @@ use crate::ports::Stored;
 /// With so many, all are forgotten: some MiB.
 const MOST: usize = 4096;
 
+/// A record, and the revision that wrote it.
+type Known = (u64, Arc<dyn Any + Send + Sync>);
+
 /// What was decoded, by key. A record is known by the revision that wrote it, so that what is found here is never old.
 #[derive(Default)]
 pub(super) struct Decoded {
-    records: Mutex<HashMap<String, (u64, Arc<dyn Any + Send + Sync>)>>,
+    records: Mutex<HashMap<String, Known>>,
 }
 
 impl Decoded {
