@@ -64,7 +64,6 @@ pub(crate) async fn merge(at: &Attached, merge: &LiveMerge, progress: &ProgressS
         return close(at, merge, &jobs).await;
     }
     let found = jobs.goes_on().await?;
-    jobs.slows_guest = found == Found::Job;
     if found == Found::Nothing {
         start(at, merge, &place, &jobs.id).await?;
     }
@@ -192,7 +191,6 @@ async fn follow(
         match (direction, convergence.next_limit(&job, Instant::now())) {
             (MergeDirection::Down, Some(limit)) => {
                 tracing::info!(%disk, limit, "limiting the guest's writes so that a merge comes to its end");
-                jobs.slows_guest = true;
                 throttle(at, disk, limit).await?;
             }
             (MergeDirection::Up, _) | (MergeDirection::Down, None) => {}
@@ -241,9 +239,7 @@ fn failed(command: &str, disk: &DiskName, error: Option<String>) -> HypervisorEr
 /// Done: forgets the job, lifts the limit, and closes what left the chain.
 async fn close(at: &Attached, merge: &LiveMerge, jobs: &Jobs<'_>) -> Result<(), HypervisorError> {
     jobs.clear().await?;
-    if jobs.slows_guest {
-        throttle(at, &merge.disk, 0).await?;
-    }
+    throttle(at, &merge.disk, 0).await?;
     disks::detach(at, &[merge.child]).await
 }
 
@@ -251,8 +247,6 @@ async fn close(at: &Attached, merge: &LiveMerge, jobs: &Jobs<'_>) -> Result<(), 
 struct Jobs<'a> {
     at: &'a Attached,
     id: String,
-    /// What the guest may write may be limited, by us or by a service before us.
-    slows_guest: bool,
     events: Option<broadcast::Receiver<Event>>,
 }
 
@@ -262,7 +256,7 @@ impl<'a> Jobs<'a> {
     }
 
     fn named(at: &'a Attached, id: String) -> Self {
-        Self { at, id, slows_guest: true, events: at.client.events() }
+        Self { at, id, events: at.client.events() }
     }
 
     /// How it stands. `None` if there is none.
