@@ -41,6 +41,7 @@ impl Client {
             changed.ranges.extend(ranges.inspect(|range| changed.changed_bytes += range.length));
         }
     }
+
     /// Makes a reference point of a checkpoint.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! How people call a checkpoint: by its id, the beginning of its id, or its name.
 
+use std::fmt::Display;
+
 use stillpoint_common::{CheckpointId, Failure, Reason, VmId};
 use stillpoint_proto::convert::failure::Refusal;
 
@@ -34,10 +36,7 @@ pub fn resolve<'a>(vm: &VmId, called: &str, checkpoints: &'a [Checkpoint]) -> Re
 
 /// The one operation whose id begins so.
 pub(super) fn resolve_operation(called: &str, operations: Vec<Operation>) -> Result<Operation, Refusal> {
-    let begin = called.to_ascii_lowercase();
-    let fits = |operation: &Operation| begin.len() >= SHORTEST_PREFIX && operation.id.to_string().starts_with(&begin);
-    let mut found = operations.into_iter().filter(fits);
-    match (found.next(), found.next()) {
+    match first_two(called, operations, |operation| operation.id) {
         (Some(operation), None) => Ok(operation),
         (None, _) => Err(Failure::new(Reason::OperationNotFound, format!("there is no operation {called:?}")).into()),
         (Some(_), Some(_)) => {
@@ -49,10 +48,7 @@ pub(super) fn resolve_operation(called: &str, operations: Vec<Operation>) -> Res
 
 /// The one reference point whose id begins so.
 pub(super) fn resolve_point(vm: &VmId, called: &str, points: Vec<ReferencePoint>) -> Result<ReferencePoint, Refusal> {
-    let begin = called.to_ascii_lowercase();
-    let fits = |point: &ReferencePoint| begin.len() >= SHORTEST_PREFIX && point.id.to_string().starts_with(&begin);
-    let mut found = points.into_iter().filter(fits);
-    match (found.next(), found.next()) {
+    match first_two(called, points, |point| point.id) {
         (Some(point), None) => Ok(point),
         (None, _) => {
             let message = format!("VM {vm} has no reference point {called:?}");
@@ -65,9 +61,18 @@ pub(super) fn resolve_point(vm: &VmId, called: &str, points: Vec<ReferencePoint>
     }
 }
 
+/// The first two whose id begins so: the second says that the beginning is too short.
+fn first_two<T, Id: Display>(called: &str, all: Vec<T>, id: impl Fn(&T) -> Id) -> (Option<T>, Option<T>) {
+    let mut found = all.into_iter().filter(|one| is_beginning(called, &id(one)));
+    (found.next(), found.next())
+}
+
+fn is_beginning(called: &str, id: &impl Display) -> bool {
+    called.len() >= SHORTEST_PREFIX && id.to_string().starts_with(&called.to_ascii_lowercase())
+}
+
 fn is_called(checkpoint: &Checkpoint, called: &str) -> bool {
-    let begins = || checkpoint.id.to_string().starts_with(&called.to_ascii_lowercase());
-    checkpoint.display_name == called || (called.len() >= SHORTEST_PREFIX && begins())
+    checkpoint.display_name == called || is_beginning(called, &checkpoint.id)
 }
 
 fn ambiguous(vm: &VmId, called: &str, found: &[&Checkpoint]) -> String {
