@@ -5,7 +5,7 @@ use std::ops::Range;
 use stillpoint_common::{Layer, LayerFile};
 
 use super::{PART, blocks::Blocks, path::Path};
-use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::wrongs};
+use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::is_right};
 
 /// Ranges that are kept of all that a layer holds, at most: memory is bounded whatever the layer.
 const HELD: usize = 1 << 16;
@@ -63,15 +63,7 @@ fn over(below: Blocks, extents: Vec<Extent>) -> Blocks {
 
 async fn are_right(ports: &Ports, forest: &Forest, layers: &[&Layer]) -> Result<(), StepError> {
     for layer in layers {
-        is_right(ports, forest, layer).await?;
+        is_right(ports, layer, &forest.below(layer)).await?;
     }
     Ok(())
-}
-
-async fn is_right(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
-    let seen = ports.images.look(&layer.file).await;
-    match wrongs(layer, &forest.below(layer), seen.as_ref()).first() {
-        Some(wrong) => Err(wrong.failure(layer).into()),
-        None => Ok(()),
-    }
 }

@@ -22,11 +22,13 @@ impl Engine {
     ///
     /// # Errors
     /// `VM_NOT_FOUND`, `CHECKPOINT_NOT_FOUND`, `CHECKPOINT_DELETING`, `REFERENCE_POINT_NOT_FOUND`, `DISK_NOT_FOUND`;
-    /// `CHANGES_UNKNOWN` if the disk was another image then, or what has changed since the point is not known any more; `DISK_FILE_MISSING`, `DISK_CHANGED` if a layer between them is not what it should be.
+    /// `CHANGES_UNKNOWN` if the disk was another image then, or what has changed since the point is not known any more;
+    /// `DISK_FILE_MISSING`, `DISK_CHANGED` if a layer between them is not what it should be.
     pub async fn changed(&self, asked: ChangedRequest) -> Result<ChangedReader, Failure> {
         self.world.catalogue.vm(&asked.vm).await?;
         ChangedReader::begin(self.world.clone(), asked).await
     }
+
     /// Makes a reference point of a checkpoint, which may go afterwards. The same `request_id` again answers the same point.
     ///
     /// # Errors

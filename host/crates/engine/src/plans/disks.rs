@@ -119,10 +119,7 @@ pub(super) async fn verify_layers(
 
 /// Makes sure that a layer's file is the one we know, over the layer that we know, unchanged and whole. Answers its virtual size.
 pub(super) async fn verify_layer(ports: &Ports, layer: &Layer, below: &[&Layer]) -> Result<u64, StepError> {
-    let seen = ports.images.look(&layer.file).await;
-    if let Some(wrong) = truth::wrongs(layer, below, seen.as_ref()).first() {
-        return Err(wrong.failure(layer).into());
-    }
+    truth::is_right(ports, layer, below).await?;
     let facts = ports.images.stat(&layer.file.path, layer.file.format).await?;
     let path: PathBuf = layer.file.path.clone();
     if facts.corrupt {
@@ -140,10 +137,7 @@ pub(super) async fn verify_at_a_glance(ports: &Ports, forest: &Forest, layer: &L
     let mut chain = forest.chain(layer.file.id).ok_or_else(|| contradiction(&layer.disk))?;
     chain.reverse();
     for (at, layer) in chain.iter().enumerate() {
-        let seen = ports.images.look(&layer.file).await;
-        if let Some(wrong) = truth::wrongs(layer, &chain[at + 1..], seen.as_ref()).first() {
-            return Err(wrong.failure(layer).into());
-        }
+        truth::is_right(ports, layer, &chain[at + 1..]).await?;
     }
     Ok(())
 }

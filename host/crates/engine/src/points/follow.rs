@@ -8,7 +8,7 @@ use crate::{
     changed::{Blocks, held_by},
     context::Cx,
     error::StepError,
-    truth::wrongs,
+    truth::wrong,
 };
 
 /// What the child of a merge holds by itself, before the data of a parent with points on it moves up into it.
@@ -29,16 +29,15 @@ pub(crate) async fn after_merge(
     held: Option<Blocks>,
 ) -> Result<Changes, StepError> {
     let tracked = cx.catalogue().tracked(&cx.vm).await?;
-    let is_head = cx.catalogue().vm(&cx.vm).await?.own_layers().any(|own| own == child.file.id);
     let stays = match direction {
         MergeDirection::Down => parent.file.id,
         MergeDirection::Up => child.file.id,
     };
-    let mut changes = note(cx, moved(&tracked, child.file.id, stays, None));
+    let changes = note(cx, moved(&tracked, child.file.id, stays, None));
     if on(&tracked, parent.file.id).next().is_none() {
         return Ok(changes);
     }
-    if is_head {
+    if cx.catalogue().vm(&cx.vm).await?.own_layers().any(|own| own == child.file.id) {
         // Layers are kept apart so that this does not happen.
         let lost = on(&tracked, parent.file.id).map(|tracked| tracked.lost("its layer is written to"));
         return Ok(changes.and(note(cx, lost.collect())));
@@ -47,8 +46,7 @@ pub(crate) async fn after_merge(
         Some(held) => held,
         None => held_by(cx.ports(), &child.file).await?,
     };
-    changes = changes.and(note(cx, moved(&tracked, parent.file.id, stays, Some(&held))));
-    Ok(changes)
+    Ok(changes.and(note(cx, moved(&tracked, parent.file.id, stays, Some(&held)))))
 }
 
 /// A layer that nothing lies on is taken away: the points on it are as far from the layer below as the layer was.
@@ -66,8 +64,7 @@ pub(crate) async fn after_removal(cx: &Cx, layer: &Layer) -> Result<Changes, Ste
 /// What a layer holds, or why that is not known.
 async fn held_if_right(cx: &Cx, layer: &Layer) -> Result<Result<Blocks, String>, StepError> {
     let forest = cx.catalogue().forest(&cx.vm).await?;
-    let seen = cx.ports().images.look(&layer.file).await;
-    if let Some(wrong) = wrongs(layer, &forest.below(layer), seen.as_ref()).first() {
+    if let Some(wrong) = wrong(cx.ports(), layer, &forest.below(layer)).await {
         return Ok(Err(format!("{} {}", layer.file.path.display(), wrong.text())));
     }
     Ok(Ok(held_by(cx.ports(), &layer.file).await?))

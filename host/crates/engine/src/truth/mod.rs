@@ -6,12 +6,14 @@
 
 mod compare;
 mod freeze;
+mod look;
 mod missing;
 mod proof;
 
 pub(crate) use self::{
     compare::{Wrong, wrongs},
     freeze::{freeze, open, open_one},
+    look::{is_right, wrong},
     missing::missing_files,
     proof::{Proof, proof},
 };

@@ -81,7 +81,8 @@ pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
 
 async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
-    let (forest, needed) = (cx.catalogue().forest(&cx.vm).await?, needed(cx, &vm).await?);
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    let needed = needed(cx, &vm, &forest).await?;
     match forest.collect(&needed, &BTreeSet::new()) {
         Some(Collect::Merge { .. }) => Ok(forest.collect(&needed, &missing(cx, &forest).await?)),
         other @ (Some(Collect::Remove(_)) | None) => Ok(other),
@@ -96,7 +97,7 @@ async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepErro
 }
 
 /// The layers that Now, a detached disk or a checkpoint refers to, and those that stay apart for a reference point.
-async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
+async fn needed(cx: &Cx, vm: &Vm, forest: &Forest) -> Result<BTreeSet<LayerId>, StepError> {
     let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         match checkpoint.state {
@@ -104,8 +105,8 @@ async fn needed(cx: &Cx, vm: &Vm) -> Result<BTreeSet<LayerId>, StepError> {
             CheckpointState::Deleting => {}
         }
     }
-    let (forest, tracked) = (cx.catalogue().forest(&cx.vm).await?, cx.catalogue().tracked(&cx.vm).await?);
-    needed.extend(kept_apart(&tracked, &forest, &vm.own_layers().collect()));
+    let tracked = cx.catalogue().tracked(&cx.vm).await?;
+    needed.extend(kept_apart(&tracked, forest, &vm.own_layers().collect()));
     Ok(needed)
 }
 

@@ -66,7 +66,7 @@ pub(in crate::plans) async fn settle_merges(cx: &Cx) -> Result<(), StepError> {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let forest = cx.catalogue().forest(&cx.vm).await?;
         let mut written = false;
-        for (parent, child) in forest.merges(&needed(cx, &vm).await?, &missing(cx, &forest).await?) {
+        for (parent, child) in forest.merges(&needed(cx, &vm, &forest).await?, &missing(cx, &forest).await?) {
             let merge = Merge::new(&forest, parent.clone(), child.clone());
             written = settle_merge(cx, &vm, &forest, &merge).await?;
             if written {
