@@ -34,6 +34,14 @@ impl Changes {
         self.txn
     }
 
+    /// Which records are written. Those that are appended belong to no VM.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.txn.writes.iter().filter_map(|put| match put {
+            Put::Set(key, _) | Put::Delete(key) => Some(key.as_str()),
+            Put::Append(..) => None,
+        })
+    }
+
     /// These writes after the present ones.
     pub(crate) fn and(mut self, later: Self) -> Self {
         self.txn.guards.extend(later.txn.guards);

@@ -1,7 +1,7 @@
 //! The catalogue: typed records over the store. Reads see the last commit; writes go through [`Changes`].
 
 mod changes;
-mod decoded;
+mod kept;
 mod keys;
 mod readable;
 mod record;
@@ -9,7 +9,7 @@ mod record;
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use stillpoint_common::{
     Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason,
     ReferencePoint, ReferencePointId, Restore, Vm, VmId,
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::changes::Changes;
 pub use self::readable::readable;
-use self::{decoded::Decoded, record::decode};
+use self::{kept::Kept, record::decode};
 use crate::{
     describe::Debt,
     failing::FailureRecord,
@@ -47,14 +47,15 @@ const TRIES: u32 = 4;
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     store: Arc<dyn Store>,
-    decoded: Arc<Decoded>,
+    /// Records of VMs that were read lately.
+    kept: Arc<Kept>,
     /// Revision of the newest commit that told something. Wakes those who read events.
     news: watch::Sender<u64>,
 }
 
 impl Catalogue {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, decoded: Arc::default(), news: watch::Sender::new(0) }
+        Self { store, kept: Arc::default(), news: watch::Sender::new(0) }
     }
 
     pub(crate) async fn vm(&self, id: &VmId) -> Result<Vm, Failure> {
@@ -63,7 +64,7 @@ impl Catalogue {
 
     /// The VM of this name, if there is one.
     pub(crate) async fn find_vm(&self, id: &VmId) -> Result<Option<Vm>, Failure> {
-        self.get(&keys::vm(id)).await
+        self.of_vm(keys::vm(id)).await
     }
 
     /// All VMs, by name.
@@ -73,7 +74,7 @@ impl Catalogue {
 
     /// A VM's checkpoints, oldest first.
     pub(crate) async fn checkpoints(&self, vm: &VmId) -> Result<Vec<Checkpoint>, Failure> {
-        self.all_of(&keys::checkpoints(vm), |key, stored| self.decoded.read(key, stored)).await
+        self.all_of_vm(keys::checkpoints(vm)).await
     }
 
     pub(crate) async fn checkpoint(&self, vm: &VmId, id: CheckpointId) -> Result<Checkpoint, Failure> {
@@ -83,23 +84,23 @@ impl Catalogue {
     }
 
     pub(crate) async fn forest(&self, vm: &VmId) -> Result<Forest, Failure> {
-        let layers = self.all_of(&keys::layers(vm), |key, stored| self.decoded.read::<Layer>(key, stored)).await?;
-        Ok(Forest::new(layers))
+        let key = keys::layers(vm);
+        self.kept_or(&key, async { Ok(Forest::new(self.all::<Layer>(&key).await?)) }).await
     }
 
     /// Layers that were let go and whose files are still to be removed.
     pub(crate) async fn leftovers(&self, vm: &VmId) -> Result<Vec<Layer>, Failure> {
-        self.all(&keys::leftovers(vm)).await
+        self.all_of_vm(keys::leftovers(vm)).await
     }
 
     /// Checkpoints whose memory was let go and is still to be removed.
     pub(crate) async fn leftover_memories(&self, vm: &VmId) -> Result<Vec<CheckpointId>, Failure> {
-        self.all(&keys::leftover_memories(vm)).await
+        self.all_of_vm(keys::leftover_memories(vm)).await
     }
 
     /// A VM's reference points, oldest first.
     pub(crate) async fn points(&self, vm: &VmId) -> Result<Vec<ReferencePoint>, Failure> {
-        self.all(&keys::points(vm)).await
+        self.all_of_vm(keys::points(vm)).await
     }
 
     pub(crate) async fn point(&self, vm: &VmId, id: ReferencePointId) -> Result<ReferencePoint, Failure> {
@@ -110,12 +111,12 @@ impl Catalogue {
 
     /// The disks of all reference points of a VM.
     pub(crate) async fn tracked(&self, vm: &VmId) -> Result<Vec<Tracked>, Failure> {
-        self.all(&keys::all_tracked(vm)).await
+        self.all_of_vm(keys::all_tracked(vm)).await
     }
 
     /// Descriptions of a VM that are not in line with the catalogue.
     pub(crate) async fn debts(&self, vm: &VmId) -> Result<Vec<Debt>, Failure> {
-        self.all(&keys::debts(vm)).await
+        self.all_of_vm(keys::debts(vm)).await
     }
 
     /// Whose disk a file is.
@@ -125,24 +126,27 @@ impl Catalogue {
 
     /// The process that was paused by us for the end of a merge, if a crash came in between.
     pub(crate) async fn hold(&self, vm: &VmId) -> Result<Option<InstanceId>, Failure> {
-        self.get(&keys::hold(vm)).await
+        self.of_vm(keys::hold(vm)).await
     }
 
     /// Since when a VM stands still by itself, if it was seen to.
     pub(crate) async fn standstill(&self, vm: &VmId) -> Result<Option<Standstill>, Failure> {
-        self.get(&keys::standstill(vm)).await
+        self.of_vm(keys::standstill(vm)).await
     }
 
     /// How a VM has failed last, if it has.
     pub(crate) async fn failure(&self, vm: &VmId) -> Result<Option<FailureRecord>, Failure> {
-        self.get(&keys::failure(vm)).await
+        self.of_vm(keys::failure(vm)).await
     }
 
     /// The restore that the guest of a VM is to be told of, and the revision it was noted with.
     pub(crate) async fn restore(&self, vm: &VmId) -> Result<Option<(Restore, u64)>, Failure> {
         let key = keys::restore(vm);
-        let stored = self.store.get(&key).await.map_err(unavailable)?;
-        stored.map(|stored| Ok((decode(&key, &stored.value)?, stored.revision))).transpose()
+        let found = async {
+            let stored = self.store.get(&key).await.map_err(unavailable)?;
+            stored.map(|stored| Ok((decode(&key, &stored.value)?, stored.revision))).transpose()
+        };
+        self.kept_or(&key, found).await
     }
 
     /// The same of many VMs, in the order of their names, that follow each other: one look beside that at the first.
@@ -192,7 +196,12 @@ impl Catalogue {
             return Ok(());
         }
         let tells = changes.tells();
-        let revision = self.store.commit(changes.into_txn()).await?;
+        let writing = self.kept.writing(changes.keys());
+        let answer = self.store.commit(changes.into_txn()).await;
+        if matches!(answer, Ok(_) | Err(StoreError::Conflict { .. })) {
+            writing.settled();
+        }
+        let revision = answer?;
         if tells {
             self.tell_news(revision);
         }
@@ -244,26 +253,18 @@ impl Catalogue {
         self.get(&keys::job(id)).await
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
+    async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
         let stored = self.store.get(key).await.map_err(unavailable)?;
         stored.map(|stored| decode(key, &stored.value)).transpose()
     }
 
-    async fn all<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Failure> {
-        self.all_of(prefix, |key, stored| decode(key, &stored.value)).await
-    }
-
-    async fn all_of<T>(
-        &self,
-        prefix: &str,
-        read: impl Fn(&str, &Stored) -> Result<T, Failure> + Send,
-    ) -> Result<Vec<T>, Failure> {
+    async fn all<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Failure> {
         let mut found = Vec::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.store.scan(prefix, after.as_deref(), PAGE).await.map_err(unavailable)?;
             for (key, stored) in &page {
-                found.push(read(key, stored)?);
+                found.push(decode(key, &stored.value)?);
             }
             match page.last() {
                 Some((key, _)) if page.len() == PAGE => after = Some(key.clone()),
@@ -271,7 +272,37 @@ impl Catalogue {
             }
         }
     }
+
+    /// A record of a VM.
+    async fn of_vm<T: Record>(&self, key: String) -> Result<Option<T>, Failure> {
+        self.kept_or(&key, self.get(&key)).await
+    }
+
+    /// All records of a kind that a VM has.
+    async fn all_of_vm<T: Record>(&self, prefix: String) -> Result<Vec<T>, Failure> {
+        self.kept_or(&prefix, self.all(&prefix)).await
+    }
+
+    /// What is known of a VM under this key, or else what the store says.
+    async fn kept_or<T: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        ask: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, Failure> {
+        let asked = match self.kept.find(key) {
+            Ok(known) => return Ok(known),
+            Err(asked) => asked,
+        };
+        let value = ask.await?;
+        self.kept.keep(key, asked, &value);
+        Ok(value)
+    }
 }
+
+/// What can be read from the store and kept.
+trait Record: DeserializeOwned + Clone + Send + Sync + 'static {}
+
+impl<T: DeserializeOwned + Clone + Send + Sync + 'static> Record for T {}
 
 fn token_of(key: &str) -> Result<EventToken, Failure> {
     let damaged = || Failure::new(Reason::CatalogueDamaged, format!("{key} is not the key of an event"));
