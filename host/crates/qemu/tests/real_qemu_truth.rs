@@ -10,11 +10,7 @@ use stillpoint_engine::ports::{Images, Seen};
 use stillpoint_qemu::QemuImages;
 
 async fn seen(images: &QemuImages, layers: &[LayerFile]) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    for layer in layers {
-        seen.push(images.look(layer).await.unwrap());
-    }
-    seen
+    images.look_at(layers).await.unwrap().into_iter().map(Result::unwrap).collect()
 }
 
 #[tokio::test]
@@ -41,7 +37,7 @@ async fn real_qemu_does_not_touch_a_layer_from_the_switch_on() {
 #[tokio::test]
 async fn real_qemu_images_that_changed_are_seen_to_have() {
     let folder = tempfile::tempdir().unwrap();
-    let images = QemuImages::new(config());
+    let images: &dyn Images = &QemuImages::new(config());
     let layer =
         |name: &str| LayerFile { id: LayerId::generate(), path: folder.path().join(name), format: DiskFormat::Qcow2 };
     let (base, top, other) = (layer("base.qcow2"), layer("top.qcow2"), layer("other.qcow2"));

@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) written: u64,
     pub(crate) events: broadcast::Sender<HypervisorEvent>,
     pub(crate) crashed: watch::Sender<bool>,
+    /// Whether what guests read is looked at after each call.
+    pub(crate) looks: bool,
     process: u64,
     began: Instant,
 }
@@ -125,6 +127,7 @@ impl State {
             written: 0,
             events: broadcast::Sender::new(EVENTS),
             crashed: watch::Sender::new(false),
+            looks: true,
             process: 0,
             began: Instant::now(),
         }
@@ -237,6 +240,9 @@ impl State {
 
     /// Looks whether every guest still reads what it has reason to believe.
     pub(crate) fn check(&mut self) {
+        if !self.looks {
+            return;
+        }
         for (id, instance) in &mut self.instances {
             let stacks: Vec<_> = instance.disks.keys().map(|disk| (disk.clone(), instance.stack(disk))).collect();
             for (disk, stack) in stacks {

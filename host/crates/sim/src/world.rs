@@ -40,6 +40,15 @@ impl World {
         Self { state: Arc::new(Mutex::new(State::new())) }
     }
 
+    /// A world that does not look, after each call, at what every guest reads: for measuring what is above it. It finds
+    /// no violation of that kind.
+    #[must_use]
+    pub fn unwatched() -> Self {
+        let world = Self::new();
+        world.with(|state| state.looks = false);
+        world
+    }
+
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.settle();

@@ -33,8 +33,9 @@ impl Images for Bounded<dyn Images> {
             .await
     }
 
-    async fn look(&self, file: &LayerFile) -> Answer<Seen> {
-        within(self.limits.look, late("a glance at", &file.path), named("look", self.port.look(file))).await
+    async fn look_at(&self, files: &[LayerFile]) -> Answer<Vec<Answer<Seen>>> {
+        let first = files.first().map_or(Path::new("files"), |file| &file.path);
+        within(self.limits.look, late("a glance at", first), named("look_at", self.port.look_at(files))).await
     }
 
     async fn beside(&self, folder: &Path) -> Answer<Vec<(PathBuf, Seen)>> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use stillpoint_common::{Layer, LayerFile};
 
 use super::{PART, blocks::Blocks, path::Path};
-use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::is_right};
+use crate::{context::Ports, error::StepError, forest::Forest, ports::Extent, truth::are_right};
 
 /// Ranges that are kept of all that a layer holds, at most: memory is bounded whatever the layer.
 const HELD: usize = 1 << 16;
@@ -22,7 +22,7 @@ pub(super) async fn differing(
     // What lies below is read through both ends: if it has changed, what they read as is not what it was.
     let below = path.common.iter().flat_map(|common| forest.below(common)).chain(&path.common);
     let all: Vec<&Layer> = below.chain(path.layers()).collect();
-    are_right(ports, forest, &all).await?;
+    are_right(ports, forest, all.iter().copied()).await?;
     if part.is_empty() {
         return Ok(found);
     }
@@ -33,7 +33,7 @@ pub(super) async fn differing(
             None => over(found, extents),
         };
     }
-    are_right(ports, forest, &all).await?;
+    are_right(ports, forest, all.iter().copied()).await?;
     Ok(found)
 }
 
@@ -59,11 +59,4 @@ fn over(below: Blocks, extents: Vec<Extent>) -> Blocks {
     let (zeros, data): (Vec<_>, Vec<_>) = extents.into_iter().partition(|extent| extent.zero);
     let bytes = |extents: Vec<Extent>| extents.into_iter().map(|extent| extent.bytes);
     below.without(&Blocks::inside(bytes(zeros))).and(Blocks::touched(bytes(data)))
-}
-
-async fn are_right(ports: &Ports, forest: &Forest, layers: &[&Layer]) -> Result<(), StepError> {
-    for layer in layers {
-        is_right(ports, layer, &forest.below(layer)).await?;
-    }
-    Ok(())
 }

@@ -17,6 +17,7 @@ use crate::{
     error::StepError,
     forest::Forest,
     ports::{MemoryError, RunState},
+    truth,
 };
 
 /// Everything that is wrong with a VM. `busy`: something is at work on it, so that files come and go.
@@ -41,10 +42,8 @@ pub(crate) async fn check_vm(world: &World, id: &VmId, busy: bool) -> Result<Vec
 }
 
 async fn layers(world: &World, vm: &Vm, checkpoints: &[Checkpoint], forest: &Forest) -> Vec<Finding> {
-    let mut seen = BTreeMap::new();
-    for layer in forest.iter() {
-        seen.insert(layer.file.id, world.ports.images.look(&layer.file).await);
-    }
+    let seen = truth::see(&world.ports, forest.iter()).await;
+    let seen = seen.into_iter().map(|(layer, seen)| (layer.file.id, seen)).collect();
     layer_findings(vm, checkpoints, forest, &seen)
 }
 

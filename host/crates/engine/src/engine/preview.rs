@@ -7,7 +7,7 @@ use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Failure, Laye
 use super::Engine;
 use crate::{
     DeletePreview, Doomed, admission::ready, error::StepError, forest::Forest, points::kept_apart, preview::Plan,
-    tree::subtree,
+    tree::subtree, truth::see,
 };
 
 impl Engine {
@@ -39,8 +39,8 @@ impl Engine {
     /// Bytes that each layer's file takes, and those whose files are not there.
     async fn sizes(&self, forest: &Forest) -> Result<(BTreeMap<LayerId, u64>, BTreeSet<LayerId>), Failure> {
         let (mut sizes, mut missing) = (BTreeMap::new(), BTreeSet::new());
-        for layer in forest.iter() {
-            match self.world.ports.images.look(&layer.file).await {
+        for (layer, seen) in see(&self.world.ports, forest.iter()).await {
+            match seen {
                 Ok(seen) => drop(sizes.insert(layer.file.id, seen.allocated)),
                 Err(crate::ports::ImageError::Missing { .. }) => drop(missing.insert(layer.file.id)),
                 Err(error) => return Err(StepError::from(error).into()),

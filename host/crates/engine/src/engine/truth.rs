@@ -9,7 +9,7 @@ use crate::{
     catalogue::readable,
     check::{check_vm, users_of},
     error::StepError,
-    truth::wrongs,
+    truth::{see, wrongs},
 };
 
 /// Keys in one read.
@@ -83,8 +83,7 @@ impl Engine {
         let mut layers: Vec<&Layer> = forest.iter().collect();
         layers.sort_by_key(|layer| (&layer.disk, forest.below(layer).len(), layer.file.id));
         let mut views = Vec::with_capacity(layers.len());
-        for layer in layers {
-            let seen = self.world.ports.images.look(&layer.file).await;
+        for (layer, seen) in see(&self.world.ports, layers).await {
             let below = forest.below(layer);
             let (checkpoints, now): (Vec<CheckpointId>, bool) = users_of(layer.file.id, &record, &checkpoints, &forest);
             views.push(LayerView {

@@ -6,13 +6,14 @@
 
 use stillpoint_common::{FileIdentity, Layer};
 
-use crate::{catalogue::Changes, context::Cx, error::StepError};
+use crate::{catalogue::Changes, context::Cx, error::StepError, truth};
 
 /// Lets the records of a VM's layers follow their files to other device numbers.
 pub(super) async fn follow_devices(cx: &Cx) -> Result<(), StepError> {
-    for layer in cx.catalogue().forest(&cx.vm).await?.iter() {
-        let seen = cx.ports().images.look(&layer.file).await.ok();
-        if let Some(identity) = seen.and_then(|seen| moved(layer.identity, seen.identity)) {
+    let forest = cx.catalogue().forest(&cx.vm).await?;
+    // What cannot be seen is for the plan that meets it to refuse.
+    for (layer, seen) in truth::see(cx.ports(), forest.iter()).await {
+        if let Some(identity) = seen.ok().and_then(|seen| moved(layer.identity, seen.identity)) {
             tracing::info!(vm = %cx.vm, path = %layer.file.path.display(), "its file system has another device number");
             let here = Layer { identity, ..layer.clone() };
             let changes = Changes::default().delete_layer(&cx.vm, layer).set_layer(&cx.vm, &here);

@@ -40,8 +40,8 @@ pub(super) async fn create_overlays(
     let mut made = Vec::with_capacity(overlays.len());
     for (disk, planned) in overlays {
         let backing = forest.get(planned.backing).ok_or_else(|| contradiction(disk))?;
-        verify_at_a_glance(cx.ports(), forest, backing).await?;
-        let facts = verify_layer(cx.ports(), backing, &forest.below(backing)).await?;
+        truth::chain_is_right(cx.ports(), forest, backing).await?;
+        let facts = verify_content(cx.ports(), backing).await?;
         let identity = cx.ports().images.create_overlay(&planned.file.path, &backing.file, facts).await?;
         made.push(layer_of(disk, planned, identity, facts, cx.ports().clock.now()));
     }
@@ -110,36 +110,26 @@ pub(super) async fn verify_layers(
     for (disk, head) in heads {
         let mut chain = forest.chain(*head).ok_or_else(|| contradiction(disk))?;
         chain.reverse();
-        for (at, layer) in chain.iter().enumerate() {
-            verify_layer(ports, layer, &chain[at + 1..]).await?;
+        truth::are_right(ports, forest, chain.iter().copied()).await?;
+        for layer in chain {
+            verify_content(ports, layer).await?;
         }
     }
     Ok(())
 }
 
-/// Makes sure that a layer's file is the one we know, over the layer that we know, unchanged and whole. Answers its virtual size.
-pub(super) async fn verify_layer(ports: &Ports, layer: &Layer, below: &[&Layer]) -> Result<u64, StepError> {
-    truth::is_right(ports, layer, below).await?;
+/// Makes sure that a layer's file is whole and of the size we know. Answers its virtual size.
+async fn verify_content(ports: &Ports, layer: &Layer) -> Result<u64, StepError> {
     let facts = ports.images.stat(&layer.file.path, layer.file.format).await?;
     let path: PathBuf = layer.file.path.clone();
     if facts.corrupt {
         let message = "its header says that it is damaged; run `qemu-img check`".to_owned();
         return Err(ImageError::Unusable { path, message }.into());
     }
-    if !below.is_empty() && facts.virtual_size != layer.virtual_size {
+    if layer.backing.is_some() && facts.virtual_size != layer.virtual_size {
         return Err(resized(layer, facts.virtual_size).into());
     }
     Ok(facts.virtual_size)
-}
-
-/// The same for a layer and all below it, without a look at what is in them: quick.
-pub(super) async fn verify_at_a_glance(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
-    let mut chain = forest.chain(layer.file.id).ok_or_else(|| contradiction(&layer.disk))?;
-    chain.reverse();
-    for (at, layer) in chain.iter().enumerate() {
-        truth::is_right(ports, layer, &chain[at + 1..]).await?;
-    }
-    Ok(())
 }
 
 /// A disk of which checkpoints read parts keeps its size. One that stands alone may be resized while its VM is off.

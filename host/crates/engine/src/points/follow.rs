@@ -8,7 +8,7 @@ use crate::{
     changed::{Blocks, held_by},
     context::Cx,
     error::StepError,
-    truth::wrong,
+    truth::wrongs,
 };
 
 /// What the child of a merge holds by itself, before the data of a parent with points on it moves up into it.
@@ -64,7 +64,8 @@ pub(crate) async fn after_removal(cx: &Cx, layer: &Layer) -> Result<Changes, Ste
 /// What a layer holds, or why that is not known.
 async fn held_if_right(cx: &Cx, layer: &Layer) -> Result<Result<Blocks, String>, StepError> {
     let forest = cx.catalogue().forest(&cx.vm).await?;
-    if let Some(wrong) = wrong(cx.ports(), layer, &forest.below(layer)).await {
+    let seen = cx.ports().images.look(&layer.file).await;
+    if let Some(wrong) = wrongs(layer, &forest.below(layer), seen.as_ref()).first() {
         return Ok(Err(format!("{} {}", layer.file.path.display(), wrong.text())));
     }
     Ok(Ok(held_by(cx.ports(), &layer.file).await?))

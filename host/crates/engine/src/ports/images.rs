@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ops::Range,
     path::{Path, PathBuf},
+    slice,
 };
 
 use async_trait::async_trait;
@@ -17,8 +18,9 @@ pub trait Images: Send + Sync {
     /// What is true of this file now. Also works while a VM has it open.
     async fn stat(&self, path: &Path, format: DiskFormat) -> Result<ImageFacts, ImageError>;
 
-    /// What can be seen of a file without a tool: cheap, and also while a VM has it open. Nothing it names is opened.
-    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError>;
+    /// What can be seen of files without a tool, in their order: cheap, and also while a VM has them open. Nothing they
+    /// name is opened.
+    async fn look_at(&self, files: &[LayerFile]) -> Result<Vec<Result<Seen, ImageError>>, ImageError>;
 
     /// Image files in this folder that name a backing file, finished or not, and what is seen of them.
     async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError>;
@@ -207,6 +209,17 @@ pub struct Flatten {
     pub target: PathBuf,
     /// Its format.
     pub format: DiskFormat,
+}
+
+impl dyn Images + '_ {
+    /// What can be seen of one file without a tool.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be read.
+    pub async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
+        let seen = self.look_at(slice::from_ref(file)).await?.pop();
+        seen.unwrap_or_else(|| Err(ImageError::Missing { path: file.path.clone() }))
+    }
 }
 
 /// Why an image operation was not done.

@@ -1,17 +1,47 @@
-//! Looking at a layer's file.
+//! Looking at layers' files.
 
-use stillpoint_common::Layer;
+use stillpoint_common::{Layer, LayerFile};
 
-use super::{Wrong, wrongs};
-use crate::{context::Ports, error::StepError};
+use super::wrongs;
+use crate::{
+    context::Ports,
+    error::StepError,
+    forest::Forest,
+    ports::{ImageError, Seen},
+};
 
-/// The gravest thing that is wrong with a layer's file as it is now. `below` are the layers below it, the nearest first.
-pub(crate) async fn wrong(ports: &Ports, layer: &Layer, below: &[&Layer]) -> Option<Wrong> {
-    let seen = ports.images.look(&layer.file).await;
-    wrongs(layer, below, seen.as_ref()).into_iter().next()
+/// What is seen of the files of these layers, in their order.
+pub(crate) async fn see<'l>(
+    ports: &Ports,
+    layers: impl IntoIterator<Item = &'l Layer> + Send,
+) -> Vec<(&'l Layer, Result<Seen, ImageError>)> {
+    let (layers, files): (Vec<&Layer>, Vec<LayerFile>) =
+        layers.into_iter().map(|layer| (layer, layer.file.clone())).unzip();
+    match ports.images.look_at(&files).await {
+        Ok(seen) => layers.into_iter().zip(seen).collect(),
+        Err(error) => {
+            let unseen = || ImageError::Failed { what: "a glance".to_owned(), message: error.to_string() };
+            layers.into_iter().map(|layer| (layer, Err(unseen()))).collect()
+        }
+    }
 }
 
-/// Refuses a layer whose file is not what the catalogue knows.
-pub(crate) async fn is_right(ports: &Ports, layer: &Layer, below: &[&Layer]) -> Result<(), StepError> {
-    wrong(ports, layer, below).await.map_or(Ok(()), |wrong| Err(wrong.failure(layer).into()))
+/// Refuses the first of these layers whose file is not what the catalogue knows.
+pub(crate) async fn are_right<'l>(
+    ports: &Ports,
+    forest: &Forest,
+    layers: impl IntoIterator<Item = &'l Layer> + Send,
+) -> Result<(), StepError> {
+    for (layer, seen) in see(ports, layers).await {
+        if let Some(wrong) = wrongs(layer, &forest.below(layer), seen.as_ref()).into_iter().next() {
+            return Err(wrong.failure(layer).into());
+        }
+    }
+    Ok(())
+}
+
+/// The same of a layer and all below it.
+pub(crate) async fn chain_is_right(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
+    let chain: Vec<&Layer> = [layer].into_iter().chain(forest.below(layer)).collect();
+    are_right(ports, forest, chain).await
 }

@@ -224,9 +224,9 @@ impl Images for QemuImages {
         Ok(Moved::Whole)
     }
 
-    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
-        let file = file.clone();
-        blocking(move || glance(&file)).await
+    async fn look_at(&self, files: &[LayerFile]) -> Result<Vec<Result<Seen, ImageError>>, ImageError> {
+        let files = files.to_vec();
+        blocking(move || Ok(files.iter().map(glance).collect())).await
     }
 
     async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError> {

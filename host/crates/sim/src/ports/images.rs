@@ -102,8 +102,8 @@ impl Images for SimImages {
         self.process.call(Call::Extents, |state| state.extents(layer, part)).await
     }
 
-    async fn look(&self, file: &LayerFile) -> Result<Seen, ImageError> {
-        self.process.call(Call::Look, |state| state.look(&file.path)).await
+    async fn look_at(&self, files: &[LayerFile]) -> Result<Vec<Result<Seen, ImageError>>, ImageError> {
+        self.process.call(Call::Look, |state| Ok(files.iter().map(|file| state.look(&file.path)).collect())).await
     }
 
     async fn beside(&self, folder: &Path) -> Result<Vec<(PathBuf, Seen)>, ImageError> {
