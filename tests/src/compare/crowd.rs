@@ -30,7 +30,7 @@ pub(super) fn vm(number: usize) -> Outcome<VmId> {
 impl Crowd {
     /// So many VMs that are off, with one disk each. The catalogue is in `store`, or else in memory.
     pub(super) async fn of(vms: usize, store: Option<Arc<dyn Store>>) -> Outcome<Self> {
-        let world = World::new();
+        let world = World::unwatched();
         let ports = world.ports();
         let ports = Ports { store: store.unwrap_or_else(|| ports.store.clone()), ..ports };
         let engine = Engine::open(ports, EngineConfig::new("/state")).await?;
