@@ -110,7 +110,8 @@ fn images(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(files.filter(|path| path.is_file() && path.display().to_string().contains(".qcow2")).collect())
 }
 
-/// Asserts that there is a memory state for each checkpoint that has memory, whole, and for nothing else.
+/// Asserts that there is a memory state for each checkpoint that has memory, and one for a VM that is saved, all of them
+/// whole, and nothing else.
 ///
 /// # Errors
 /// If the service cannot be asked.
@@ -118,18 +119,23 @@ fn images(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// # Panics
 /// If it is not so.
 pub async fn assert_memory_sound(client: &Client, vm: &VmId, what: &str) -> Audited<()> {
-    let location = PathBuf::from(client.vm(vm).await?.checkpoint_location);
+    let machine = client.vm(vm).await?;
+    let location = PathBuf::from(machine.checkpoint_location);
+    // Descriptions lie there, too.
+    let files = fs::read_dir(&location).into_iter().flatten().flatten();
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let found: BTreeSet<String> = names.filter(|name| !name.ends_with(".json")).collect();
     let with_memory = client.list_checkpoints(vm).await?.into_iter().filter(|checkpoint| checkpoint.memory_bytes > 0);
     let mut needed: BTreeSet<String> = with_memory.map(|checkpoint| format!("{}.memory", checkpoint.id)).collect();
+    if machine.saved.is_some() {
+        let own = found.iter().find(|name| name.ends_with(".memory") && !needed.contains(*name)).cloned();
+        needed.insert(own.ok_or_else(|| format!("{what}: nothing is kept of a VM that is saved"))?);
+    }
     for manifest in needed.clone() {
         let mut saved = SavedMemory::open(&location.join(manifest))?.ok_or("a state of an older format")?;
         saved.check()?;
         needed.extend(saved.packs().map(|pack| format!("{pack}.pages")));
     }
-    let files = fs::read_dir(location).into_iter().flatten().flatten();
-    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    // Descriptions lie there, too.
-    let found: BTreeSet<String> = names.filter(|name| !name.ends_with(".json")).collect();
     assert_eq!(found, needed, "{what}: memory states that are there, memory states that are needed");
     Ok(())
 }

@@ -253,6 +253,16 @@ impl Steps {
         Ok(())
     }
 
+    /// Starts the VM and finds its guest again.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start(&mut self) -> Stepped {
+        self.client.wait(&self.client.start_vm(&self.vm).await?.id).await?;
+        self.lab = self.service.lab().await?;
+        Ok(())
+    }
+
     /// Waits until the VM is in this state.
     ///
     /// # Errors

@@ -31,8 +31,12 @@ async fn dies(guest: &mut Steps, act: Act, point: &str) -> Tested<bool> {
     let ended = guest.end_of(operation).await?;
     println!("{what}: {}", ended.as_ref().map_or_else(String::as_str, |()| "done"));
     let done = ended.is_ok();
-    assert_eq!(guest.client.vm(&guest.vm).await?.state, Some(PowerState::Running), "{what}");
+    let state = if done && act == Act::Save { PowerState::Saved } else { PowerState::Running };
+    assert_eq!(guest.client.vm(&guest.vm).await?.state, Some(state), "{what}");
     guest.is_sound(guest.set.path(), &contents, &what).await?;
+    if state == PowerState::Saved {
+        guest.start().await?;
+    }
     if done && matches!(act, Act::Apply(_) | Act::Revert) {
         guest.lab = guest.service.lab().await?;
     } else {
@@ -83,7 +87,7 @@ async fn the_service_dies_at_each_step_of_checkpoints_and_merges() -> Tested {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_dies_at_each_step_of_an_apply_a_revert_and_an_export() -> Tested {
+async fn the_service_dies_at_each_step_of_an_apply_a_revert_an_export_and_a_save() -> Tested {
     let mut guest = Steps::new(GuestSet::new()?, Vec::new()).await?;
     guest.write(1).await?;
     let first = guest.checkpoint().await?;
@@ -96,6 +100,10 @@ async fn the_service_dies_at_each_step_of_an_apply_a_revert_and_an_export() -> T
         guest.write(3).await?;
         let done = dies(&mut guest, act, point).await?;
         assert_eq!(guest.value().await?, if done && act == Act::Revert { "1 1" } else { "3 3" }, "{act:?}, {point}");
+    }
+    for point in ["save_memory 1 before", "save_memory 1 after", "memory.seal 1 after", "retire 1 before"] {
+        guest.write(4).await?;
+        dies(&mut guest, Act::Save, point).await?;
     }
     Ok(())
 }

@@ -61,7 +61,8 @@ async fn assert_kept(guest: &Steps, before: &BTreeSet<CheckpointId>, act: (Act, 
     Ok(())
 }
 
-/// QEMU is killed there. The VM is off then, and starts with all that was acknowledged.
+/// QEMU is killed there. The VM is off then, or saved if all of it was kept already, and starts with all that was
+/// acknowledged.
 async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Tested {
     let what = format!("{act:?}, QEMU dead at {point}");
     guest.write(value).await?;
@@ -73,11 +74,14 @@ async fn qemu_dies(guest: &mut Steps, act: Act, point: &str, value: u32) -> Test
         Ok(())
     })
     .await?;
-    guest.becomes(PowerState::Off).await?;
+    let saved = act == Act::Save && ended.is_ok();
+    guest.becomes(if saved { PowerState::Saved } else { PowerState::Off }).await?;
     guest.is_sound(guest.set.path(), &contents, &what).await?;
     assert_kept(guest, &names, (act, ended.is_ok()), &what).await?;
-    guest.client.wait(&guest.client.start_vm(&guest.vm).await?.id).await?;
-    guest.lab = guest.service.lab().await?;
+    guest.start().await?;
+    if saved {
+        assert_eq!(guest.value().await?, format!("{value} {value}"), "{what}: it goes on");
+    }
     let is = guest.lab.sh("cat /data/value").await?;
     // Past its commit an apply stands, whatever becomes of the process: Now is the checkpoint.
     assert!(is == value.to_string() || (matches!(act, Act::Apply(_) | Act::Revert) && is == "1"), "{what}: {is}");
@@ -119,6 +123,7 @@ async fn qemu_dies_in_a_revert_a_merge_upwards_an_export_or_a_save_and_nothing_t
         (Act::Export(first), "flatten 1 before"),
         (Act::Export(first), "flatten 1 after"),
         (Act::Save, "save_memory 1 before"),
+        (Act::Save, "save_memory 1 after"),
     ]) {
         guest.prepare(act).await?;
         qemu_dies(&mut guest, act, point, number).await?;
@@ -174,6 +179,10 @@ async fn fills(guest: &mut Steps, small: &SmallFs, (act, point): (Act, &str), va
     let (names, contents) = (guest.names().await?, guest.contents().await?);
     let ended = struck(guest, (act, point), async |_| Ok(small.fill()?)).await?;
     small.give_back()?;
+    if act == Act::Save && ended.is_ok() {
+        guest.becomes(PowerState::Saved).await?;
+        guest.start().await?;
+    }
     guest.becomes(PowerState::Running).await?;
     if matches!(act, Act::Apply(_)) && ended.is_ok() {
         guest.lab = guest.service.lab().await?;
@@ -222,6 +231,8 @@ async fn the_disk_fills_up_at_each_step_and_all_is_well_when_there_is_space_agai
         (Act::MergeUp, "stream 1 after"),
         (Act::Export(first), "flatten 1 before"),
         (Act::Export(first), "flatten 1 after"),
+        (Act::Save, "memory.begin 1 after"),
+        (Act::Save, "memory.seal 1 before"),
     ]) {
         guest.prepare(struck.0).await?;
         if struck.0 == Act::DeleteParentOfNow {
