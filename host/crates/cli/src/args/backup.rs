@@ -1,13 +1,39 @@
 //! `stillpoint backup …`
 
-use clap::{Args, Subcommand};
-use stillpoint_common::{DiskName, VmId};
+use clap::{Args, Subcommand, ValueEnum};
+use stillpoint_common::{Consistency, DiskName, VmId};
 
-use super::{CheckpointRef, parse};
+use super::{BackupTypeArg, CheckpointRef, parse};
 
 /// What can be done for backups.
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
+    /// Begin a backup session: a checkpoint of the disks that is there to be read, until the session ends.
+    ///
+    /// It ends when it is completed or aborted, or when its client is silent for longer than its lease; the checkpoint is gone
+    /// then. A guest that is asked to be quiet has its writers told only when the session is completed.
+    Start(StartBackup),
+    /// Show how a backup session stands.
+    Show(BackupRef),
+    /// List the backup sessions of a VM: one that is open, and those that have ended last.
+    Sessions {
+        /// Which VM.
+        #[arg(value_parser = parse::vm)]
+        vm: VmId,
+    },
+    /// Renew the lease of a backup session.
+    Renew(BackupRef),
+    /// Complete a backup session: its data is safe. A reference point is left, and writers of the guest are told.
+    Complete {
+        #[command(flatten)]
+        /// Which session.
+        backup: BackupRef,
+        /// Give the reference point up that it builds on.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Give a backup session up. Nothing is left of it.
+    Abort(BackupRef),
     /// List the ranges of bytes in which a disk differs between two checkpoints of its VM, or which hold data at all.
     ///
     /// What is not listed reads the same at both, or as zeros. Ranges are of blocks of 64 KiB. The two checkpoints may lie on
@@ -31,6 +57,60 @@ pub enum BackupCommand {
         /// Its id, or the beginning of its id.
         point: String,
     },
+}
+
+/// Which backup session of which VM.
+#[derive(Debug, Args)]
+pub struct BackupRef {
+    /// Which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// Its id, or the beginning of its id.
+    pub backup: String,
+}
+
+/// `stillpoint backup start`
+#[derive(Debug, Args)]
+pub struct StartBackup {
+    /// Which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// What the guest is asked for: with `crash` it is not asked.
+    #[arg(long, value_enum, default_value = "application", value_name = "LEVEL")]
+    pub consistency: LevelArg,
+    /// The least that is taken [default: file-system, if the guest is asked].
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub least: Option<LevelArg>,
+    /// What the guest's writers are told that it means for their history.
+    #[arg(long, value_enum, default_value = "copy", value_name = "TYPE")]
+    pub backup_type: BackupTypeArg,
+    /// How long the session lasts without a call of its client: 90s, 5m, 12h.
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "10m")]
+    pub lease: std::time::Duration,
+    /// The reference point that it builds on: its id, or the beginning of its id.
+    #[arg(long, value_name = "POINT")]
+    pub from_point: Option<String>,
+}
+
+/// How quiet a guest is, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LevelArg {
+    /// All writers and file systems.
+    Application,
+    /// All file systems.
+    FileSystem,
+    /// As after a power cut.
+    Crash,
+}
+
+impl From<LevelArg> for Consistency {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Application => Self::Application,
+            LevelArg::FileSystem => Self::FileSystem,
+            LevelArg::Crash => Self::Crash,
+        }
+    }
 }
 
 /// `stillpoint backup changed`

@@ -14,6 +14,7 @@ mod images;
 mod integrity;
 mod operations;
 mod resolve;
+mod sessions;
 mod transfers;
 mod vms;
 
@@ -22,6 +23,7 @@ pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
 pub use images::{ImageMergeEvent, ImageMergeStream};
 pub use resolve::resolve;
+pub use sessions::NewBackup;
 pub use transfers::{VerifyEvent, VerifyStream, VmToImport};
 pub use vms::{VmChange, VmToCreate};
 

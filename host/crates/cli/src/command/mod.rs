@@ -15,6 +15,7 @@ mod memory;
 mod operation;
 mod select;
 mod services;
+mod session;
 mod settings;
 mod show;
 mod transfer;

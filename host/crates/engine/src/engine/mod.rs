@@ -9,10 +9,11 @@ mod import;
 mod operations;
 mod preview;
 mod rebuild;
+mod sessions;
 mod truth;
 mod view;
 
-pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress};
+pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress, sessions::BackupLease};
 
 use std::{
     collections::HashMap,

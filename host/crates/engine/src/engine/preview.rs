@@ -6,7 +6,12 @@ use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Failure, Laye
 
 use super::Engine;
 use crate::{
-    DeletePreview, Doomed, admission::ready, error::StepError, forest::Forest, points::kept_apart, preview::Plan,
+    DeletePreview, Doomed,
+    admission::{of_no_backup, ready},
+    error::StepError,
+    forest::Forest,
+    points::kept_apart,
+    preview::Plan,
     tree::subtree,
 };
 
@@ -54,7 +59,7 @@ impl Engine {
 fn going(vm: &VmId, all: &[Checkpoint], doomed: &Doomed) -> Result<BTreeSet<CheckpointId>, Failure> {
     let can_go = |id: &CheckpointId| match all.iter().find(|checkpoint| checkpoint.id == *id) {
         None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
-        Some(found) => ready(found),
+        Some(found) => ready(found).and_then(|()| of_no_backup(found)),
     };
     match doomed {
         Doomed::These(ids) => ids.iter().try_for_each(can_go).map(|()| ids.clone()),
