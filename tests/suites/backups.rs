@@ -81,6 +81,7 @@ async fn nothing_is_left(host: &SimHost) {
     let layers = host.engine.layer_files(&host.vm()).await.unwrap().len();
     let points = points(host).await;
     assert!(layers == if points.is_empty() { 2 } else { 4 }, "{layers} layers with the points {points:?}");
+    assert_eq!(host.world.endpoints(), 0, "a disk is still served");
     host.assert_clean().await;
 }
 
@@ -331,6 +332,43 @@ async fn a_checkpoint_whose_session_nobody_knows_any_more_goes_by_itself() {
     assert_eq!(host.read(3), 1);
     let gone = host.engine.backup(&host.vm(), backup.id).await.unwrap_err();
     assert_eq!(gone.reason, Reason::BackupNotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_backup_reads_through_stays_as_it_is_and_is_served_no_longer_than_its_session() {
+    let host = SimHost::running().await;
+    let lower = host.create(CheckpointPolicy::Production).await.unwrap().id;
+    host.write(2, 1);
+    let backup = begin(&host, usual()).await.unwrap();
+    let data = host.engine.open_disk(&host.vm(), backup.id, &disk("data")).await.unwrap();
+    assert_eq!(host.engine.open_disk(&host.vm(), backup.id, &disk("data")).await.unwrap(), data);
+    host.engine.open_disk(&host.vm(), backup.id, &disk("system")).await.unwrap();
+    assert_eq!(host.world.endpoints(), 2);
+    let unknown = host.engine.open_disk(&host.vm(), backup.id, &disk("other")).await.unwrap_err();
+    assert_eq!((unknown.reason, unknown.field.as_deref()), (Reason::DiskNotFound, Some("disk")));
+    let before = host.engine.layer_files(&host.vm()).await.unwrap();
+    let doomed = stillpoint_engine::Doomed::These([lower].into());
+    let preview = host.engine.preview_delete(&host.vm(), &doomed).await.unwrap();
+    assert_eq!(preview.merges, [], "none can be done before the backup has ended");
+    host.run(Request::DeleteCheckpoint(lower)).await.unwrap();
+    assert_eq!(host.engine.layer_files(&host.vm()).await.unwrap(), before, "nothing moves below a reader");
+    host.world.set_faults(FaultPlan::none());
+    complete(&host, backup.id).await.unwrap();
+    let calls = host.world.calls();
+    let at = |call: Call| calls.iter().position(|made| *made == call).unwrap_or_else(|| panic!("{call}: {calls:?}"));
+    assert!(at(Call::CloseEndpoints) < at(Call::Commit), "nobody reads any more when layers may change");
+    nothing_is_left(&host).await;
+    let over = host.engine.open_disk(&host.vm(), backup.id, &disk("data")).await.unwrap_err();
+    assert_eq!(over.reason, Reason::BackupEnded);
+    // It lapses, although it was read from.
+    let backup = begin(&host, usual()).await.unwrap();
+    tokio::time::sleep(LEASE * 9 / 10).await;
+    host.engine.open_disk(&host.vm(), backup.id, &disk("data")).await.unwrap();
+    tokio::time::sleep(LEASE * 9 / 10).await;
+    assert_eq!((look(&host, backup.id).await.state, host.world.endpoints()), (BackupState::Open, 1), "it was renewed");
+    tokio::time::sleep(LEASE).await;
+    assert!(why(&look(&host, backup.id).await).contains("lapsed"));
+    nothing_is_left(&host).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

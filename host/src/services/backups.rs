@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{peer, refuse};
+use super::{peer, read_disk, refuse};
 
 /// Answers that wait for the client to take them, at most: no more is read until it does.
 const UNREAD: usize = 2;
@@ -97,6 +97,21 @@ impl backups_server::Backups for Backups {
         let (vm, id) = request::abort_backup(asked.get_ref()).map_err(refuse)?;
         let aborted = self.engine.abort_backup(&vm, id).await.map_err(refuse)?;
         Ok(Response::new(backup(&aborted)))
+    }
+
+    type ReadDiskStream = ReceiverStream<read_disk::Answer>;
+
+    async fn read_disk(&self, asked: Request<pb::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
+        let asked = request::read_disk(asked.get_ref()).map_err(refuse)?;
+        let answers = read_disk::begin(&self.engine, asked).await.map_err(refuse)?;
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn open_disk(&self, asked: Request<pb::OpenDiskRequest>) -> Result<Response<pb::OpenDiskResponse>, Status> {
+        let (vm, id, disk) = request::open_disk(asked.get_ref()).map_err(refuse)?;
+        let socket = self.engine.open_disk(&vm, id, &disk).await.map_err(refuse)?.display().to_string();
+        let uri = format!("nbd+unix:///?socket={socket}");
+        Ok(Response::new(pb::OpenDiskResponse { socket, uri }))
     }
 
     async fn create_reference_point(

@@ -655,6 +655,13 @@ fn a_backup_session_is_begun_shown_renewed_and_ended() {
     assert!(shown.contains(SESSION) && shown.contains("OPEN") && shown.contains("FULL"), "{shown}");
     assert_eq!(says(&fake, &["backup", "sessions", "db"]), "There are no backup sessions.\n");
     assert_eq!(json(&fake, &["backup", "show", "web", &SESSION[..30]])["state"], "OPEN");
+    let (file, disk) = (fake.folder.path().join("data.raw").display().to_string(), ["--disk", "data"]);
+    let read = [&["backup", "read-disk", "web", SESSION][..], &disk, &["--to", &file]].concat();
+    assert_eq!(says(&fake, &read), "1 MiB of 2 MiB were read\n");
+    assert_eq!(std::fs::read(&file).unwrap(), [vec![0; 1 << 20], vec![7; 1 << 20]].concat());
+    assert!(refused(&fake, &read).1.contains("data.raw"), "it is there already");
+    let open = [&["backup", "open-disk", "web", SESSION][..], &disk].concat();
+    assert_eq!(says(&fake, &open), "nbd+unix:///data\n");
     says(&fake, &["backup", "renew", "web", SESSION]);
     let completed = run(&fake, &["backup", "complete", "web", SESSION, "--replace"]);
     assert!(stdout(&completed).contains(POINT), "{}", stdout(&completed));

@@ -1,8 +1,10 @@
 //! Requests of `Backups` that are about sessions.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use stillpoint_common::{AskedConsistency, BackupId, BackupType, Consistency, Failure, ReferencePointId, VmId};
+use stillpoint_common::{
+    AskedConsistency, BackupId, BackupType, Consistency, DiskName, Failure, ReferencePointId, VmId,
+};
 use uuid::Uuid;
 
 use super::request_id;
@@ -141,6 +143,47 @@ pub fn complete_backup(request: &pb::CompleteBackupRequest) -> Result<(VmId, Bac
 /// The field that is wrong.
 pub fn abort_backup(request: &pb::AbortBackupRequest) -> Result<(VmId, BackupId), Failure> {
     parse_backup(&request.name, "name")
+}
+
+/// Bytes of a disk of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadDisk {
+    /// Whose.
+    pub vm: VmId,
+    /// Of which session.
+    pub backup: BackupId,
+    /// Which disk.
+    pub disk: DiskName,
+    /// Which bytes of it; up to `u64::MAX` if to its end.
+    pub bytes: Range<u64>,
+}
+
+/// Reads a `ReadDiskRequest`.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn read_disk(request: &pb::ReadDiskRequest) -> Result<ReadDisk, Failure> {
+    let (vm, backup, disk) = disk_of(&request.backup, &request.disk)?;
+    let start = request.offset_bytes;
+    let end = match request.length_bytes {
+        0 => u64::MAX,
+        length => start.saturating_add(length),
+    };
+    Ok(ReadDisk { vm, backup, disk, bytes: start..end })
+}
+
+/// Reads an `OpenDiskRequest`.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn open_disk(request: &pb::OpenDiskRequest) -> Result<(VmId, BackupId, DiskName), Failure> {
+    disk_of(&request.backup, &request.disk)
+}
+
+fn disk_of(backup: &str, disk: &str) -> Result<(VmId, BackupId, DiskName), Failure> {
+    let (vm, backup) = parse_backup(backup, "backup")?;
+    let disk = disk.parse().map_err(|problem| Failure::field("disk", problem))?;
+    Ok((vm, backup, disk))
 }
 
 #[cfg(test)]

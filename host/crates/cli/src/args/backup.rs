@@ -34,6 +34,27 @@ pub enum BackupCommand {
     },
     /// Give a backup session up. Nothing is left of it.
     Abort(BackupRef),
+    /// Copy a disk of a backup session to a raw image, which must not be there yet.
+    ReadDisk {
+        /// Which session.
+        #[command(flatten)]
+        backup: BackupRef,
+        /// Which of its disks.
+        #[arg(long, value_name = "DISK")]
+        disk: DiskName,
+        /// The file to make. What reads as zeros is not written.
+        #[arg(long, value_name = "FILE")]
+        to: std::path::PathBuf,
+    },
+    /// Serve a disk of a backup session to programs of this host that speak NBD, as nbdcopy and qemu-img; the URI is printed.
+    OpenDisk {
+        /// Which session.
+        #[command(flatten)]
+        backup: BackupRef,
+        /// Which of its disks.
+        #[arg(long, value_name = "DISK")]
+        disk: DiskName,
+    },
     /// List the ranges of bytes in which a disk differs between two checkpoints of its VM, or which hold data at all.
     ///
     /// What is not listed reads the same at both, or as zeros. Ranges are of blocks of 64 KiB. The two checkpoints may lie on

@@ -7,6 +7,7 @@
 mod backups;
 mod checkpoints;
 mod delete;
+mod disks;
 mod error;
 mod events;
 mod guests;
@@ -19,6 +20,7 @@ mod transfers;
 mod vms;
 
 pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
+pub use disks::{DiskPart, DiskStream};
 pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
 pub use images::{ImageMergeEvent, ImageMergeStream};

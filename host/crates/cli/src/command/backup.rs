@@ -1,6 +1,6 @@
 //! `stillpoint backup …`
 
-use super::{Context, session};
+use super::{Context, disk, session};
 use crate::{
     CliError,
     args::{BackupCommand, Changed, CheckpointRef},
@@ -16,6 +16,8 @@ pub(super) async fn run(context: &Context, command: &BackupCommand) -> Result<An
         BackupCommand::Renew(asked) => session::renew(context, asked).await,
         BackupCommand::Complete { backup, replace } => session::complete(context, backup, *replace).await,
         BackupCommand::Abort(asked) => session::abort(context, asked).await,
+        BackupCommand::ReadDisk { backup, disk, to } => disk::read(context, backup, disk, to).await,
+        BackupCommand::OpenDisk { backup, disk } => disk::open(context, backup, disk).await,
         BackupCommand::Changed(asked) => changed(context, asked).await,
         BackupCommand::Points { vm } => {
             let points = context.client.reference_points(vm).await?;

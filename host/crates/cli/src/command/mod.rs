@@ -5,6 +5,7 @@ mod check;
 mod checkpoint;
 mod confirm;
 mod delete;
+mod disk;
 mod events;
 mod guest;
 mod hardware;

@@ -116,6 +116,23 @@ impl Backups for Service {
         Ok(Response::new(session(&vm, pb::BackupState::Aborted)))
     }
 
+    type ReadDiskStream = Pin<Box<dyn Stream<Item = Result<pb::ReadDiskResponse, Status>> + Send>>;
+
+    /// Two MiB: zeros, and then sevens.
+    async fn read_disk(&self, asked: Request<pb::ReadDiskRequest>) -> Answer<Self::ReadDiskStream> {
+        request::read_disk(asked.get_ref()).map_err(refused)?;
+        let told = |offset_bytes, data, zero_bytes| {
+            Ok(pb::ReadDiskResponse { disk_size_bytes: 2 * MIB, offset_bytes, data, zero_bytes })
+        };
+        let told = [told(0, vec![], 0), told(0, vec![], MIB), told(MIB, vec![7; 1 << 20], 0)];
+        Ok(Response::new(Box::pin(tokio_stream::iter(told))))
+    }
+
+    async fn open_disk(&self, asked: Request<pb::OpenDiskRequest>) -> Answer<pb::OpenDiskResponse> {
+        let (_, _, disk) = request::open_disk(asked.get_ref()).map_err(refused)?;
+        Ok(Response::new(pb::OpenDiskResponse { socket: format!("/run/{disk}"), uri: format!("nbd+unix:///{disk}") }))
+    }
+
     async fn create_reference_point(
         &self,
         asked: Request<pb::CreateReferencePointRequest>,

@@ -1,9 +1,9 @@
 //! Backup sessions begin, are renewed, and end.
 
-use std::{collections::BTreeSet, future::pending, time::Duration};
+use std::{collections::BTreeSet, future::pending, path::PathBuf, time::Duration};
 
 use stillpoint_common::{
-    Backup, BackupId, BackupState, CheckpointPolicy, Event, EventKind, Failure, Reason, Remarks, WritersTold,
+    Backup, BackupId, BackupState, CheckpointPolicy, DiskName, Event, EventKind, Failure, Reason, Remarks, WritersTold,
 };
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
@@ -12,8 +12,9 @@ use crate::{
     NewBackup, NewCheckpoint, Request,
     backups::{Abort, Complete, aborted, may_abort, may_complete, over, superfluous, tell, to_forget, used},
     catalogue::Changes,
+    error::StepError,
     job::Job,
-    plans::mark_gone,
+    plans::{self, mark_gone},
 };
 
 /// How a session is to end.
@@ -122,6 +123,21 @@ impl VmActor {
         backup.renewed(created)
     }
 
+    /// Serves a disk of a session's checkpoint to programs of this host, until the session ends; answers the socket.
+    pub(super) async fn open_disk(&mut self, id: BackupId, disk: &DiskName) -> Result<PathBuf, Failure> {
+        let backup = self.renew_backup(id).await?;
+        let being_made = || may_complete(&backup, self.now()).err().unwrap_or_else(|| gone(disk));
+        let checkpoint = backup.checkpoint.ok_or_else(being_made)?;
+        let checkpoint = self.world.catalogue.checkpoint(&self.vm, checkpoint).await?;
+        let head = *checkpoint.disks.get(disk).ok_or_else(|| gone(disk))?;
+        let forest = self.world.catalogue.forest(&self.vm).await?;
+        plans::verify_layers(&self.world.ports, &forest, [(disk, &head)]).await?;
+        let torn = || Failure::new(Reason::CatalogueDamaged, format!("a layer of disk {disk} is not known"));
+        let head = &forest.get(head).ok_or_else(torn)?.file;
+        let opened = self.world.ports.endpoints.open(id, disk, head).await;
+        Ok(opened.map_err(StepError::from)?)
+    }
+
     /// Its client lives.
     pub(super) async fn renew_backup(&mut self, id: BackupId) -> Result<Backup, Failure> {
         let known = self.world.catalogue.backup(&self.vm, id).await?;
@@ -172,6 +188,7 @@ impl VmActor {
             Some(_) => WritersTold::NotTold { why: "the service ended before they were told".to_owned() },
         };
         let ended = Backup { state: BackupState::Completed { point: point.id, writers }, ..backup };
+        self.close_endpoints(std::slice::from_ref(&ended)).await?;
         let gone = mark_gone(&self.idle_cx(), &[checkpoint].into(), None).await?;
         let event = self.event(EventKind::BackupCompleted, format!("backup session {id} was completed"));
         let event = Event { checkpoint: Some(checkpoint), ..event };
@@ -194,6 +211,7 @@ impl VmActor {
 
     /// Writes down that these sessions are over, in one transaction with the end of their checkpoints.
     async fn abort(&mut self, ended: &[Backup]) -> Result<(), Failure> {
+        self.close_endpoints(ended).await?;
         let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
         let over: BTreeSet<BackupId> = ended.iter().map(|backup| backup.id).collect();
         let known = self.world.catalogue.backups(&self.vm).await?;
@@ -210,6 +228,14 @@ impl VmActor {
             changes = changes.set_backup(backup).event(&event);
         }
         self.let_go(changes).await
+    }
+
+    /// Nobody reads through their layers any more, before these change.
+    async fn close_endpoints(&self, ended: &[Backup]) -> Result<(), Failure> {
+        for backup in ended {
+            self.world.ports.endpoints.close(backup.id).await.map_err(StepError::from)?;
+        }
+        Ok(())
     }
 
     /// Writes changes down after which layers are to be collected.
@@ -272,6 +298,10 @@ impl VmActor {
             self.look_for_work().await;
         }
     }
+}
+
+fn gone(disk: &DiskName) -> Failure {
+    Failure::new(Reason::DiskNotFound, format!("the checkpoint of the session has no disk {disk}")).at("disk")
 }
 
 /// A session that has ended.

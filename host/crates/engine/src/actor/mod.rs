@@ -24,11 +24,11 @@ mod schedule;
 mod submit;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_common::{
-    Backup, BackupId, CheckpointId, Failure, InstanceId, LayerId, Merges, Operation, OperationId, OperationKind,
-    OperationState, PowerState, Reason, ReferencePoint, ReferencePointId, VmId,
+    Backup, BackupId, CheckpointId, DiskName, Failure, InstanceId, LayerId, Merges, Operation, OperationId,
+    OperationKind, OperationState, PowerState, Reason, ReferencePoint, ReferencePointId, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -101,6 +101,11 @@ pub(crate) enum Message {
     RenewBackup {
         backup: BackupId,
         reply: oneshot::Sender<Result<Backup, Failure>>,
+    },
+    OpenDisk {
+        backup: BackupId,
+        disk: DiskName,
+        reply: oneshot::Sender<Result<PathBuf, Failure>>,
     },
     EndBackup {
         backup: BackupId,
@@ -353,6 +358,9 @@ impl VmActor {
             }
             Message::RenewBackup { backup, reply } => {
                 let _ = reply.send(self.renew_backup(backup).await);
+            }
+            Message::OpenDisk { backup, disk, reply } => {
+                let _ = reply.send(self.open_disk(backup, &disk).await);
             }
             Message::EndBackup { backup, end, reply } => self.end_backup(backup, end, reply).await,
             Message::Idle { reply } => {

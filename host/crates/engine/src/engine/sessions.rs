@@ -1,8 +1,8 @@
 //! Backup sessions as clients see them.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use stillpoint_common::{Backup, BackupId, BackupState, CheckpointId, Failure, OperationState, VmId};
+use stillpoint_common::{Backup, BackupId, BackupState, CheckpointId, DiskName, Failure, OperationState, VmId};
 
 use tokio::time::Instant;
 
@@ -27,6 +27,15 @@ pub struct BackupLease {
 }
 
 impl BackupLease {
+    /// Renews it.
+    ///
+    /// # Errors
+    /// As of [`renew`](Self::renew).
+    pub async fn renew_now(&mut self) -> Result<(), Failure> {
+        self.next = Instant::now();
+        self.renew().await
+    }
+
     /// Renews it, if it was not renewed just now.
     ///
     /// # Errors
@@ -49,10 +58,7 @@ impl Engine {
         self.world.catalogue.vm(vm).await?;
         let found = self.world.catalogue.checkpoint(vm, checkpoint).await?;
         let Some(backup) = found.remarks.backup else { return Ok(None) };
-        let every = self.world.catalogue.backup(vm, backup).await?.lease / RENEWALS;
-        let mut lease = BackupLease { engine: self.clone(), vm: vm.clone(), backup, every, next: Instant::now() };
-        lease.renew().await?;
-        Ok(Some(lease))
+        Ok(Some(self.lease(vm, backup).await?))
     }
 
     /// Begins a backup session. Its checkpoint is made by the operation that it names; the session is open when that has
@@ -88,6 +94,27 @@ impl Engine {
     /// `VM_NOT_FOUND`, `BACKUP_NOT_FOUND`, `BACKUP_ENDED`.
     pub async fn renew_backup(&self, vm: &VmId, id: BackupId) -> Result<Backup, Failure> {
         self.ask(vm, |reply| Message::RenewBackup { backup: id, reply }).await?
+    }
+
+    /// Serves a disk of a session's checkpoint over NBD, until the session ends or this service does; answers the socket.
+    /// Renews the lease. A disk that is served already stays as it is.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `BACKUP_NOT_FOUND`, `BACKUP_ENDED`, `VM_BUSY` while the checkpoint is being made, `DISK_NOT_FOUND`;
+    /// `DISK_CHANGED`, `DISK_FILE_MISSING` if a layer is not what it should be.
+    pub async fn open_disk(&self, vm: &VmId, id: BackupId, disk: &DiskName) -> Result<PathBuf, Failure> {
+        self.ask(vm, |reply| Message::OpenDisk { backup: id, disk: disk.clone(), reply }).await?
+    }
+
+    /// The lease of a session, renewed.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`, `BACKUP_NOT_FOUND`, `BACKUP_ENDED`.
+    pub async fn lease(&self, vm: &VmId, id: BackupId) -> Result<BackupLease, Failure> {
+        let every = self.backup(vm, id).await?.lease / RENEWALS;
+        let mut lease = BackupLease { engine: self.clone(), vm: vm.clone(), backup: id, every, next: Instant::now() };
+        lease.renew().await?;
+        Ok(lease)
     }
 
     /// Ends a session whose data is safe: a reference point is left, its checkpoint is gone, and writers are told.

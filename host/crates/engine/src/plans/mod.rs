@@ -29,7 +29,7 @@ pub(crate) use self::{
     create::kind_of,
     critical::{describe as describe_critical, find as find_critical},
     delete::mark_gone,
-    disks::chain_files,
+    disks::{chain_files, verify_layers},
     execute::{collection_is_due, execute, recover},
     settle::{note_panic, release_hold, settle, without_process},
 };
