@@ -1,5 +1,7 @@
 //! `stillpoint backup …`
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use stillpoint_common::{Consistency, DiskName, VmId};
 
@@ -8,6 +10,28 @@ use super::{BackupTypeArg, CheckpointRef, parse};
 /// What can be done for backups.
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
+    /// Back a VM up into a folder: all of it the first time, then what has changed since.
+    ///
+    /// Each backup is a folder of its own in it, and whole as soon as that has its name. One whose changes are not known any more is
+    /// a full one, and says why. What an earlier run that was cut off has left is removed first. A folder is of one VM.
+    Run(RunBackup),
+    /// Compare all files of a folder of backups with their hashes. The service is not needed.
+    Verify {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Make the disks of a VM, as raw images, from a folder of backups. All that they are made of is compared with its hashes first.
+    /// The service is not needed.
+    Restore {
+        /// The folder.
+        folder: PathBuf,
+        /// Number of the backup [default: the last one].
+        #[arg(long, value_name = "NUMBER")]
+        at: Option<u32>,
+        /// The folder to make.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
     /// Begin a backup session: a checkpoint of the disks that is there to be read, until the session ends.
     ///
     /// It ends when it is completed or aborted, or when its client is silent for longer than its lease; the checkpoint is gone
@@ -44,7 +68,7 @@ pub enum BackupCommand {
         disk: DiskName,
         /// The file to make. What reads as zeros is not written.
         #[arg(long, value_name = "FILE")]
-        to: std::path::PathBuf,
+        to: PathBuf,
     },
     /// Serve a disk of a backup session to programs of this host that speak NBD, as nbdcopy and qemu-img; the URI is printed.
     OpenDisk {
@@ -88,6 +112,26 @@ pub struct BackupRef {
     pub vm: VmId,
     /// Its id, or the beginning of its id.
     pub backup: String,
+}
+
+/// `stillpoint backup run`
+#[derive(Debug, Args)]
+pub struct RunBackup {
+    /// Which VM.
+    #[arg(value_parser = parse::vm)]
+    pub vm: VmId,
+    /// The folder, which is made if it is not there.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: PathBuf,
+    /// Copy all of it, also if it could build on the last one.
+    #[arg(long)]
+    pub full: bool,
+    /// The least that is taken of the guest [default: file-system].
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub least: Option<LevelArg>,
+    /// What the guest's writers are told that it means for their history [default: full, or incremental if it builds on one].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub backup_type: Option<BackupTypeArg>,
 }
 
 /// `stillpoint backup start`

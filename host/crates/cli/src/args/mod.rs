@@ -11,7 +11,7 @@ mod settings;
 mod transfer;
 mod vm;
 
-pub use backup::{BackupCommand, BackupRef, Changed, LevelArg, StartBackup};
+pub use backup::{BackupCommand, BackupRef, Changed, LevelArg, RunBackup, StartBackup};
 pub use check::CheckArgs;
 pub use checkpoint::{
     ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,

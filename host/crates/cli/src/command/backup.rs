@@ -1,6 +1,6 @@
 //! `stillpoint backup …`
 
-use super::{Context, disk, session};
+use super::{Context, backup_run, disk, restore, session};
 use crate::{
     CliError,
     args::{BackupCommand, Changed, CheckpointRef},
@@ -10,6 +10,9 @@ use crate::{
 
 pub(super) async fn run(context: &Context, command: &BackupCommand) -> Result<Answer, CliError> {
     match command {
+        BackupCommand::Run(asked) => backup_run::run(context, asked).await,
+        BackupCommand::Verify { folder } => restore::verify(folder),
+        BackupCommand::Restore { folder, at, to } => restore::restore(folder, *at, to),
         BackupCommand::Start(asked) => session::start(context, asked).await,
         BackupCommand::Show(asked) => session::show(context, asked).await,
         BackupCommand::Sessions { vm } => session::sessions(context, vm).await,

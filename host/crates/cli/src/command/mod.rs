@@ -1,6 +1,7 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
 mod backup;
+mod backup_run;
 mod check;
 mod checkpoint;
 mod confirm;
@@ -14,6 +15,7 @@ mod image;
 mod integrity;
 mod memory;
 mod operation;
+mod restore;
 mod select;
 mod services;
 mod session;
