@@ -61,14 +61,20 @@ async fn abort(host: &SimHost, id: BackupId) -> Result<Backup, Failure> {
 }
 
 async fn points(host: &SimHost) -> Vec<ReferencePointId> {
-    host.engine.reference_points(&host.vm()).await.unwrap().into_iter().map(|view| view.point.id).collect()
+    host.engine
+        .reference_points(&host.vm())
+        .await
+        .expect("they are known")
+        .into_iter()
+        .map(|view| view.point.id)
+        .collect()
 }
 
 async fn changed(host: &SimHost, from: ReferencePointId, to: CheckpointId) -> BTreeSet<u64> {
     let from = ChangedFrom::Point(from);
     let asked = ChangedRequest { vm: host.vm(), disk: disk("data"), from, to, bytes: 0..u64::MAX };
-    let (mut reader, mut blocks) = (host.engine.changed(asked).await.unwrap(), BTreeSet::new());
-    while let Some(part) = reader.next().await.unwrap() {
+    let (mut reader, mut blocks) = (host.engine.changed(asked).await.expect("it is told"), BTreeSet::new());
+    while let Some(part) = reader.next().await.expect("it is told") {
         blocks.extend(part.ranges.into_iter().flat_map(|range| range.start / BLOCK..range.end / BLOCK));
     }
     blocks
@@ -78,7 +84,7 @@ async fn changed(host: &SimHost, from: ReferencePointId, to: CheckpointId) -> BT
 async fn nothing_is_left(host: &SimHost) {
     host.quiet().await;
     assert_eq!(host.checkpoints().await.len(), 0, "a checkpoint lingers");
-    let layers = host.engine.layer_files(&host.vm()).await.unwrap().len();
+    let layers = host.engine.layer_files(&host.vm()).await.expect("they are known").len();
     let points = points(host).await;
     assert!(layers == if points.is_empty() { 2 } else { 4 }, "{layers} layers with the points {points:?}");
     assert_eq!(host.world.endpoints(), 0, "a disk is still served");
@@ -390,7 +396,7 @@ async fn act(host: &SimHost, act: Act, id: Option<BackupId>) -> Result<Backup, F
 /// What must be true whatever has come in between; then the end of it all.
 async fn check(host: &SimHost, act: Act, told: Option<Result<Backup, Failure>>, what: &str) {
     host.quiet().await;
-    let known = host.engine.backups(&host.vm()).await.unwrap();
+    let known = host.engine.backups(&host.vm()).await.expect("they are known");
     // One that is gone may still have files, if these could not be removed.
     let ready = |view: &CheckpointView| view.checkpoint.state == CheckpointState::Ready;
     let there: Vec<_> = host.checkpoints().await.into_iter().filter(ready).collect();
@@ -429,7 +435,7 @@ async fn before(what: Act) -> (SimHost, Option<BackupId>) {
     let host = with_writer().await;
     let id = match what {
         Act::Start => None,
-        Act::Complete | Act::Abort => Some(begin(&host, usual()).await.unwrap().id),
+        Act::Complete | Act::Abort => Some(begin(&host, usual()).await.expect("it can begin").id),
     };
     (host, id)
 }

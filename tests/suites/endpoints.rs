@@ -52,9 +52,9 @@ async fn read(socket: &Path) -> (Vec<u8>, u64) {
         let (length, is_zero) = disk.alike(at..disk.size()).await.expect("it tells");
         if is_zero {
             zeros += length;
-            all.resize(all.len() + usize::try_from(length).unwrap(), 0);
+            all.resize(all.len() + usize::try_from(length).expect("it is small"), 0);
         } else {
-            all.extend(disk.read(at, u32::try_from(length).unwrap()).await.expect("it reads"));
+            all.extend(disk.read(at, u32::try_from(length).expect("it is small")).await.expect("it reads"));
         }
     }
     disk.close().await;

@@ -250,7 +250,7 @@ impl Round<'_> {
                     tokio::time::sleep(PATIENCE).await;
                     client.renew_backup(vm, id).await?;
                 }
-                ended => return Ok(ended?),
+                ended => return ended,
             }
         }
     }
