@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupType, CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason,
+    BackupId, BackupType, CheckpointId, CheckpointName, CheckpointPolicy, Consistency, DiskName, FallbackReason,
     FileSystemOutcome, Hazard, Kind, LayerId, Notes, PhaseRecord, PowerState, TpmState, VmDefinition, VmId,
     WriterOutcome,
 };
@@ -83,6 +83,9 @@ pub struct Remarks {
     pub creator: Option<u32>,
     /// Why it is dangerous to apply it, as far as the guest showed when it was made.
     pub hazards: Vec<Hazard>,
+    /// The backup session that it was made for, and goes with. It is not among the checkpoints that people are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupId>,
 }
 
 impl Remarks {

@@ -53,6 +53,10 @@ pub enum EventKind {
     MemoryStateDeleted,
     /// A checkpoint was copied out.
     CheckpointExported,
+    /// A backup session has ended well.
+    BackupCompleted,
+    /// A backup session was given up, or its lease has lapsed.
+    BackupAborted,
     /// Layers that nothing needs were merged and removed.
     LayersMerged,
     /// An operation failed, or was given up.

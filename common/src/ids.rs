@@ -65,6 +65,7 @@ uuid_id!(
     "memory state",
     "Names one memory state: a checkpoint's, which has the checkpoint's id, or a saved VM's."
 );
+uuid_id!(BackupId, "backup", "Names one backup session, for ever.");
 uuid_id!(ReferencePointId, "reference point", "Names one reference point, for ever.");
 uuid_id!(SessionId, "quiesce session", "Names one quiesce session, from prepare to finish.");
 

@@ -3,6 +3,7 @@
 //! Nothing here does I/O. Every record of the catalogue and every answer of a port is made of these words, and the
 //! same words stand in the `.proto` files, the command line and the documents.
 
+mod backup;
 mod change;
 mod checkpoint;
 mod contact;
@@ -29,6 +30,7 @@ mod values;
 mod vm;
 mod writer;
 
+pub use backup::{AskedConsistency, Backup, BackupState, WritersTold};
 pub use change::DefinitionChange;
 pub use checkpoint::{Checkpoint, CheckpointState, LeftOut, MemoryFormat, MemoryState, Remarks};
 pub use contact::{Beat, ContactState, GuestContact, ServiceState};
@@ -42,7 +44,9 @@ pub use failing::{OnFailure, VmFailure, VmFailures};
 pub use filter::{CheckpointFilter, Pattern};
 pub use finding::{Finding, FindingKind};
 pub use firmware::{Firmware, UEFI_VARIABLES};
-pub use ids::{CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, ReferencePointId, SessionId};
+pub use ids::{
+    BackupId, CheckpointId, IdError, InstanceId, LayerId, MemoryId, OperationId, ReferencePointId, SessionId,
+};
 pub use layer::{FileIdentity, FileStamp, Layer, LayerFile, MergeDirection};
 pub use medium::{Drive, Medium, MediumFile};
 pub use names::{CheckpointName, DiskName, Label, NameError, Notes, VmId};

@@ -69,6 +69,18 @@ pub enum FallbackReason {
     QuiesceSwitchedOff,
 }
 
+impl std::fmt::Display for Consistency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Application => "APPLICATION",
+            Self::FileSystem => "FILE_SYSTEM",
+            Self::Crash => "CRASH",
+            Self::Memory => "MEMORY",
+            Self::Offline => "OFFLINE",
+        })
+    }
+}
+
 impl std::fmt::Display for FallbackReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {

@@ -125,6 +125,10 @@ reasons! {
     ReferencePointLimit, "REFERENCE_POINT_LIMIT", ResourceExhausted, "Give those up that no backup needs any more: `stillpoint backup forget-point VM POINT`.";
     VmHasReferencePoints, "VM_HAS_REFERENCE_POINTS", FailedPrecondition, "Give its reference points up first: `stillpoint backup points VM`, `stillpoint backup forget-point VM POINT`.";
     ChangesUnknown, "CHANGES_UNKNOWN", FailedPrecondition, "Read the whole disk: ask for what holds data, without --from.";
+    BackupNotFound, "BACKUP_NOT_FOUND", NotFound, "List the backup sessions with `stillpoint backup sessions VM`. Those that ended long ago are forgotten.";
+    BackupOpen, "BACKUP_OPEN", FailedPrecondition, "Complete the backup session that is named, or abort it: `stillpoint backup abort VM BACKUP`.";
+    BackupEnded, "BACKUP_ENDED", FailedPrecondition, "The session has ended, as the message says: begin another one with `stillpoint backup start VM`.";
+    ConsistencyTooLow, "CONSISTENCY_TOO_LOW", FailedPrecondition, "Mend what keeps the guest from more, or take less: `stillpoint backup start VM --least crash`.";
     RequestIdReused, "REQUEST_ID_REUSED", AlreadyExists, "This request_id was used for a different request: choose a new one.";
     OperationCancelled, "OPERATION_CANCELLED", Cancelled, "The operation was cancelled and undone.";
     Interrupted, "INTERRUPTED", Aborted, "The service stopped in the middle; the operation was undone at its next start. Try again.";

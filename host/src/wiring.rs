@@ -7,7 +7,7 @@ use stillpoint_common::{WriterPolicy, WriterRequest};
 use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, ports::SystemClock};
 use stillpoint_guestlink::{GuestLinks, Limits};
 use stillpoint_memory::FileMemoryStates;
-use stillpoint_qemu::{QemuConfig, QemuHypervisor, QemuImages, QemuTpmStates};
+use stillpoint_qemu::{QemuConfig, QemuEndpoints, QemuHypervisor, QemuImages, QemuTpmStates};
 use stillpoint_store::{FileDescriptions, RedbStore};
 use stillpoint_transfer::FolderExports;
 
@@ -33,6 +33,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     })?;
     let store = Arc::new(store);
     let qemu = QemuConfig::from_environment();
+    let nbd = qemu.clone();
     let hypervisor = Arc::new(QemuHypervisor::new(qemu.clone(), layout.clone()));
     let ports = Ports {
         hypervisor: hypervisor.clone(),
@@ -41,6 +42,7 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         memory: Arc::new(FileMemoryStates::default()),
         descriptions: Arc::new(FileDescriptions),
         guest: GuestLinks::new(Limits::default(), move |instance| Some(layout.agent_socket(instance))),
+        endpoints: Arc::new(QemuEndpoints::new(&nbd, options.run_folder.join("nbd"))),
         exports: Arc::new(FolderExports),
         sources: Arc::new(FolderExports),
         store: store.clone(),

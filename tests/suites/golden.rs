@@ -11,10 +11,10 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use stillpoint_common::{Checkpoint, CheckpointPolicy, DiskFormat};
+use stillpoint_common::{AskedConsistency, BackupType, Checkpoint, CheckpointPolicy, Consistency, DiskFormat};
 use stillpoint_engine::{
-    Engine, ImportMode, ImportRequest, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _, ports::Txn,
-    readable,
+    Engine, ImportMode, ImportRequest, NewBackup, Ports, Request, StopMode, VmChange, ports::Put, ports::Store as _,
+    ports::Txn, readable,
 };
 use stillpoint_sim::{Call, Fault, FaultPlan, MemoryStore, World};
 use stillpoint_tests::sim_host::{SimHost, config, disk};
@@ -89,6 +89,18 @@ async fn two_checkpoints(host: &SimHost) -> (Checkpoint, Checkpoint) {
     (standard, production)
 }
 
+/// A backup session that is open, and then none any more.
+async fn backup_session(host: &SimHost, keep: &mut impl FnMut(&World)) {
+    let asked = AskedConsistency { wanted: Consistency::Application, least: Consistency::Crash };
+    let (backup_type, lease) = (BackupType::Full, Duration::from_secs(600));
+    let new = NewBackup { backup_type, asked, lease, from_point: None, creator: Some(0) };
+    let begun = host.engine.start_backup(&host.vm(), new, Some("again".to_owned())).await.expect("it works");
+    host.end_of(&host.engine.operation(begun.operation).await.expect("it is known")).await.expect("it works");
+    keep(&host.world);
+    host.engine.abort_backup(&host.vm(), begun.id).await.expect("it works");
+    host.quiet().await;
+}
+
 /// Every record that is ever there while all that can be done is done, with the service dying at odd moments.
 async fn records_of_today() -> Golden {
     let mut host = SimHost::running().await;
@@ -104,6 +116,7 @@ async fn records_of_today() -> Golden {
     host.run(Request::Resume).await.expect("it works");
     let (standard, production) = two_checkpoints(&host).await;
     keep(&host.world);
+    backup_session(&host, &mut keep).await;
     let export = |name: &str| Request::Export {
         checkpoint: standard.id,
         folder: Path::new("/exports").join(name),

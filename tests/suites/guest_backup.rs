@@ -4,6 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
 
 use proptest::{
@@ -185,5 +187,128 @@ async fn a_copy_of_a_guests_disk_is_brought_up_to_date_since_points_whose_checkp
         said(&service, &["checkpoint", "delete", "web", round, "--yes"]).await?;
         point = next;
     }
+    Ok(())
+}
+
+/// `stillpoint backup run`, held up right before its session ends: what other programs read then over NBD is the copy that
+/// the backup is compared with later.
+async fn backed_up(service: &Service, fail_point: &Path, folder: &Path, round: u32, copy: &Path) -> Tested<Value> {
+    // Calls are counted for each line anew: it is another one each time. The third run ends the session of one that died first.
+    let (nth, spaces) = (if round == 3 { 2 } else { 1 }, " ".repeat(usize::try_from(round)?));
+    std::fs::write(fail_point, format!("endpoints.close {nth} before wait{spaces}"))?;
+    let line = ["backup", "run", "web", "--to", &folder.display().to_string()];
+    let read = async {
+        let reached = fail_point.with_extension("reached");
+        while !reached.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let sessions = said(service, &["backup", "sessions", "web"]).await?;
+        let open =
+            sessions.as_array().into_iter().flatten().find(|session| session["state"] == "OPEN").ok_or("none")?;
+        assert_eq!(said(service, &["checkpoint", "list", "web"]).await?, serde_json::json!([]), "nobody is shown it");
+        assert!(open["checkpoint"].as_str().is_some_and(|name| name.contains("/checkpoints/")), "{open}");
+        let sockets: Vec<PathBuf> = sockets(service)?;
+        let [socket] = &sockets[..] else { return Err(format!("{sockets:?}").into()) };
+        let uri = format!("nbd+unix:///?socket={}", socket.display());
+        let out = copy.display().to_string();
+        let status = Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &uri, &out]).status()?;
+        assert!(status.success(), "another program reads it");
+        Tested::Ok(())
+    };
+    let read = async {
+        let read = read.await;
+        std::fs::remove_file(fail_point)?;
+        read
+    };
+    let (run, read) = tokio::join!(said(service, &line), read);
+    read?;
+    run
+}
+
+/// Sockets through which disks are served.
+fn sockets(service: &Service) -> Tested<Vec<PathBuf>> {
+    let folder = service.socket().with_file_name("nbd");
+    let Ok(served) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    Ok(served.flatten().map(|entry| entry.path().join("nbd")).collect())
+}
+
+/// Processes that serve disks below this folder.
+fn serving(folder: &Path) -> usize {
+    let folder = folder.display().to_string();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = all.map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+    lines.filter(|line| line.starts_with(b"qemu-nbd") && String::from_utf8_lossy(line).contains(&folder)).count()
+}
+
+/// A backup, restored, is what was read while it was made.
+async fn is_restored(service: &Service, folder: &Path, at: &str, copy: &Path) -> Tested {
+    let to = folder.with_extension(format!("restored-{at}"));
+    let (from, made) = (folder.display().to_string(), to.display().to_string());
+    said(service, &["backup", "restore", &from, "--at", at, "--to", &made]).await?;
+    let (made, copy) = (to.join("data.raw").display().to_string(), copy.display().to_string());
+    let compared = Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw", &made, &copy]).output()?;
+    assert!(compared.status.success(), "backup {at} is not what was read: {compared:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_backed_up_with_public_calls_alone_and_restored_byte_for_byte_although_the_service_dies() -> Tested {
+    let set = GuestSet::new()?;
+    let fail_point = set.path().join("fail-point");
+    let environment = vec![("STILLPOINT_FAIL_POINT".to_owned(), fail_point.display().to_string())];
+    let mut service = Service::start_with(set.path(), environment).await?;
+    let (_, lab) = service.boot("web", &set).await?;
+    let folder = set.path().join("backups");
+    let copy = |round: u32| set.path().join(format!("copy-{round}"));
+    lab.sh("dd if=/dev/urandom of=/data/old bs=64k count=40 2>/dev/null; sync").await?;
+    let first = backed_up(&service, &fail_point, &folder, 1, &copy(1)).await?;
+    assert_eq!((&first["kind"], &first["checkpoint_consistency"]), (&"FULL".into(), &"FILE_SYSTEM".into()), "{first}");
+    lab.sh("dd if=/dev/urandom of=/data/second bs=64k count=8 2>/dev/null; rm -f /data/old; sync").await?;
+    let second = backed_up(&service, &fail_point, &folder, 2, &copy(2)).await?;
+    assert_eq!(second["kind"], "INCREMENTAL", "{second}");
+    assert!(second["bytes"].as_u64().is_some_and(|bytes| bytes > 8 << 16 && bytes < 8 << 20), "{second}");
+    // The service dies in the middle of the third.
+    lab.sh("dd if=/dev/urandom of=/data/third bs=64k count=8 2>/dev/null; sync").await?;
+    std::fs::write(&fail_point, "endpoints.open 1 after")?;
+    let line = ["backup", "run", "web", "--to", &folder.display().to_string()];
+    let (_, error, code) = service.stillpoint(&line).await?;
+    assert_ne!(code, 0, "{error}");
+    service.ended(Duration::from_secs(10)).await?;
+    std::fs::remove_file(&fail_point)?;
+    assert_eq!(serving(set.path()), 1, "what served the disk is still there");
+    service.start_again().await?;
+    assert_eq!((serving(set.path()), sockets(&service)?.len()), (0, 0), "and has been ended");
+    let third = backed_up(&service, &fail_point, &folder, 3, &copy(3)).await?;
+    assert_eq!((&third["kind"], &third["number"]), (&"INCREMENTAL".into(), &3.into()), "{third}");
+    // Nothing is left, here and there.
+    assert_eq!((serving(set.path()), sockets(&service)?.len()), (0, 0));
+    let names: BTreeSet<_> = std::fs::read_dir(&folder)?.flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(names, ["0001", "0002", "0003"].map(Into::into).into());
+    let sessions = said(&service, &["backup", "sessions", "web"]).await?;
+    let states: Vec<_> = sessions.as_array().into_iter().flatten().map(|session| session["state"].clone()).collect();
+    assert_eq!(states, ["COMPLETED", "COMPLETED", "ABORTED", "COMPLETED"]);
+    assert_eq!(said(&service, &["backup", "points", "web"]).await?.as_array().map(Vec::len), Some(1));
+    said(&service, &["backup", "verify", &folder.display().to_string()]).await?;
+    for round in 1..=3 {
+        is_restored(&service, &folder, &round.to_string(), &copy(round)).await?;
+    }
+    // Without its point the next one is a full one, and says why.
+    let point = third["reference_point"].as_str().and_then(|name| name.rsplit('/').next()).ok_or("no point")?;
+    said(&service, &["backup", "forget-point", "web", point]).await?;
+    let fourth = said(&service, &line).await?;
+    assert_eq!(fourth["kind"], "FULL");
+    assert!(fourth["why_full"].as_str().is_some_and(|why| why.contains("is gone")), "{fourth}");
+    // One byte is wrong somewhere in the chain.
+    let spoilt = folder.join("0002/data.blocks");
+    let mut bytes = std::fs::read(&spoilt)?;
+    bytes[100] ^= 1;
+    std::fs::write(&spoilt, bytes)?;
+    let to = set.path().join("never");
+    let (from, made) = (folder.display().to_string(), to.display().to_string());
+    for line in [&["backup", "verify", &from][..], &["backup", "restore", &from, "--at", "3", "--to", &made]] {
+        let (_, error, code) = service.stillpoint(line).await?;
+        assert!(code == 1 && error.contains("0002/data.blocks"), "{error}");
+    }
+    assert!(!to.exists(), "nothing is made of it");
     Ok(())
 }

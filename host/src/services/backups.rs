@@ -3,10 +3,12 @@
 use std::pin::Pin;
 
 use futures_util::Stream;
-use stillpoint_engine::{ChangedFrom, ChangedPart, ChangedReader, ChangedRequest, Engine, PointView};
+use stillpoint_engine::{
+    BackupLease, ChangedFrom, ChangedPart, ChangedReader, ChangedRequest, Engine, NewBackup, PointView,
+};
 use stillpoint_proto::{
     convert::{
-        backup::reference_point,
+        backup::{backup, reference_point},
         request::{self, CopyOf, CreateReferencePoint, ListChangedRanges},
     },
     v1::{self as pb, backups_server},
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::refuse;
+use super::{peer, read_disk, refuse};
 
 /// Answers that wait for the client to take them, at most: no more is read until it does.
 const UNREAD: usize = 2;
@@ -48,10 +50,68 @@ impl backups_server::Backups for Backups {
             CopyOf::Checkpoint(id) => ChangedFrom::Checkpoint(id),
             CopyOf::Point(id) => ChangedFrom::Point(id),
         };
+        let lease = self.engine.lease_of(&vm, to).await.map_err(refuse)?;
         let reader = self.engine.changed(ChangedRequest { vm, disk, from, to, bytes }).await.map_err(refuse)?;
         let (answer, answers) = mpsc::channel(UNREAD);
-        tokio::spawn(read(reader, answer));
+        tokio::spawn(read(reader, lease, answer));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn start_backup(&self, asked: Request<pb::StartBackupRequest>) -> Result<Response<pb::Backup>, Status> {
+        let creator = peer::uid(&asked);
+        let request::StartBackup { vm, backup_type, asked, lease, from_point, request_id } =
+            request::start_backup(asked.get_ref()).map_err(refuse)?;
+        let new = NewBackup { backup_type, asked, lease, from_point, creator };
+        let begun = self.engine.start_backup(&vm, new, request_id.map(|id| id.to_string())).await.map_err(refuse)?;
+        Ok(Response::new(backup(&begun)))
+    }
+
+    async fn get_backup(&self, asked: Request<pb::GetBackupRequest>) -> Result<Response<pb::Backup>, Status> {
+        let (vm, id) = request::get_backup(asked.get_ref()).map_err(refuse)?;
+        let found = self.engine.backup(&vm, id).await.map_err(refuse)?;
+        Ok(Response::new(backup(&found)))
+    }
+
+    async fn list_backups(
+        &self,
+        asked: Request<pb::ListBackupsRequest>,
+    ) -> Result<Response<pb::ListBackupsResponse>, Status> {
+        let vm = request::list_backups(asked.get_ref()).map_err(refuse)?;
+        let backups = self.engine.backups(&vm).await.map_err(refuse)?;
+        Ok(Response::new(pb::ListBackupsResponse { backups: backups.iter().map(backup).collect() }))
+    }
+
+    async fn renew_backup(&self, asked: Request<pb::RenewBackupRequest>) -> Result<Response<pb::Backup>, Status> {
+        let (vm, id) = request::renew_backup(asked.get_ref()).map_err(refuse)?;
+        let renewed = self.engine.renew_backup(&vm, id).await.map_err(refuse)?;
+        Ok(Response::new(backup(&renewed)))
+    }
+
+    async fn complete_backup(&self, asked: Request<pb::CompleteBackupRequest>) -> Result<Response<pb::Backup>, Status> {
+        let (vm, id, replace) = request::complete_backup(asked.get_ref()).map_err(refuse)?;
+        let completed = self.engine.complete_backup(&vm, id, replace).await.map_err(refuse)?;
+        Ok(Response::new(backup(&completed)))
+    }
+
+    async fn abort_backup(&self, asked: Request<pb::AbortBackupRequest>) -> Result<Response<pb::Backup>, Status> {
+        let (vm, id) = request::abort_backup(asked.get_ref()).map_err(refuse)?;
+        let aborted = self.engine.abort_backup(&vm, id).await.map_err(refuse)?;
+        Ok(Response::new(backup(&aborted)))
+    }
+
+    type ReadDiskStream = ReceiverStream<read_disk::Answer>;
+
+    async fn read_disk(&self, asked: Request<pb::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
+        let asked = request::read_disk(asked.get_ref()).map_err(refuse)?;
+        let answers = read_disk::begin(&self.engine, asked).await.map_err(refuse)?;
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn open_disk(&self, asked: Request<pb::OpenDiskRequest>) -> Result<Response<pb::OpenDiskResponse>, Status> {
+        let (vm, id, disk) = request::open_disk(asked.get_ref()).map_err(refuse)?;
+        let socket = self.engine.open_disk(&vm, id, &disk).await.map_err(refuse)?.display().to_string();
+        let uri = format!("nbd+unix:///?socket={socket}");
+        Ok(Response::new(pb::OpenDiskResponse { socket, uri }))
     }
 
     async fn create_reference_point(
@@ -90,11 +150,15 @@ fn shown(view: &PointView) -> pb::ReferencePoint {
 }
 
 /// Reads until all is answered, or the client has hung up.
-async fn read(mut reader: ChangedReader, answer: Answer) {
+async fn read(mut reader: ChangedReader, mut lease: Option<BackupLease>, answer: Answer) {
     loop {
         let part = tokio::select! {
             part = reader.next() => part,
             () = answer.closed() => return,
+        };
+        let part = match &mut lease {
+            Some(lease) => lease.renew().await.and(part),
+            None => part,
         };
         let Some(part) = part.transpose() else { return };
         let failed = part.is_err();

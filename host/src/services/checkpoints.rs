@@ -60,7 +60,7 @@ impl checkpoints_server::Checkpoints for Checkpoints {
     ) -> Answer<pb::ListCheckpointsResponse> {
         let request::ListCheckpoints { vm, filter, page } =
             request::list_checkpoints(asked.get_ref()).map_err(refuse)?;
-        let mut views = self.engine.checkpoints(&vm).await.map_err(refuse)?;
+        let mut views = self.engine.shown_checkpoints(&vm).await.map_err(refuse)?;
         let now = self.engine.now();
         views.retain(|view| filter.admits(&view.checkpoint, now));
         let key = |view: &stillpoint_engine::CheckpointView| view.checkpoint.id.to_string();

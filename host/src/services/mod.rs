@@ -10,6 +10,7 @@ mod integrity;
 mod operations;
 mod peer;
 mod preview;
+mod read_disk;
 mod respond;
 mod transfers;
 mod vms;

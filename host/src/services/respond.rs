@@ -1,7 +1,7 @@
 //! Operations as clients are told of them, with the response that their rpc promises.
 
 use prost_types::Any;
-use stillpoint_common::{CheckpointId, Operation, OperationState, Outcome, VmId};
+use stillpoint_common::{CheckpointId, Operation, OperationState, Outcome, Vm, VmId};
 use stillpoint_engine::{Advice, AdviceCode, Engine, Request, VmView};
 use stillpoint_proto::{convert, longrunning, v1 as pb};
 use tonic::{Response, Status};
@@ -11,7 +11,8 @@ use super::refuse;
 
 /// A VM as clients are told of it.
 pub(super) fn vm(view: &VmView) -> pb::Vm {
-    let mut vm = convert::vm::vm(&view.vm, view.power, &view.disks, view.operation.as_ref());
+    let record = Vm { parent: view.parent, ..view.vm.clone() };
+    let mut vm = convert::vm::vm(&record, view.power, &view.disks, view.operation.as_ref());
     view.critical.iter().for_each(|critical| convert::vm::set_critical(&mut vm, critical));
     convert::vm::set_failure(&mut vm, &view.failures);
     if view.panicked {

@@ -43,7 +43,8 @@ macro_rules! kinds {
 kinds! {
     VmDefined, VmChanged, VmForgotten, VmStarted, VmStopped, VmDied, GuestPanicked, VmRecovery, VmPaused, VmResumed, VmSaved, SavedStateDiscarded,
     VmCritical, VmCriticalOver, CheckpointCreated, CheckpointFellBack, CheckpointApplied, CheckpointRenamed,
-    CheckpointDeleted, MemoryStateDeleted, CheckpointExported, LayersMerged, OperationFailed, Host,
+    CheckpointDeleted, MemoryStateDeleted, CheckpointExported, BackupCompleted, BackupAborted,
+    LayersMerged, OperationFailed, Host,
 }
 
 /// Where a watch begins.

@@ -1,9 +1,9 @@
 //! Resource names: `vms/{vm}`, `vms/{vm}/checkpoints/{checkpoint}`, `vms/{vm}/guest`,
-//! `vms/{vm}/referencePoints/{reference_point}`, `operations/{operation}`.
+//! `vms/{vm}/referencePoints/{reference_point}`, `vms/{vm}/backups/{backup}`, `operations/{operation}`.
 
 use std::{fmt::Display, str::FromStr};
 
-use stillpoint_common::{CheckpointId, Failure, OperationId, ReferencePointId, VmId};
+use stillpoint_common::{BackupId, CheckpointId, Failure, OperationId, ReferencePointId, VmId};
 
 /// `vms/{vm}`
 #[must_use]
@@ -21,6 +21,12 @@ pub fn checkpoint(vm: &VmId, checkpoint: CheckpointId) -> String {
 #[must_use]
 pub fn reference_point(vm: &VmId, point: ReferencePointId) -> String {
     format!("vms/{vm}/referencePoints/{point}")
+}
+
+/// `vms/{vm}/backups/{backup}`
+#[must_use]
+pub fn backup(vm: &VmId, backup: BackupId) -> String {
+    format!("vms/{vm}/backups/{backup}")
 }
 
 /// `vms/{vm}/guest`
@@ -65,6 +71,17 @@ pub fn parse_reference_point(text: &str, field: &str) -> Result<(VmId, Reference
     match parts(text)[..] {
         ["vms", vm, "referencePoints", point] => Ok((part(vm, text, field)?, part(point, text, field)?)),
         _ => Err(shape(text, field, "vms/{vm}/referencePoints/{reference_point}")),
+    }
+}
+
+/// Reads `vms/{vm}/backups/{backup}`.
+///
+/// # Errors
+/// The text is something else; the failure names `field`.
+pub fn parse_backup(text: &str, field: &str) -> Result<(VmId, BackupId), Failure> {
+    match parts(text)[..] {
+        ["vms", vm, "backups", backup] => Ok((part(vm, text, field)?, part(backup, text, field)?)),
+        _ => Err(shape(text, field, "vms/{vm}/backups/{backup}")),
     }
 }
 

@@ -20,9 +20,10 @@ struct Tool {
 const QEMU: &str = "STILLPOINT_QEMU";
 const QEMU_IMG: &str = "STILLPOINT_QEMU_IMG";
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 6] = [
     Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", chosen_by: Some(QEMU) },
     Tool { program: "qemu-img", package: "qemu-utils", chosen_by: Some(QEMU_IMG) },
+    Tool { program: "qemu-nbd", package: "qemu-utils", chosen_by: Some("STILLPOINT_QEMU_NBD") },
     Tool { program: "swtpm", package: "swtpm", chosen_by: Some("STILLPOINT_SWTPM") },
     Tool { program: "mkfs.ext4", package: "e2fsprogs", chosen_by: None },
     Tool { program: "dpkg-deb", package: "dpkg", chosen_by: None },

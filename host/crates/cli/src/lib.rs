@@ -21,6 +21,7 @@ pub mod client;
 mod command;
 mod error;
 mod output;
+mod repository;
 pub mod view;
 
 pub use error::CliError;

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use fake::{CLEAN, Fake, HANGING, POINT, TWIN_A, TWIN_B, UPGRADE};
+use fake::{CLEAN, Fake, HANGING, POINT, SESSION, TWIN_A, TWIN_B, UPGRADE};
 use serde_json::Value;
 
 fn command(fake: &Fake, arguments: &[&str]) -> Command {
@@ -644,6 +644,38 @@ fn reference_points_are_made_listed_asked_about_and_given_up() {
     assert!(code == 1 && error.contains("REFERENCE_POINT_NOT_FOUND"), "{error}");
     says(&fake, &["backup", "forget-point", "web", POINT]);
     assert_eq!(fake.asked(), [format!("point of {CLEAN}"), format!("forget web {POINT}")]);
+}
+
+#[test]
+fn a_backup_session_is_begun_shown_renewed_and_ended() {
+    let fake = Fake::start();
+    let begin = ["backup", "start", "web", "--least", "crash", "--backup-type", "full", "--lease", "5m"];
+    assert_eq!(says(&fake, &begin), format!("{SESSION}\n"), "when its checkpoint can be read");
+    let shown = says(&fake, &["backup", "sessions", "web"]);
+    assert!(shown.contains(SESSION) && shown.contains("OPEN") && shown.contains("FULL"), "{shown}");
+    assert_eq!(says(&fake, &["backup", "sessions", "db"]), "There are no backup sessions.\n");
+    assert_eq!(json(&fake, &["backup", "show", "web", &SESSION[..30]])["state"], "OPEN");
+    let (file, disk) = (fake.folder.path().join("data.raw").display().to_string(), ["--disk", "data"]);
+    let read = [&["backup", "read-disk", "web", SESSION][..], &disk, &["--to", &file]].concat();
+    assert_eq!(says(&fake, &read), "1 MiB of 2 MiB were read\n");
+    assert_eq!(std::fs::read(&file).unwrap(), [vec![0; 1 << 20], vec![7; 1 << 20]].concat());
+    assert!(refused(&fake, &read).1.contains("data.raw"), "it is there already");
+    let open = [&["backup", "open-disk", "web", SESSION][..], &disk].concat();
+    assert_eq!(says(&fake, &open), "nbd+unix:///data\n");
+    says(&fake, &["backup", "renew", "web", SESSION]);
+    let completed = run(&fake, &["backup", "complete", "web", SESSION, "--replace"]);
+    assert!(stdout(&completed).contains(POINT), "{}", stdout(&completed));
+    assert!(stderr(&completed).contains("keep their logs: the agent was restarted"), "{}", stderr(&completed));
+    says(&fake, &["backup", "abort", "web", SESSION]);
+    let (code, error) = refused(&fake, &["backup", "abort", "web", "0000"]);
+    assert!(code == 1 && error.contains("BACKUP_NOT_FOUND"), "{error}");
+    let asked = [
+        "backup of web: Full, APPLICATION, at least CRASH, 300 s".to_owned(),
+        format!("renew web {SESSION}"),
+        format!("complete web {SESSION}, replace true"),
+        format!("abort web {SESSION}"),
+    ];
+    assert_eq!(fake.asked(), asked);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use stillpoint_common::{
 use crate::{
     ApplyRequest, Request,
     plans::{kind_of, landing},
+    tree::shown,
 };
 
 /// What admission looks at.
@@ -44,20 +45,22 @@ impl Situation<'_> {
             Request::Start | Request::Save | Request::DiscardSaved => {}
             Request::Stop(_) => self.is_not_saved("it has no guest to stop")?,
             Request::Pause | Request::Resume => self.is_on()?,
+            // A backup is not one of the checkpoints that people make; what it needs was seen to when it was asked for.
+            Request::CreateCheckpoint(new) if new.remarks.backup.is_some() => {}
             Request::CreateCheckpoint(new) => {
                 let policy = new.policy.unwrap_or(self.vm.checkpoint_policy);
                 self.may_create(policy)?;
                 self.may_tell_writers(new.backup_type, policy)?;
             }
             Request::Apply(apply) => self.may_apply(apply)?,
-            Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => self.ready(*id).map(drop)?,
+            Request::DeleteCheckpoint(id) | Request::DeleteSubtree(id) => self.peoples(*id).map(drop)?,
             Request::DeleteCheckpoints(ids) => {
                 if ids.is_empty() {
                     return Err(Failure::field("names", "must name at least one checkpoint"));
                 }
-                ids.iter().try_for_each(|id| self.ready(*id).map(drop))?;
+                ids.iter().try_for_each(|id| self.peoples(*id).map(drop))?;
             }
-            Request::DeleteMemory(id) => has_memory(self.ready(*id)?)?,
+            Request::DeleteMemory(id) => has_memory(self.peoples(*id)?)?,
             Request::Revert => self.may_apply(&ApplyRequest::revert())?,
             Request::Export { checkpoint, folder, .. } => {
                 if !folder.is_absolute() {
@@ -100,7 +103,7 @@ impl Situation<'_> {
         if policy == CheckpointPolicy::Disabled {
             return Err(Failure::new(Reason::CheckpointsDisabled, format!("checkpoints of VM {vm} are disabled")));
         }
-        let count = self.checkpoints.len();
+        let count = self.checkpoints.iter().filter(|checkpoint| checkpoint.remarks.backup.is_none()).count();
         if count >= self.max_checkpoints {
             let message = format!("VM {vm} has {count} checkpoints, the most a VM may have");
             return Err(Failure::new(Reason::CheckpointLimit, message));
@@ -121,7 +124,7 @@ impl Situation<'_> {
     }
 
     fn may_apply(&self, apply: &ApplyRequest) -> Result<(), Failure> {
-        landing(self.ready(self.target(apply.checkpoint)?)?, apply.machine)?;
+        landing(self.peoples(self.target(apply.checkpoint)?)?, apply.machine)?;
         match apply.now.is_kept(self.vm) {
             true => self.may_create(self.vm.checkpoint_policy),
             false => Ok(()),
@@ -136,11 +139,17 @@ impl Situation<'_> {
         }
     }
 
+    /// The same of one that is no backup's.
+    fn peoples(&self, id: CheckpointId) -> Result<&Checkpoint, Failure> {
+        let found = self.ready(id)?;
+        of_no_backup(found).map(|()| found)
+    }
+
     /// The checkpoint that an apply names, or else the parent of Now.
     fn target(&self, named: Option<CheckpointId>) -> Result<CheckpointId, Failure> {
         let nothing =
             || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", self.vm.id));
-        named.or(self.vm.parent).ok_or_else(nothing)
+        named.or_else(|| shown(self.checkpoints, self.vm.parent)).ok_or_else(nothing)
     }
 }
 
@@ -176,6 +185,13 @@ pub(crate) fn ready(checkpoint: &Checkpoint) -> Result<(), Failure> {
             Err(Failure::new(Reason::CheckpointDeleting, message))
         }
     }
+}
+
+/// Says that a checkpoint belongs to a backup session, if so: it is there to be read, and goes with its session.
+pub(crate) fn of_no_backup(checkpoint: &Checkpoint) -> Result<(), Failure> {
+    let Checkpoint { id, vm, remarks, .. } = checkpoint;
+    let message = |backup| format!("checkpoint {id} of VM {vm} belongs to backup session {backup}, and goes with it");
+    remarks.backup.map_or(Ok(()), |backup| Err(Failure::new(Reason::BackupOpen, message(backup))))
 }
 
 #[cfg(test)]

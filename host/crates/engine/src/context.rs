@@ -11,7 +11,7 @@ use crate::{
     config::EngineConfig,
     contact::Contacts,
     ports::{
-        Clock, Descriptions, ExportSources, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates,
+        Clock, Descriptions, Endpoints, ExportSources, ExportTargets, GuestQuiesce, Hypervisor, Images, MemoryStates,
         ProgressSink, Store, TpmStates,
     },
     speed::Speed,
@@ -33,6 +33,8 @@ pub struct Ports {
     pub descriptions: Arc<dyn Descriptions>,
     /// Agents in guests.
     pub guest: Arc<dyn GuestQuiesce>,
+    /// Disks of backups, for other programs.
+    pub endpoints: Arc<dyn Endpoints>,
     /// Export folders.
     pub exports: Arc<dyn ExportTargets>,
     /// Folders that VMs are imported from and to.

@@ -97,6 +97,11 @@ impl Forest {
         self.get(id).is_some_and(|layer| layer.backing.is_none()) && self.children(id).is_empty()
     }
 
+    /// All layers that a disk with this head reads through.
+    pub(crate) fn read_through(&self, head: LayerId) -> impl Iterator<Item = LayerId> {
+        self.chain(head).unwrap_or_default().into_iter().map(|layer| layer.file.id)
+    }
+
     /// From the user's image up to `head`. `None` if the catalogue contradicts itself.
     pub(crate) fn chain(&self, head: LayerId) -> Option<Vec<&Layer>> {
         let mut chain = Vec::new();

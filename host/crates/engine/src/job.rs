@@ -117,6 +117,9 @@ pub(crate) struct CreateFacts {
     /// A production checkpoint keeps the memory of the quiet guest too.
     #[serde(default)]
     pub(crate) with_memory: bool,
+    /// A production checkpoint of a backup that does not ask the guest: its disks are cut as they are.
+    #[serde(default)]
+    pub(crate) as_it_is: bool,
     /// The new layer of each disk, and the layer it lies on.
     pub(crate) overlays: BTreeMap<DiskName, PlannedOverlay>,
     /// The quiesce session of a production attempt.

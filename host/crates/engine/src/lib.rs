@@ -3,6 +3,7 @@
 mod actor;
 mod admission;
 mod advice;
+mod backups;
 mod bounded;
 mod catalogue;
 mod changed;
@@ -47,7 +48,7 @@ pub use catalogue::readable;
 pub use changed::{ChangedFrom, ChangedPart, ChangedReader, ChangedRequest};
 pub use config::{EngineConfig, PortLimits, SpaceConfig};
 pub use context::Ports;
-pub use engine::{Engine, GuestValues, ImageProgress, PointView};
+pub use engine::{BackupLease, Engine, GuestValues, ImageProgress, PointView};
 pub use events::{EventReader, EventsFrom};
 pub use image_merge::ImageMerge;
 pub use import::{ImportMode, ImportRequest, Incompatibility, IncompatibilityCode, Inspection};
@@ -55,6 +56,6 @@ pub use manifest::{ExportedCheckpoint, ExportedDisk, ExportedMachine, ExportedMe
 pub use preview::{DeletePreview, PlannedMerge};
 pub use rebuild::{LeftFile, Rebuilt, TakenVm};
 pub use request::{
-    ApplyRequest, CheckpointChange, CheckpointView, Doomed, ExportedFile, LayerView, Machine, NewCheckpoint, NewVm,
-    Now, Reconnect, Reconnected, Request, StopMode, VmChange, VmView,
+    ApplyRequest, CheckpointChange, CheckpointView, Doomed, ExportedFile, LayerView, Machine, NewBackup, NewCheckpoint,
+    NewVm, Now, Reconnect, Reconnected, Request, StopMode, VmChange, VmView,
 };

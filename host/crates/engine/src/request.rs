@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    BackupType, Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical, CriticalSettings, DiskFormat,
-    DiskName, Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState, Remarks, SettingsChange, Vm,
-    VmDefinition, VmFailures, VmId, VmSettings,
+    AskedConsistency, BackupType, Checkpoint, CheckpointId, CheckpointName, CheckpointPolicy, Critical,
+    CriticalSettings, DiskFormat, DiskName, Layer, LayerFile, LayerId, Notes, Operation, OperationKind, PowerState,
+    ReferencePointId, Remarks, SettingsChange, Vm, VmDefinition, VmFailures, VmId, VmSettings,
 };
 
 use crate::{import::ImportRequest, ports::Space};
@@ -67,6 +68,21 @@ pub struct NewCheckpoint {
     /// What is said about it.
     #[serde(default)]
     pub remarks: Remarks,
+}
+
+/// A backup session to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBackup {
+    /// What it means for the history of the guest's applications.
+    pub backup_type: BackupType,
+    /// What the guest is asked for, and the least that is taken.
+    pub asked: AskedConsistency,
+    /// How long it lasts without a call of its client.
+    pub lease: Duration,
+    /// The point that it builds on, if on one.
+    pub from_point: Option<ReferencePointId>,
+    /// User id, on the host, of who asked for it.
+    pub creator: Option<u32>,
 }
 
 /// Changes of what is said about a checkpoint; `None` leaves a part as it is.
@@ -306,6 +322,8 @@ impl Request {
 pub struct VmView {
     /// Its record.
     pub vm: Vm,
+    /// The checkpoint that Now is a child of, as people are shown: not one of a backup session.
+    pub parent: Option<CheckpointId>,
     /// Whether it runs.
     pub power: PowerState,
     /// For each disk the file that takes its writes, and how many layers it reads through.

@@ -14,7 +14,9 @@ pub(crate) fn subtree(checkpoints: &[Checkpoint], root: CheckpointId) -> BTreeSe
         let Some(child) = checkpoints.iter().find(child) else { break };
         found.insert(child.id);
     }
-    let is_ready = |checkpoint: &&Checkpoint| checkpoint.state == CheckpointState::Ready;
+    // One of a backup goes with its session.
+    let is_ready =
+        |checkpoint: &&Checkpoint| checkpoint.state == CheckpointState::Ready && checkpoint.remarks.backup.is_none();
     let ready: BTreeSet<_> = checkpoints.iter().filter(is_ready).map(|checkpoint| checkpoint.id).collect();
     found.intersection(&ready).copied().collect()
 }
@@ -32,6 +34,12 @@ pub(crate) fn heir(
         }
     }
     None
+}
+
+/// The nearest one, from here upwards, that people are shown: not one of a backup.
+pub(crate) fn shown(checkpoints: &[Checkpoint], from: Option<CheckpointId>) -> Option<CheckpointId> {
+    let of_backups = checkpoints.iter().filter(|checkpoint| checkpoint.remarks.backup.is_some());
+    heir(checkpoints, &of_backups.map(|checkpoint| checkpoint.id).collect(), from)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ pub struct QemuConfig {
     pub qemu: PathBuf,
     /// The image tool. Default: `qemu-img`.
     pub qemu_img: PathBuf,
+    /// The server of disks of backups. Default: `qemu-nbd`.
+    pub qemu_nbd: PathBuf,
     /// Put before all other arguments of the emulator: `-L` and a folder with firmware, say. Default: none.
     pub prefix_arguments: Vec<String>,
     /// UEFI for VMs that start through it, as it is; the guest cannot write to it. Default: that of Debian's package
@@ -86,6 +88,7 @@ impl Default for QemuConfig {
         Self {
             qemu: "qemu-system-x86_64".into(),
             qemu_img: "qemu-img".into(),
+            qemu_nbd: "qemu-nbd".into(),
             prefix_arguments: Vec::new(),
             uefi_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             uefi_variables: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
@@ -98,7 +101,7 @@ impl Default for QemuConfig {
 }
 
 impl QemuConfig {
-    /// The default, changed by the environment: `STILLPOINT_QEMU`, `STILLPOINT_QEMU_IMG`, `STILLPOINT_UEFI_CODE`,
+    /// The default, changed by the environment: `STILLPOINT_QEMU`, `STILLPOINT_QEMU_IMG`, `STILLPOINT_QEMU_NBD`, `STILLPOINT_UEFI_CODE`,
     /// `STILLPOINT_UEFI_VARS` and `STILLPOINT_SWTPM` are paths, `STILLPOINT_QEMU_ARGS` are prefix arguments, separated by white space.
     #[must_use]
     pub fn from_environment() -> Self {
@@ -110,6 +113,7 @@ impl QemuConfig {
         let paths = [
             ("STILLPOINT_QEMU", &mut config.qemu),
             ("STILLPOINT_QEMU_IMG", &mut config.qemu_img),
+            ("STILLPOINT_QEMU_NBD", &mut config.qemu_nbd),
             ("STILLPOINT_UEFI_CODE", &mut config.uefi_code),
             ("STILLPOINT_UEFI_VARS", &mut config.uefi_variables),
             ("STILLPOINT_SWTPM", &mut config.swtpm),

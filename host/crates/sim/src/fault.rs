@@ -87,6 +87,8 @@ calls! {
     SealExport "exports.seal" true;
     DiscardExport "exports.discard" true;
     ExportFiles "exports.files" false;
+    OpenEndpoint "endpoints.open" true;
+    CloseEndpoints "endpoints.close" true;
     ReadManifest "sources.manifest" false;
     CompareExport "sources.compare" false;
     ReadExport "sources.read" false;

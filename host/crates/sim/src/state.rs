@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use stillpoint_common::{DiskName, InstanceId, OperationId, Restore, SessionId, VmId, WriterRequest};
+use stillpoint_common::{BackupId, DiskName, InstanceId, OperationId, Restore, SessionId, VmId, WriterRequest};
 use stillpoint_engine::ports::{HypervisorEvent, HypervisorEventKind, RunState, Trouble};
 use tokio::{
     sync::{broadcast, watch},
@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) tpms: BTreeMap<PathBuf, Vec<u8>>,
     /// Files that a program which is none of ours has open, and its name.
     pub(crate) strangers: BTreeMap<PathBuf, String>,
+    /// Disks of backups that are served, and their topmost layers.
+    pub(crate) endpoints: BTreeMap<(BackupId, DiskName), PathBuf>,
     /// Description files.
     pub(crate) descriptions: BTreeMap<PathBuf, Vec<u8>>,
     /// Folders that exist.
@@ -110,6 +112,7 @@ impl State {
             memories: BTreeMap::new(),
             tpms: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             descriptions: BTreeMap::new(),
             folders: BTreeSet::from([PathBuf::from("/")]),
             manifests: BTreeMap::new(),

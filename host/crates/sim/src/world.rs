@@ -211,6 +211,12 @@ impl World {
         });
     }
 
+    /// How many disks of backups are served.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        self.with(|state| state.endpoints.len())
+    }
+
     /// The agent of a VM's guest is killed: its guardian lets go at once, and none answers any more.
     pub fn kill_agent(&self, vm: &VmId) {
         self.script_guest(vm, |script| script.agent = AgentScript::Absent);

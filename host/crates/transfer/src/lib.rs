@@ -1,4 +1,4 @@
-//! Exports to folders, and imports from them.
+//! Exports to folders, imports from them, and reading disks over NBD.
 //!
 //! ```text
 //!  stage:   <parent>/.<name>.<operation>.partial/     disks and memory are written here
@@ -9,6 +9,8 @@
 
 mod copy;
 mod folder;
+mod nbd;
 mod source;
 
 pub use folder::FolderExports;
+pub use nbd::{NbdDisk, NbdError};

@@ -8,6 +8,7 @@ pub mod filter;
 mod image;
 mod integrity;
 mod operation;
+mod session;
 mod transfer;
 mod vm;
 
@@ -25,6 +26,10 @@ pub use delete::{
 pub use image::{MergeImage, merge_image};
 pub use integrity::{ReconnectLayers, Reconnected, check_host, rebuild_catalogue, reconnect_layers};
 pub use operation::{ListOperations, OperationFilter, WaitOperation, filter, list_operations, wait_operation};
+pub use session::{
+    ReadDisk, StartBackup, abort_backup, complete_backup, get_backup, list_backups, open_disk, read_disk, renew_backup,
+    start_backup,
+};
 pub use transfer::{ImportMode, ImportVm, import_vm, inspect_export, verify_export};
 pub use vm::{CreateVm, StopMode, UpdateVm, create_vm, list_vms, stop_vm, update_vm};
 

@@ -11,7 +11,7 @@ mod settings;
 mod transfer;
 mod vm;
 
-pub use backup::{BackupCommand, Changed};
+pub use backup::{BackupCommand, BackupRef, Changed, LevelArg, RunBackup, StartBackup};
 pub use check::CheckArgs;
 pub use checkpoint::{
     ApplyFlags, CheckpointCommand, CheckpointRef, DeleteCheckpoints, FilterFlags, KindArg, RemarkFlags,
@@ -94,7 +94,7 @@ pub enum Command {
     /// Check exports of checkpoints. They are made with `checkpoint export`; VMs are made of them with `vm import`.
     #[command(subcommand)]
     Export(ExportCommand),
-    /// What backups need: the ranges of a disk that have changed.
+    /// What backups need: sessions, reference points, and the ranges of a disk that have changed.
     #[command(subcommand)]
     Backup(BackupCommand),
     /// Merge image files that belong to no VM.

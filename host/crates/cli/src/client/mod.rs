@@ -7,6 +7,7 @@
 mod backups;
 mod checkpoints;
 mod delete;
+mod disks;
 mod error;
 mod events;
 mod guests;
@@ -14,14 +15,17 @@ mod images;
 mod integrity;
 mod operations;
 mod resolve;
+mod sessions;
 mod transfers;
 mod vms;
 
 pub use checkpoints::{ApplyAs, CheckpointChange, CheckpointToCreate, Machine, Now};
+pub use disks::{DiskPart, DiskStream};
 pub use error::ClientError;
 pub use events::{EventStream, EventsFrom};
 pub use images::{ImageMergeEvent, ImageMergeStream};
 pub use resolve::resolve;
+pub use sessions::NewBackup;
 pub use transfers::{VerifyEvent, VerifyStream, VmToImport};
 pub use vms::{VmChange, VmToCreate};
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use stillpoint_common::{CheckpointId, Failure, Reason, VmId};
 use stillpoint_proto::convert::failure::Refusal;
 
-use crate::view::{Checkpoint, Operation, ReferencePoint};
+use crate::view::{Backup, Checkpoint, Operation, ReferencePoint};
 
 /// A beginning of an id that is shorter than this is taken for nothing but a name.
 const SHORTEST_PREFIX: usize = 4;
@@ -57,6 +57,21 @@ pub(super) fn resolve_point(vm: &VmId, called: &str, points: Vec<ReferencePoint>
         (Some(_), Some(_)) => {
             let message = format!("the ids of several reference points begin with {called:?}: give more of it");
             Err(Failure::field("reference_point", message).into())
+        }
+    }
+}
+
+/// The one backup session whose id begins so.
+pub(super) fn resolve_backup(vm: &VmId, called: &str, backups: Vec<Backup>) -> Result<Backup, Refusal> {
+    match first_two(called, backups, |backup| backup.id) {
+        (Some(backup), None) => Ok(backup),
+        (None, _) => {
+            let message = format!("VM {vm} has no backup session {called:?}");
+            Err(Failure::new(Reason::BackupNotFound, message).into())
+        }
+        (Some(_), Some(_)) => {
+            let message = format!("the ids of several backup sessions begin with {called:?}: give more of it");
+            Err(Failure::field("backup", message).into())
         }
     }
 }

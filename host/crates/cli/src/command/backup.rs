@@ -1,6 +1,6 @@
 //! `stillpoint backup …`
 
-use super::Context;
+use super::{Context, backup_run, disk, restore, session};
 use crate::{
     CliError,
     args::{BackupCommand, Changed, CheckpointRef},
@@ -10,6 +10,17 @@ use crate::{
 
 pub(super) async fn run(context: &Context, command: &BackupCommand) -> Result<Answer, CliError> {
     match command {
+        BackupCommand::Run(asked) => backup_run::run(context, asked).await,
+        BackupCommand::Verify { folder } => restore::verify(folder),
+        BackupCommand::Restore { folder, at, to } => restore::restore(folder, *at, to),
+        BackupCommand::Start(asked) => session::start(context, asked).await,
+        BackupCommand::Show(asked) => session::show(context, asked).await,
+        BackupCommand::Sessions { vm } => session::sessions(context, vm).await,
+        BackupCommand::Renew(asked) => session::renew(context, asked).await,
+        BackupCommand::Complete { backup, replace } => session::complete(context, backup, *replace).await,
+        BackupCommand::Abort(asked) => session::abort(context, asked).await,
+        BackupCommand::ReadDisk { backup, disk, to } => disk::read(context, backup, disk, to).await,
+        BackupCommand::OpenDisk { backup, disk } => disk::open(context, backup, disk).await,
         BackupCommand::Changed(asked) => changed(context, asked).await,
         BackupCommand::Points { vm } => {
             let points = context.client.reference_points(vm).await?;
@@ -56,7 +67,11 @@ fn disk_text(disk: &ReferencePointDisk) -> String {
 async fn changed(context: &Context, asked: &Changed) -> Result<Answer, CliError> {
     let Changed { vm, disk, from, from_point, to } = asked;
     let client = &context.client;
-    let to = client.find_checkpoint(vm, to).await?.id;
+    // That of a backup session is not listed: its id names it.
+    let to = match to.parse() {
+        Ok(id) => id,
+        Err(_) => client.find_checkpoint(vm, to).await?.id,
+    };
     let from = match (from, from_point) {
         (Some(from), _) => client.find_checkpoint(vm, from).await?.name,
         (None, Some(point)) => client.find_reference_point(vm, point).await?.name,

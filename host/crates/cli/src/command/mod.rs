@@ -1,10 +1,12 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
 mod backup;
+mod backup_run;
 mod check;
 mod checkpoint;
 mod confirm;
 mod delete;
+mod disk;
 mod events;
 mod guest;
 mod hardware;
@@ -13,8 +15,10 @@ mod image;
 mod integrity;
 mod memory;
 mod operation;
+mod restore;
 mod select;
 mod services;
+mod session;
 mod settings;
 mod show;
 mod transfer;

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use stillpoint_common::{Failure, Reason, ReferencePointId, VmId};
+use stillpoint_common::{AskedConsistency, Failure, Reason, ReferencePointId, VmId};
 use stillpoint_proto::{
     convert::{
         names,
@@ -36,6 +36,18 @@ fn point(vm: &VmId) -> pb::ReferencePoint {
     }
 }
 
+/// The one session that VM `web` has.
+fn session(vm: &VmId, state: pb::BackupState) -> pb::Backup {
+    pb::Backup {
+        name: names::backup(vm, super::SESSION.parse().unwrap()),
+        state: state.into(),
+        operation: names::operation("019d0000-0000-7000-8000-000000000003".parse().unwrap()),
+        checkpoint: names::checkpoint(vm, super::CLEAN.parse().unwrap()),
+        backup_type: stillpoint_proto::writer::v1::BackupType::Full.into(),
+        ..pb::Backup::default()
+    }
+}
+
 #[tonic::async_trait]
 impl Backups for Service {
     type ListChangedRangesStream = Pin<Box<dyn Stream<Item = Result<pb::ListChangedRangesResponse, Status>> + Send>>;
@@ -59,6 +71,68 @@ impl Backups for Service {
         let told = if since { 2 } else { 1 };
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.into_iter().take(told)))))
     }
+
+    async fn start_backup(&self, asked: Request<pb::StartBackupRequest>) -> Answer<pb::Backup> {
+        let asked = request::start_backup(asked.get_ref()).map_err(refused)?;
+        assert!(asked.request_id.is_some(), "a request that is sent again is done once");
+        let AskedConsistency { wanted, least } = asked.asked;
+        let (of, lease) = (asked.backup_type, asked.lease.as_secs());
+        self.asked.note(format!("backup of {}: {of:?}, {wanted}, at least {least}, {lease} s", asked.vm));
+        Ok(Response::new(session(&asked.vm, pb::BackupState::Starting)))
+    }
+
+    async fn get_backup(&self, asked: Request<pb::GetBackupRequest>) -> Answer<pb::Backup> {
+        let (vm, _) = request::get_backup(asked.get_ref()).map_err(refused)?;
+        Ok(Response::new(session(&vm, pb::BackupState::Open)))
+    }
+
+    async fn list_backups(&self, asked: Request<pb::ListBackupsRequest>) -> Answer<pb::ListBackupsResponse> {
+        let vm = request::list_backups(asked.get_ref()).map_err(refused)?;
+        let backups = (vm.as_str() == "web").then(|| session(&vm, pb::BackupState::Open)).into_iter().collect();
+        Ok(Response::new(pb::ListBackupsResponse { backups }))
+    }
+
+    async fn renew_backup(&self, asked: Request<pb::RenewBackupRequest>) -> Answer<pb::Backup> {
+        let (vm, backup) = request::renew_backup(asked.get_ref()).map_err(refused)?;
+        self.asked.note(format!("renew {vm} {backup}"));
+        Ok(Response::new(session(&vm, pb::BackupState::Open)))
+    }
+
+    async fn complete_backup(&self, asked: Request<pb::CompleteBackupRequest>) -> Answer<pb::Backup> {
+        let (vm, backup, replace) = request::complete_backup(asked.get_ref()).map_err(refused)?;
+        self.asked.note(format!("complete {vm} {backup}, replace {replace}"));
+        let completed = session(&vm, pb::BackupState::Completed);
+        Ok(Response::new(pb::Backup {
+            reference_point: names::reference_point(&vm, super::POINT.parse().unwrap()),
+            writers_told: pb::WritersTold::NotTold.into(),
+            detail: "the agent was restarted".to_owned(),
+            ..completed
+        }))
+    }
+
+    async fn abort_backup(&self, asked: Request<pb::AbortBackupRequest>) -> Answer<pb::Backup> {
+        let (vm, backup) = request::abort_backup(asked.get_ref()).map_err(refused)?;
+        self.asked.note(format!("abort {vm} {backup}"));
+        Ok(Response::new(session(&vm, pb::BackupState::Aborted)))
+    }
+
+    type ReadDiskStream = Pin<Box<dyn Stream<Item = Result<pb::ReadDiskResponse, Status>> + Send>>;
+
+    /// Two MiB: zeros, and then sevens.
+    async fn read_disk(&self, asked: Request<pb::ReadDiskRequest>) -> Answer<Self::ReadDiskStream> {
+        request::read_disk(asked.get_ref()).map_err(refused)?;
+        let told = |offset_bytes, data, zero_bytes| {
+            Ok(pb::ReadDiskResponse { disk_size_bytes: 2 * MIB, offset_bytes, data, zero_bytes })
+        };
+        let told = [told(0, vec![], 0), told(0, vec![], MIB), told(MIB, vec![7; 1 << 20], 0)];
+        Ok(Response::new(Box::pin(tokio_stream::iter(told))))
+    }
+
+    async fn open_disk(&self, asked: Request<pb::OpenDiskRequest>) -> Answer<pb::OpenDiskResponse> {
+        let (_, _, disk) = request::open_disk(asked.get_ref()).map_err(refused)?;
+        Ok(Response::new(pb::OpenDiskResponse { socket: format!("/run/{disk}"), uri: format!("nbd+unix:///{disk}") }))
+    }
+
     async fn create_reference_point(
         &self,
         asked: Request<pb::CreateReferencePointRequest>,

@@ -30,6 +30,9 @@ use tonic::transport::Server;
 /// The reference point of VM `web`.
 pub(crate) const POINT: &str = "01a20587-7064-759c-80ee-b06a56594700";
 
+/// The backup session of VM `web`.
+pub(crate) const SESSION: &str = "01a20587-7064-759c-80ee-b06a56594701";
+
 /// Serves until it is dropped.
 pub(crate) struct Fake {
     /// A folder for the test's own files; the socket is in it too.

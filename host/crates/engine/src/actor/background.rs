@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{Running, VmActor, schedule::Ended, work::is_absent};
 use crate::{
     admission::{Admitted, Situation},
+    backups,
     catalogue::Changes,
     context::Cx,
     job::Job,
@@ -46,7 +47,9 @@ impl VmActor {
     /// Ends a job that was accepted and cannot begin.
     pub(super) async fn refuse(&self, job: Job, cx: Cx, failure: Failure) {
         let id = job.operation.id;
-        let journal = Journal::new(job, self.world.catalogue.clone(), cx.reporter);
+        let failed = backups::failed(&self.world.catalogue, &job, &failure).await;
+        let mut journal = Journal::new(job, self.world.catalogue.clone(), cx.reporter);
+        journal.add(failed);
         journal.end(Err(failure), self.now()).await;
         self.hub.leave(id);
     }

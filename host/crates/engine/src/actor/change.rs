@@ -5,7 +5,7 @@ use stillpoint_common::{CheckpointId, Event, EventKind, Failure, Reason, Vm, VmD
 use super::VmActor;
 use crate::{
     CheckpointChange, VmChange,
-    admission::{Admitted, AtWork, Situation, ready},
+    admission::{Admitted, AtWork, Situation, of_no_backup, ready},
     catalogue::Changes,
     describe::{self, Debt},
     disks::{exchange_disks, take_disks},
@@ -110,6 +110,7 @@ impl VmActor {
         self.idle_vm().await?;
         let checkpoint = self.world.catalogue.checkpoint(&self.vm, id).await?;
         ready(&checkpoint)?;
+        of_no_backup(&checkpoint)?;
         let changed = change.applied(checkpoint);
         let text = format!("it is called {:?} now", changed.name.as_str());
         let event = Event { checkpoint: Some(id), ..self.event(EventKind::CheckpointRenamed, text) };
@@ -129,6 +130,11 @@ impl VmActor {
             return Err(Failure::new(Reason::VmRunning, format!("VM {} is running", vm.id)));
         }
         refuse_saved(&vm, "it cannot be deleted", "name")?;
+        let backups = self.world.catalogue.backups(&self.vm).await?;
+        if let Some(open) = backups.iter().find(|backup| backup.is_open()) {
+            let message = format!("backup session {} of VM {} is open: it cannot be deleted", open.id, self.vm);
+            return Err(Failure::new(Reason::BackupOpen, message));
+        }
         if !self.world.catalogue.checkpoints(&self.vm).await?.is_empty() {
             return Err(self.has_checkpoints("it cannot be deleted"));
         }
@@ -142,6 +148,7 @@ impl VmActor {
         let forest = self.world.catalogue.forest(&vm.id).await?;
         let changes = forest.iter().fold(Changes::default(), |changes, layer| changes.delete_layer(&vm.id, layer));
         let event = self.event(EventKind::VmForgotten, format!("{} was forgotten; its images stay", vm.id));
+        let changes = backups.iter().fold(changes, |changes, backup| changes.forget_backup(&vm.id, backup.id));
         let changes = changes.delete_vm(&vm.id).event(&event);
         if let Err(error) = self.world.catalogue.commit(changes).await {
             self.world.catalogue.settled().await.map_err(StepError::from)?;

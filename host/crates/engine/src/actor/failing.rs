@@ -13,6 +13,7 @@ use crate::{
     job::Job,
     plans,
     ports::RunState,
+    tree::shown,
 };
 
 /// The least time between two events that tell of a panic, of a guest that goes on by itself.
@@ -42,8 +43,9 @@ impl VmActor {
         }
     }
 
-    /// Nothing is at work: what a failure asks for comes first, then layers.
+    /// Nothing is at work: backups that are over, then what a failure asks for, then layers.
     pub(super) async fn look_for_work(&mut self) {
+        self.see_to_backups().await;
         match self.look_at_failure().await {
             Ok(true) => {}
             Ok(false) => self.look_for_layers().await,
@@ -69,7 +71,7 @@ impl VmActor {
             stage: &known.stage,
             ended: ended.as_ref(),
             found,
-            has_parent: vm.parent.is_some(),
+            has_parent: shown(&self.world.catalogue.checkpoints(&self.vm).await?, vm.parent).is_some(),
             recoveries: recoveries.len(),
             max_recoveries: self.world.config.recoveries_an_hour,
         };

@@ -3,7 +3,7 @@
 use stillpoint_common::{Checkpoint, Failure, Reason, Vm};
 
 use super::VmActor;
-use crate::{Request, truth::missing_files};
+use crate::{Request, tree::shown, truth::missing_files};
 
 impl VmActor {
     /// Refuses what would read a checkpoint of which a file is missing.
@@ -13,7 +13,7 @@ impl VmActor {
         checkpoints: &[Checkpoint],
         request: &Request,
     ) -> Result<(), Failure> {
-        let Some(id) = request.reads().or_else(|| request.reverts().then_some(vm.parent).flatten()) else {
+        let Some(id) = request.reads().or_else(|| shown(checkpoints, vm.parent).filter(|_| request.reverts())) else {
             return Ok(());
         };
         let forest = self.world.catalogue.forest(&self.vm).await?;

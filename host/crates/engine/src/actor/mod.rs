@@ -12,6 +12,7 @@
 //! restart of the service, and the actor goes on.
 
 mod background;
+mod backups;
 mod caught;
 mod change;
 mod critical;
@@ -23,11 +24,11 @@ mod schedule;
 mod submit;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_common::{
-    CheckpointId, Failure, InstanceId, LayerId, Merges, Operation, OperationId, OperationKind, OperationState,
-    PowerState, Reason, ReferencePoint, ReferencePointId, VmId,
+    Backup, BackupId, CheckpointId, DiskName, Failure, InstanceId, LayerId, Merges, Operation, OperationId,
+    OperationKind, OperationState, PowerState, Reason, ReferencePoint, ReferencePointId, VmId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -36,14 +37,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::backups::EndBackup;
 use self::{
+    backups::Sessions,
     caught::caught,
     critical::Watch,
     schedule::Schedule,
     work::{From, is_absent, see_through},
 };
 use crate::{
-    CheckpointChange, Reconnect, Request, VmChange,
+    CheckpointChange, NewBackup, Reconnect, Request, VmChange,
     context::{Cx, Reporter, World},
     describe,
     hub::Hub,
@@ -90,6 +93,25 @@ pub(crate) enum Message {
         point: ReferencePointId,
         reply: oneshot::Sender<Result<(), Failure>>,
     },
+    StartBackup {
+        new: Box<NewBackup>,
+        request_id: Option<String>,
+        reply: oneshot::Sender<Result<Backup, Failure>>,
+    },
+    RenewBackup {
+        backup: BackupId,
+        reply: oneshot::Sender<Result<Backup, Failure>>,
+    },
+    OpenDisk {
+        backup: BackupId,
+        disk: DiskName,
+        reply: oneshot::Sender<Result<PathBuf, Failure>>,
+    },
+    EndBackup {
+        backup: BackupId,
+        end: EndBackup,
+        reply: oneshot::Sender<Result<Backup, Failure>>,
+    },
     Idle {
         reply: oneshot::Sender<()>,
     },
@@ -129,6 +151,7 @@ pub(crate) struct VmActor {
     /// Its description files are not as the catalogue is: to be written again. Nobody waits for that.
     undescribed: bool,
     tasks: JoinSet<()>,
+    backups: Sessions,
     critical: Watch,
     schedule: Schedule,
     /// Layers are to be collected, at once or when the schedule says so.
@@ -170,6 +193,7 @@ impl VmActor {
             ended_meanwhile: false,
             undescribed: false,
             tasks: JoinSet::new(),
+            backups: Sessions::default(),
             critical: Watch::default(),
             schedule: Schedule::default(),
             owed: false,
@@ -198,6 +222,7 @@ impl VmActor {
         }
         self.running.iter().filter(|running| running.way.is_open()).for_each(|running| running.way.ask());
         while self.tasks.join_next().await.is_some() {}
+        self.backups.all_told().await;
         if let Some((job, cx)) = self.waiting.take() {
             let message = "the service ended before what was at work had made way; nothing was begun";
             self.refuse(job, cx, Failure::new(Reason::Interrupted, message)).await;
@@ -206,7 +231,7 @@ impl VmActor {
 
     /// Waits for what comes next, and does it.
     async fn turn(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> After {
-        let (next_look, next_collection) = (self.next_look(), self.next_collection());
+        let (next_look, next_collection, next_lapse) = (self.next_look(), self.next_collection(), self.next_lapse());
         tokio::select! {
             message = mailbox.recv() => match message {
                 Some(message) => return self.handle(message).await,
@@ -215,6 +240,8 @@ impl VmActor {
             Some(_) = self.tasks.join_next() => self.task_ended().await,
             () = until(next_look) => self.look().await,
             () = until(next_collection) => self.collect().await,
+            () = until(next_lapse) => self.lapse().await,
+            () = self.backups.one_told() => {}
             () = sleep(LOOK_AGAIN), if self.looks_again() => self.recovered().await,
         }
         After::GoOn
@@ -326,6 +353,16 @@ impl VmActor {
             Message::ForgetPoint { point, reply } => {
                 let _ = reply.send(self.forget_point(point).await);
             }
+            Message::StartBackup { new, request_id, reply } => {
+                let _ = reply.send(self.start_backup(*new, request_id).await);
+            }
+            Message::RenewBackup { backup, reply } => {
+                let _ = reply.send(self.renew_backup(backup).await);
+            }
+            Message::OpenDisk { backup, disk, reply } => {
+                let _ = reply.send(self.open_disk(backup, &disk).await);
+            }
+            Message::EndBackup { backup, end, reply } => self.end_backup(backup, end, reply).await,
             Message::Idle { reply } => {
                 self.idle.push(reply);
                 self.tell_idle();

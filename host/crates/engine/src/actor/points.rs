@@ -23,11 +23,27 @@ impl VmActor {
                 false => Err(Failure::new(Reason::RequestIdReused, format!("it made reference point {}", made.id))),
             };
         }
+        self.room_for_point(0).await?;
+        let (point, changes) = self.new_point(checkpoint, request_id).await?;
+        self.write(changes).await?;
+        Ok(point)
+    }
+
+    /// Whether one more may be made when so many are given up.
+    pub(super) async fn room_for_point(&self, given_up: usize) -> Result<(), Failure> {
         let most = self.world.config.max_reference_points;
-        if known.len() >= most {
-            let message = format!("VM {} has {most} reference points, the most a VM may have", self.vm);
-            return Err(Failure::new(Reason::ReferencePointLimit, message));
-        }
+        let known = self.world.catalogue.points(&self.vm).await?.len();
+        let message = || format!("VM {} has {most} reference points, the most a VM may have", self.vm);
+        let full = || Failure::new(Reason::ReferencePointLimit, message());
+        (known.saturating_sub(given_up) < most).then_some(()).ok_or_else(full)
+    }
+
+    /// A reference point of a checkpoint, and what is to be written for it.
+    pub(super) async fn new_point(
+        &self,
+        checkpoint: CheckpointId,
+        request_id: Option<String>,
+    ) -> Result<(ReferencePoint, Changes), Failure> {
         let checkpoint = self.world.catalogue.checkpoint(&self.vm, checkpoint).await?;
         ready(&checkpoint)?;
         let forest = self.world.catalogue.forest(&self.vm).await?;
@@ -54,8 +70,8 @@ impl VmActor {
             disks,
             request_id,
         };
-        self.write(changes.set_point(&point)).await?;
-        Ok(point)
+        let changes = changes.set_point(&point);
+        Ok((point, changes))
     }
 
     /// Gives a reference point up. What was kept apart for it alone is merged then.

@@ -19,6 +19,16 @@ impl VmActor {
         if matches!(request, Request::Import(_)) {
             return self.submit_import(request, request_id).await;
         }
+        self.accept(request, request_id, |_| Changes::default()).await
+    }
+
+    /// Accepts a request that is new, if it may begin. `with`: what is to be written down with its job.
+    pub(super) async fn accept(
+        &mut self,
+        request: Request,
+        request_id: Option<String>,
+        with: impl FnOnce(&Job) -> Changes + Send,
+    ) -> Result<Operation, Failure> {
         let vm = self.world.catalogue.vm(&self.vm).await?;
         let checkpoints = self.world.catalogue.checkpoints(&self.vm).await?;
         let busy = self.busy();
@@ -27,7 +37,7 @@ impl VmActor {
         let admitted = Situation { vm: &vm, checkpoints: &checkpoints, running, max_checkpoints }.admit(&request)?;
         self.refuse_missing(&vm, &checkpoints, &request).await?;
         let job = Job { request_id, ..Job::new(request.kind(), self.vm.clone(), Some(request), self.now()) };
-        let changes = Changes::default().set_job(&job).new_request(&job);
+        let changes = with(&job).set_job(&job).new_request(&job);
         let changes = match &job.request {
             Some(request) => self.taken_in_hand(request, changes).await?,
             None => changes,

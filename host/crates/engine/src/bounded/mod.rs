@@ -8,6 +8,7 @@
 //! the one place where it matters more is the store: see `Catalogue::settled`.
 
 mod descriptions;
+mod endpoints;
 mod exports;
 #[cfg(feature = "fail-points")]
 mod fail_point;
@@ -50,6 +51,7 @@ pub(crate) fn bounded(ports: Ports, limits: PortLimits) -> Ports {
         tpm: Bounded::new(ports.tpm, limits),
         descriptions: Bounded::new(ports.descriptions, limits),
         guest: Bounded::new(ports.guest, limits),
+        endpoints: Bounded::new(ports.endpoints, limits),
         exports: Bounded::new(ports.exports, limits),
         sources: Bounded::new(ports.sources, limits),
         store: Bounded::new(ports.store, limits),

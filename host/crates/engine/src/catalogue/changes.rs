@@ -4,7 +4,8 @@
 //! [`describe`](crate::describe).
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, ReferencePoint, Restore, Vm, VmId,
+    Backup, BackupId, Checkpoint, CheckpointId, Event, EventToken, FileIdentity, InstanceId, Layer, ReferencePoint,
+    Restore, Vm, VmId,
 };
 
 use super::{Standstill, keys, record::encode};
@@ -134,6 +135,18 @@ impl Changes {
     /// Keeps what is known of a disk of a reference point.
     pub(crate) fn set_tracked(mut self, vm: &VmId, tracked: &Tracked) -> Self {
         self.put(Put::Set(keys::tracked(vm, tracked.point, &tracked.disk), encode(tracked)));
+        self
+    }
+
+    /// Keeps a backup session.
+    pub(crate) fn set_backup(mut self, backup: &Backup) -> Self {
+        self.put(Put::Set(keys::backup(&backup.vm, backup.id), encode(backup)));
+        self
+    }
+
+    /// Forgets a backup session that has ended.
+    pub(crate) fn forget_backup(mut self, vm: &VmId, id: BackupId) -> Self {
+        self.put(Put::Delete(keys::backup(vm, id)));
         self
     }
 

@@ -1,7 +1,7 @@
 //! Keys of the records. A key never changes its meaning.
 
 use stillpoint_common::{
-    CheckpointId, DiskName, EventToken, FileIdentity, LayerId, OperationId, ReferencePointId, VmId,
+    BackupId, CheckpointId, DiskName, EventToken, FileIdentity, LayerId, OperationId, ReferencePointId, VmId,
 };
 
 use crate::{describe::Debt, ports::Put};
@@ -112,6 +112,14 @@ pub(super) fn points(vm: &VmId) -> String {
 
 pub(super) fn point(vm: &VmId, id: ReferencePointId) -> String {
     format!("reference-point/{vm}/{id}")
+}
+
+pub(super) fn backups(vm: &VmId) -> String {
+    format!("backup/{vm}/")
+}
+
+pub(super) fn backup(vm: &VmId, id: BackupId) -> String {
+    format!("backup/{vm}/{id}")
 }
 
 pub(super) fn all_tracked(vm: &VmId) -> String {

@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer, OperationId, Reason,
-    ReferencePoint, ReferencePointId, Restore, Vm, VmId,
+    Backup, BackupId, Checkpoint, CheckpointId, Event, EventToken, Failure, FileIdentity, InstanceId, Layer,
+    OperationId, Reason, ReferencePoint, ReferencePointId, Restore, Vm, VmId,
 };
 
 use tokio::sync::watch;
@@ -106,6 +106,17 @@ impl Catalogue {
     pub(crate) async fn point(&self, vm: &VmId, id: ReferencePointId) -> Result<ReferencePoint, Failure> {
         let found: Option<ReferencePoint> = self.get(&keys::point(vm, id)).await?;
         let absent = || Failure::new(Reason::ReferencePointNotFound, format!("VM {vm} has no reference point {id}"));
+        found.ok_or_else(absent)
+    }
+
+    /// A VM's backup sessions, oldest first: those that are open, and of those that have ended the newest.
+    pub(crate) async fn backups(&self, vm: &VmId) -> Result<Vec<Backup>, Failure> {
+        self.all_of_vm(keys::backups(vm)).await
+    }
+
+    pub(crate) async fn backup(&self, vm: &VmId, id: BackupId) -> Result<Backup, Failure> {
+        let found: Option<Backup> = self.get(&keys::backup(vm, id)).await?;
+        let absent = || Failure::new(Reason::BackupNotFound, format!("VM {vm} has no backup session {id}"));
         found.ok_or_else(absent)
     }
 

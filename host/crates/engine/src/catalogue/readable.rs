@@ -1,7 +1,8 @@
 //! Which type a record has, by its key.
 
 use stillpoint_common::{
-    Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, ReferencePoint, Restore, Vm, VmId,
+    Backup, Checkpoint, CheckpointId, Event, Failure, InstanceId, Layer, OperationId, Reason, ReferencePoint, Restore,
+    Vm, VmId,
 };
 
 use super::{Standstill, keys, record::decode};
@@ -28,6 +29,7 @@ pub fn readable(key: &str, value: &[u8]) -> Result<(), Failure> {
         keys::FORGOTTEN_EVENTS => decode::<String>(key, value).map(drop),
         "leftover-memory" => decode::<CheckpointId>(key, value).map(drop),
         "reference-point" => decode::<ReferencePoint>(key, value).map(drop),
+        "backup" => decode::<Backup>(key, value).map(drop),
         "tracked" => decode::<Tracked>(key, value).map(drop),
         "describe" => decode::<Debt>(key, value).map(drop),
         _ => Err(Failure::new(Reason::CatalogueDamaged, format!("the record {key} is of no kind that is known"))),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use stillpoint_common::{Checkpoint, CheckpointId, DiskName, Failure, LayerId, Reason, VmId};
 
 use super::Engine;
-use crate::{CheckpointChange, CheckpointView, actor::Message, truth::missing_files};
+use crate::{CheckpointChange, CheckpointView, actor::Message, tree::shown, truth::missing_files};
 
 impl Engine {
     /// One checkpoint.
@@ -35,6 +35,21 @@ impl Engine {
             CheckpointView { files, missing: missing.remove(&checkpoint.id).unwrap_or_default(), checkpoint }
         };
         Ok(checkpoints.into_iter().map(view).collect())
+    }
+
+    /// Those that people are shown: not those of backup sessions. What came after one of them comes after the nearest
+    /// above that is shown.
+    ///
+    /// # Errors
+    /// `VM_NOT_FOUND`.
+    pub async fn shown_checkpoints(&self, vm: &VmId) -> Result<Vec<CheckpointView>, Failure> {
+        let mut views = self.checkpoints(vm).await?;
+        if views.iter().any(|view| view.checkpoint.remarks.backup.is_some()) {
+            let all: Vec<Checkpoint> = views.iter().map(|view| view.checkpoint.clone()).collect();
+            views.retain(|view| view.checkpoint.remarks.backup.is_none());
+            views.iter_mut().for_each(|view| view.checkpoint.parent = shown(&all, view.checkpoint.parent));
+        }
+        Ok(views)
     }
 
     /// Changes what is said about a checkpoint; its files, its id and its place in the tree stay.

@@ -9,10 +9,11 @@ mod import;
 mod operations;
 mod preview;
 mod rebuild;
+mod sessions;
 mod truth;
 mod view;
 
-pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress};
+pub use self::{backups::PointView, guests::GuestValues, images::ImageProgress, sessions::BackupLease};
 
 use std::{
     collections::HashMap,
@@ -61,6 +62,9 @@ impl Engine {
     /// If the catalogue cannot be read.
     pub async fn open(ports: Ports, config: EngineConfig) -> Result<Self, Failure> {
         let ports = bounded(ports, config.limits);
+        if let Err(error) = ports.endpoints.close_all().await {
+            tracing::error!(error = %Failure::from(StepError::from(error)), "what served disks of backups has not ended");
+        }
         let catalogue = Catalogue::new(ports.store.clone());
         let world =
             Arc::new(World { ports, catalogue, config, merge_speed: Speed::default(), contacts: Contacts::default() });

@@ -6,8 +6,14 @@ use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Failure, Laye
 
 use super::Engine;
 use crate::{
-    DeletePreview, Doomed, admission::ready, error::StepError, forest::Forest, points::kept_apart, preview::Plan,
-    tree::subtree, truth::see,
+    DeletePreview, Doomed,
+    admission::{of_no_backup, ready},
+    error::StepError,
+    forest::Forest,
+    points::kept_apart,
+    preview::Plan,
+    tree::subtree,
+    truth::see,
 };
 
 impl Engine {
@@ -27,6 +33,7 @@ impl Engine {
         let apart = kept_apart(&tracked, &forest, &record.own_layers().collect());
         let heads = record.heads.values().copied().chain(apart);
         let needed = heads.chain(checkpoints.iter().filter(stays).flat_map(|stays| stays.disks.values().copied()));
+        let needed = needed.chain(read_by_backups(&checkpoints, &forest));
         let (sizes, missing) = self.sizes(&forest).await?;
         let live = record.instance.iter().flat_map(|_| record.heads.values().copied()).collect();
         let plan = Plan { forest: &forest, needed: needed.collect(), live, missing: &missing, sizes };
@@ -50,11 +57,18 @@ impl Engine {
     }
 }
 
+/// The layers that a backup reads through: they stay as they are until its session has ended.
+fn read_by_backups<'a>(checkpoints: &'a [Checkpoint], forest: &'a Forest) -> impl Iterator<Item = LayerId> + 'a {
+    let of_backups = checkpoints.iter().filter(|checkpoint| checkpoint.remarks.backup.is_some());
+    let ready = of_backups.filter(|checkpoint| checkpoint.state == CheckpointState::Ready);
+    ready.flat_map(|checkpoint| checkpoint.disks.values()).flat_map(|head| forest.read_through(*head))
+}
+
 /// The checkpoints that go, if all that are named can be deleted.
 fn going(vm: &VmId, all: &[Checkpoint], doomed: &Doomed) -> Result<BTreeSet<CheckpointId>, Failure> {
     let can_go = |id: &CheckpointId| match all.iter().find(|checkpoint| checkpoint.id == *id) {
         None => Err(Failure::new(Reason::CheckpointNotFound, format!("VM {vm} has no checkpoint {id}"))),
-        Some(found) => ready(found),
+        Some(found) => ready(found).and_then(|()| of_no_backup(found)),
     };
     match doomed {
         Doomed::These(ids) => ids.iter().try_for_each(can_go).map(|()| ids.clone()),

@@ -1,6 +1,6 @@
 //! VMs as clients see them.
 
-use stillpoint_common::{Critical, DiskName, Failure, LayerFile, PowerState, Vm, VmId};
+use stillpoint_common::{CheckpointId, Critical, DiskName, Failure, LayerFile, PowerState, Vm, VmId};
 use tokio::time::timeout;
 
 use super::Engine;
@@ -10,6 +10,7 @@ use crate::{
     forest::Forest,
     plans::{chain_files, describe_critical, without_process},
     ports::RunState,
+    tree::shown,
 };
 
 /// How a VM is seen to run.
@@ -85,10 +86,20 @@ impl Engine {
             }
             vm = now;
         };
-        let operation = self.hub.of_vm(&vm.id);
+        let (operation, parent) = (self.hub.of_vm(&vm.id), self.shown_parent(&vm).await?);
         let Seen { power, critical, panicked } = self.power(&vm).await;
         let failures = failing::told(failure.as_ref(), self.world.config.recoveries_an_hour, self.now());
-        Ok(VmView { power, disks, critical, panicked, failures, operation, vm })
+        Ok(VmView { power, disks, critical, panicked, failures, operation, parent, vm })
+    }
+
+    /// The checkpoint that Now is shown to be a child of.
+    async fn shown_parent(&self, vm: &Vm) -> Result<Option<CheckpointId>, Failure> {
+        let Some(parent) = vm.parent else { return Ok(None) };
+        match self.world.catalogue.checkpoint(&vm.id, parent).await {
+            Ok(found) if found.remarks.backup.is_none() => Ok(Some(parent)),
+            // It may have gone between the two looks.
+            Ok(_) | Err(_) => Ok(shown(&self.world.catalogue.checkpoints(&vm.id).await?, vm.parent)),
+        }
     }
 
     /// Whether a VM runs, and why not if it is by itself. A process that does not answer, or not soon, is shown as

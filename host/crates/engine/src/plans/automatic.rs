@@ -19,7 +19,7 @@ use stillpoint_common::{
 };
 
 use super::{
-    execute::{attempt, draft, run},
+    execute::{How, attempt, draft, run},
     power::{Power, PowerPlan},
     unsupported,
 };
@@ -50,7 +50,7 @@ async fn make(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<bool, Failure> 
             return Ok(false);
         }
     };
-    let made = attempt(&draft, false, PowerState::Off, journal, cx).await;
+    let made = attempt(&draft, How::AsPlanned, PowerState::Off, journal, cx).await;
     journal.next_plan();
     match made {
         Ok(()) => {
@@ -68,7 +68,7 @@ async fn make(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<bool, Failure> 
 fn is_due(vm: &Vm, checkpoints: &[Checkpoint]) -> bool {
     vm.settings.automatic_checkpoints
         && vm.checkpoint_policy != CheckpointPolicy::Disabled
-        && checkpoints.iter().all(|checkpoint| checkpoint.state == CheckpointState::Deleting)
+        && checkpoints.iter().all(|known| known.state == CheckpointState::Deleting || known.remarks.backup.is_some())
 }
 
 /// The VM has not started: what was made for this start has no use.

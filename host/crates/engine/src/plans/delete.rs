@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Event, EventKind, Reason};
+use stillpoint_common::{Checkpoint, CheckpointId, CheckpointState, Event, EventKind, OperationId, Reason};
 
 use super::collect::{Collected, collect};
 use crate::{
@@ -45,40 +45,45 @@ impl Delete {
     pub(super) const fn new(going: BTreeSet<CheckpointId>) -> Self {
         Self { going }
     }
-
-    /// All go in one transaction. What came after them, and Now if it did, comes after the nearest above that stays.
-    async fn mark_gone(&self, cx: &Cx) -> Result<Changes, StepError> {
-        let all = cx.catalogue().checkpoints(&cx.vm).await?;
-        let mut changes = Changes::default();
-        for checkpoint in &all {
-            let goes = self.going.contains(&checkpoint.id);
-            let parent = heir(&all, &self.going, checkpoint.parent);
-            let state = if goes { CheckpointState::Deleting } else { checkpoint.state };
-            // Nothing can come back to it: the secrets of its TPM go at once.
-            let tpm = checkpoint.tpm.clone().filter(|_| !goes);
-            let after = Checkpoint { parent, state, tpm, ..checkpoint.clone() };
-            if after != *checkpoint {
-                changes = changes.set_checkpoint(&after);
-            }
-            if goes {
-                changes = changes.event(&gone(cx, checkpoint));
-            }
-        }
-        let mut vm = cx.catalogue().vm(&cx.vm).await?;
-        let parent = heir(&all, &self.going, vm.parent);
-        if vm.parent != parent {
-            vm.parent = parent;
-            changes = changes.set_vm(&vm);
-        }
-        Ok(changes)
-    }
 }
 
-fn gone(cx: &Cx, checkpoint: &Checkpoint) -> Event {
+/// All go in one transaction. What came after them, and Now if it did, comes after the nearest above that stays.
+/// `operation`: what lets them go, if an operation does.
+pub(crate) async fn mark_gone(
+    cx: &Cx,
+    going: &BTreeSet<CheckpointId>,
+    operation: Option<OperationId>,
+) -> Result<Changes, StepError> {
+    let all = cx.catalogue().checkpoints(&cx.vm).await?;
+    let mut changes = Changes::default();
+    for checkpoint in &all {
+        let goes = going.contains(&checkpoint.id);
+        let parent = heir(&all, going, checkpoint.parent);
+        let state = if goes { CheckpointState::Deleting } else { checkpoint.state };
+        // Nothing can come back to it: the secrets of its TPM go at once.
+        let tpm = checkpoint.tpm.clone().filter(|_| !goes);
+        let after = Checkpoint { parent, state, tpm, ..checkpoint.clone() };
+        if after != *checkpoint {
+            changes = changes.set_checkpoint(&after);
+        }
+        if goes {
+            changes = changes.event(&gone(cx, checkpoint, operation));
+        }
+    }
+    let mut vm = cx.catalogue().vm(&cx.vm).await?;
+    let parent = heir(&all, going, vm.parent);
+    if vm.parent != parent {
+        vm.parent = parent;
+        changes = changes.set_vm(&vm);
+    }
+    Ok(changes)
+}
+
+fn gone(cx: &Cx, checkpoint: &Checkpoint, operation: Option<OperationId>) -> Event {
     let text = format!("{:?} is gone", checkpoint.name.as_str());
     Event {
         checkpoint: Some(checkpoint.id),
-        operation: Some(cx.reporter.now().id),
+        operation,
         ..Event::of_vm(cx.ports().clock.now(), EventKind::CheckpointDeleted, &cx.vm, text)
     }
 }
@@ -106,7 +111,7 @@ impl Plan for Delete {
 
     async fn ensure(&mut self, step: DeleteStep, cx: &Cx) -> Result<Changes, StepError> {
         match step {
-            DeleteStep::MarkGone => self.mark_gone(cx).await,
+            DeleteStep::MarkGone => mark_gone(cx, &self.going, Some(cx.reporter.now().id)).await,
             DeleteStep::CollectLayers => match collect(cx).await {
                 Ok(collected) => {
                     said(collected).into_iter().for_each(|later| cx.reporter.warn(later));

@@ -102,7 +102,7 @@ pub(super) fn launch_chains(forest: &Forest, vm: &Vm) -> Result<Vec<DiskChain>, 
 }
 
 /// Makes sure that every file which these heads read through is the one we know.
-pub(super) async fn verify_layers(
+pub(crate) async fn verify_layers(
     ports: &Ports,
     forest: &Forest,
     heads: impl IntoIterator<Item = (&DiskName, &LayerId)>,

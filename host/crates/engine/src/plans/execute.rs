@@ -10,7 +10,7 @@ use stillpoint_common::{
 
 use super::{
     apply::{self, Apply},
-    automatic, collect,
+    automatic, backup, collect,
     create::{self, Create},
     critical,
     delete::Delete,
@@ -76,6 +76,9 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
             Some(saved) => run(Discard { saved }, journal, cx).await.map(|()| Outcome::Vm),
             None => Ok(Outcome::Vm),
         },
+        Request::CreateCheckpoint(new) if new.remarks.backup.is_some() => {
+            backup::create(vm, power, new, journal, cx).await.map(Outcome::Checkpoint)
+        }
         Request::CreateCheckpoint(new) => create(vm, power, new, journal, cx).await.map(Outcome::Checkpoint),
         Request::Apply(request) => apply::apply(&request, power, journal, cx).await.map(|()| Outcome::Vm),
         Request::Revert => apply::apply(&ApplyRequest::revert(), power, journal, cx).await.map(|()| Outcome::Vm),
@@ -248,7 +251,8 @@ pub(super) async fn create(
     let draft = unsupported::note(draft, &vm, cx).await?;
     let draft = hazards::note(draft, &vm, cx).await?;
     cx.reporter.set_checkpoint(draft.id);
-    let first = attempt(&draft, with_memory, power, journal, cx).await;
+    let how = if with_memory { How::WithMemory } else { How::AsPlanned };
+    let first = attempt(&draft, how, power, journal, cx).await;
     let Err(error) = first else { return Ok(draft.id) };
     let reason = create::quiesce_reason(&error);
     let Next::Standard(reason) = fallback::next(policy, reason) else {
@@ -268,24 +272,35 @@ pub(super) async fn create(
         backup_type: BackupType::Copy,
         ..draft
     };
-    let second = attempt(&standard, false, power, journal, cx).await;
+    let second = attempt(&standard, How::AsPlanned, power, journal, cx).await;
     tidy(cx).await;
     Ok(second.map(|()| standard.id)?)
 }
 
+/// How an attempt makes a checkpoint of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// As its kind says.
+    AsPlanned,
+    /// A production checkpoint with the memory of the quiet guest.
+    WithMemory,
+    /// A production checkpoint whose guest is not asked.
+    AsItIs,
+}
+
 pub(super) async fn attempt(
     draft: &Checkpoint,
-    with_memory: bool,
+    how: How,
     power: PowerState,
     journal: &mut Journal,
     cx: &Cx,
 ) -> Result<(), StepError> {
-    if let (Kind::Production, Some(why)) = (draft.kind, create::cannot_be_asked(power)) {
+    let asks = draft.kind == Kind::Production && how != How::AsItIs;
+    if let (true, Some(why)) = (asks, create::cannot_be_asked(power)) {
         return Err(QuiesceError::Paused { why: why.to_owned() }.into());
     }
     let vm = cx.catalogue().vm(&cx.vm).await?;
-    let asks_guest = vm.instance.is_some() && draft.kind == Kind::Production;
-    if asks_guest && vm.settings.services_off.contains(&GuestService::Quiesce) {
+    if asks && vm.instance.is_some() && vm.settings.services_off.contains(&GuestService::Quiesce) {
         return Err(QuiesceError::SwitchedOff.into());
     }
     let forest = cx.catalogue().forest(&cx.vm).await?;
@@ -294,7 +309,8 @@ pub(super) async fn attempt(
         instance: vm.instance,
         saved: vm.saved.clone(),
         tpm: folder_of(&vm),
-        with_memory,
+        with_memory: how == How::WithMemory,
+        as_it_is: how == How::AsItIs,
         overlays: plan_overlays(&forest, &vm.heads)?,
         session: SessionId::generate(),
     };
@@ -307,7 +323,7 @@ pub(super) fn draft(vm: &Vm, power: PowerState, new: NewCheckpoint, now: Timesta
     let policy = new.policy.unwrap_or(vm.checkpoint_policy);
     let name = match new.name {
         Some(name) => name,
-        None => create::default_name(&vm.id, new.remarks.automatic, now)?,
+        None => create::default_name(&vm.id, &new.remarks, now)?,
     };
     Ok(Checkpoint {
         id: CheckpointId::generate(),

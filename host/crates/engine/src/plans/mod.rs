@@ -2,6 +2,7 @@
 
 mod apply;
 mod automatic;
+mod backup;
 mod collect;
 mod create;
 mod critical;
@@ -27,7 +28,8 @@ pub(crate) use self::{
     apply::landing,
     create::kind_of,
     critical::{describe as describe_critical, find as find_critical},
-    disks::chain_files,
+    delete::mark_gone,
+    disks::{chain_files, verify_layers},
     execute::{collection_is_due, execute, recover},
     settle::{note_panic, release_hold, settle, without_process},
 };

@@ -9,6 +9,7 @@
 
 mod clock;
 mod descriptions;
+mod endpoints;
 mod exports;
 mod guest;
 mod hypervisor;
@@ -21,6 +22,7 @@ mod tpm;
 
 pub use clock::{Clock, SystemClock};
 pub use descriptions::{DescriptionError, Descriptions, FoundDescription};
+pub use endpoints::Endpoints;
 pub use exports::{ExportError, ExportTargets, MemorySource};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{

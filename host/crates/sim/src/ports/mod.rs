@@ -1,6 +1,7 @@
 //! The ports of one process, each a thin handle on the world.
 
 mod descriptions;
+mod endpoints;
 mod exports;
 mod guest;
 mod hypervisor;
@@ -27,6 +28,7 @@ pub(crate) fn ports_of(world: &World, process: u64) -> Ports {
         tpm: Arc::new(tpm::SimTpmStates::new(process.clone())),
         descriptions: Arc::new(descriptions::SimDescriptions::new(process.clone())),
         guest: Arc::new(guest::SimGuest::new(process.clone())),
+        endpoints: Arc::new(endpoints::SimEndpoints::new(process.clone())),
         exports: Arc::new(exports::SimExports::new(process.clone())),
         sources: Arc::new(sources::SimSources::new(process.clone())),
         store: Arc::new(store::SimStore::new(process)),

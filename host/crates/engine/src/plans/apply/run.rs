@@ -20,6 +20,7 @@ use crate::{
     },
     saga::{self, Journal},
     tpm::{has_tpm, new_folder},
+    tree::shown,
 };
 
 /// Applies what is asked for. On failure the VM is as before, and a checkpoint of Now that was made stays.
@@ -32,7 +33,10 @@ pub(crate) async fn apply(
     let vm = cx.catalogue().vm(&cx.vm).await?;
     let nothing = || Failure::new(Reason::NoCheckpoint, format!("VM {} has no checkpoint to go back to", vm.id));
     // The parent of Now, before a checkpoint of Now takes its place.
-    let id = request.checkpoint.or(vm.parent).ok_or_else(nothing)?;
+    let id = match request.checkpoint {
+        Some(id) => id,
+        None => shown(&cx.catalogue().checkpoints(&cx.vm).await?, vm.parent).ok_or_else(nothing)?,
+    };
     let checkpoint = cx.catalogue().checkpoint(&cx.vm, id).await?;
     hazards::repeat(&checkpoint, &vm, cx)?;
     cx.reporter.set_checkpoint(id);

@@ -96,11 +96,16 @@ async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepErro
     Ok(forest.iter().filter(|layer| missing.contains(&layer.file.path)).map(|layer| layer.file.id).collect())
 }
 
-/// The layers that Now, a detached disk or a checkpoint refers to, and those that stay apart for a reference point.
+/// The layers that Now, a detached disk or a checkpoint refers to, and those that stay apart for a reference point,
+/// and all that a backup reads through.
 async fn needed(cx: &Cx, vm: &Vm, forest: &Forest) -> Result<BTreeSet<LayerId>, StepError> {
     let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
     for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
         match checkpoint.state {
+            // Another program reads it, through a process that does not know of merges: nothing below it moves.
+            CheckpointState::Ready if checkpoint.remarks.backup.is_some() => {
+                needed.extend(checkpoint.disks.values().flat_map(|head| forest.read_through(*head)));
+            }
             CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
             CheckpointState::Deleting => {}
         }

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use stillpoint_common::{
-    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, Reason, VmId,
-    WriterOutcome, WriterResult,
+    Checkpoint, CheckpointName, CheckpointPolicy, Consistency, Failure, FallbackReason, Kind, PowerState, Reason,
+    Remarks, VmId, WriterOutcome, WriterResult,
 };
 
 use crate::{error::StepError, ports::HypervisorError};
@@ -24,12 +24,15 @@ pub(super) fn capture_failed(error: HypervisorError) -> StepError {
 }
 
 /// What is proven of a checkpoint whose plan has come to its end.
-pub(super) fn consistency(checkpoint: &Checkpoint) -> Consistency {
+pub(super) fn consistency(checkpoint: &Checkpoint, as_it_is: bool) -> Consistency {
     match (checkpoint.vm_state(), checkpoint.kind) {
         (PowerState::Off, Kind::Production | Kind::Standard) => Consistency::Offline,
         (PowerState::Saved, Kind::Production | Kind::Standard)
         | (PowerState::Running | PowerState::Paused | PowerState::PausedCritical, Kind::Standard) => {
             Consistency::Memory
+        }
+        (PowerState::Running | PowerState::Paused | PowerState::PausedCritical, Kind::Production) if as_it_is => {
+            Consistency::Crash
         }
         (PowerState::Running | PowerState::Paused | PowerState::PausedCritical, Kind::Production) => {
             match all_writers_held(&checkpoint.writers) {
@@ -78,9 +81,13 @@ pub(crate) const fn kind_of(policy: CheckpointPolicy) -> Kind {
     }
 }
 
-/// `web - (2026-11-24 - 15:04:05)`, in UTC; an automatic one says that it is.
-pub(crate) fn default_name(vm: &VmId, automatic: bool, now: Timestamp) -> Result<CheckpointName, Failure> {
-    let prefix = if automatic { "Automatic Checkpoint - " } else { "" };
+/// `web - (2026-11-24 - 15:04:05)`, in UTC; an automatic one says that it is, and that of a backup.
+pub(crate) fn default_name(vm: &VmId, remarks: &Remarks, now: Timestamp) -> Result<CheckpointName, Failure> {
+    let prefix = match (remarks.automatic, remarks.backup) {
+        (true, _) => "Automatic Checkpoint - ",
+        (false, Some(_)) => "Backup Checkpoint - ",
+        (false, None) => "",
+    };
     let name = format!("{prefix}{vm} - ({})", now.strftime("%Y-%m-%d - %H:%M:%S"));
     // The longest name of a VM would not leave room for the time behind the prefix.
     let name = if name.chars().count() > 100 { name.replacen("Checkpoint - ", "", 1) } else { name };

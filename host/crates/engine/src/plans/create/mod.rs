@@ -1,5 +1,6 @@
 //! Creating a checkpoint: the plans of its three kinds, and what each step does.
 
+mod backup;
 pub(super) mod base;
 mod decide;
 mod publish;
@@ -89,6 +90,10 @@ const QUIESCED: &[&[S]] = &[
     &[S::FinishWriters],
 ];
 
+/// The disks of a guest that is not asked, as after a power cut.
+const AS_IT_IS: &[&[S]] =
+    &[&[S::CreateOverlays, S::AttachOverlays], &[S::TakeTpm, S::SwitchHeads, S::Describe], &[S::Publish]];
+
 /// The VM is off: its disks are all there is.
 const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::TakeTpm, S::Describe], &[S::Publish]];
 
@@ -149,6 +154,7 @@ impl Plan for Create {
         match (self.facts.instance, &self.facts.saved, self.facts.checkpoint.kind) {
             (None, Some(_), Kind::Production | Kind::Standard) => SAVED,
             (None, None, Kind::Production | Kind::Standard) => OFFLINE,
+            (Some(_), _, Kind::Production) if self.facts.as_it_is => AS_IT_IS,
             (Some(_), _, Kind::Production) if self.facts.with_memory => QUIESCED,
             (Some(_), _, Kind::Production) => PRODUCTION,
             (Some(_), _, Kind::Standard) => STANDARD,
@@ -312,8 +318,11 @@ impl Create {
         Ok(())
     }
 
-    /// The checkpoint is published: its data is safe.
+    /// The checkpoint is published: its data is safe. That of a backup is when its client says so.
     async fn finish_writers(&mut self, cx: &Cx) {
+        if self.quiesce_of_backup().is_some() {
+            return;
+        }
         let Some(instance) = self.facts.instance else { return };
         let (guest, session) = (&cx.ports().guest, self.facts.session);
         if !self.facts.checkpoint.writers.is_empty()

@@ -34,11 +34,13 @@ impl Create {
     async fn complete(&mut self, cx: &Cx) -> Result<Vm, StepError> {
         let mut vm = cx.catalogue().vm(&cx.vm).await?;
         let checkpoint = &mut self.facts.checkpoint;
-        checkpoint.consistency = consistency(checkpoint);
+        checkpoint.consistency = consistency(checkpoint, self.facts.as_it_is);
         checkpoint.phases = cx.reporter.now().phases;
+        let consistency = checkpoint.consistency;
         vm.parent = Some(checkpoint.id);
         vm.heads.extend(self.facts.overlays.iter().map(|(disk, overlay)| (disk.clone(), overlay.file.id)));
         vm.updated = cx.ports().clock.now();
+        self.is_enough_for_backup(cx, consistency).await?;
         Ok(vm)
     }
 
@@ -49,6 +51,7 @@ impl Create {
         };
         let layers = self.frozen.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&cx.vm, layer));
         let layers = self.made.iter().fold(layers, |changes, layer| changes.new_layer(&cx.vm, layer));
-        Ok(layers.set_checkpoint(&self.facts.checkpoint).set_vm(&vm))
+        let opened = self.opened_backup(cx).await?;
+        Ok(layers.set_checkpoint(&self.facts.checkpoint).set_vm(&vm).and(opened))
     }
 }

@@ -1,0 +1,270 @@
+//! `stillpoint backup run`: one backup of a VM into a folder, over the same calls that are there for everybody.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use stillpoint_common::{BackupId, BackupType, Consistency, DiskName, VmId};
+use stillpoint_proto::convert::names;
+
+use super::{Context, session};
+use crate::{
+    CliError,
+    args::RunBackup,
+    client::{ClientError, DiskPart, NewBackup},
+    output::{Answer, note, text},
+    repository::{BackedUpDisk, Kind, Manifest, Partial, Previous, Repository, blocks::BlockWriter, failed, file_of},
+    view::{Backup, BackupState, ByteRange},
+};
+
+/// How long the service waits for a sign of life of this program. Reading is one.
+const LEASE: Duration = Duration::from_secs(300);
+const CHANGES_UNKNOWN: &str = "CHANGES_UNKNOWN";
+const BUSY: &str = "VM_BUSY";
+/// Between two tries to complete a session while something else is at work on the VM.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a backup builds on.
+#[derive(Debug, Clone)]
+struct Base {
+    previous: Previous,
+    /// Resource name of the reference point.
+    point: String,
+}
+
+pub(super) async fn run(context: &Context, asked: &RunBackup) -> Result<Answer, CliError> {
+    let repository = Repository::open_or_make(&asked.to)?;
+    tidy(context, &repository, &asked.vm).await?;
+    let last = repository.numbers()?.into_iter().next_back();
+    let (base, why_full) = match last {
+        Some(last) if !asked.full => base(context, &repository, &asked.vm, last).await?,
+        Some(_) => (None, "it was asked for".to_owned()),
+        None => (None, "it is the first one".to_owned()),
+    };
+    let number = last.map_or(1, |last| last + 1);
+    let mut round = Round { context, asked, repository, number, base, why_full };
+    let backup = round.begin().await?;
+    match round.copy(&backup).await {
+        Ok(manifest) => round.end(backup.id, &manifest).await,
+        Err(error) => {
+            // A session that cannot be ended now is ended by the next run, which finds its name in what is left.
+            if context.client.abort_backup(&asked.vm, backup.id).await.is_ok() {
+                round.repository.remove_partial(number)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Removes what runs that were cut off have left, here and there; and finds out what became of the last whole one.
+async fn tidy(context: &Context, repository: &Repository, vm: &VmId) -> Result<(), CliError> {
+    for (folder, session) in repository.partial()? {
+        if let Some((of, id)) = session.and_then(|name| names::parse_backup(&name, "session").ok())
+            && of == *vm
+        {
+            // It has ended, or is none any more.
+            let _ = context.client.abort_backup(vm, id).await;
+        }
+        std::fs::remove_dir_all(&folder).map_err(failed(&folder))?;
+    }
+    let Some(last) = repository.numbers()?.into_iter().next_back().filter(|last| repository.point(*last).is_none())
+    else {
+        return Ok(());
+    };
+    let (manifest, _) = repository.manifest(last)?;
+    let Ok((of, id)) = names::parse_backup(&manifest.session, "session") else { return Ok(()) };
+    if of == *vm
+        && let Ok(known) = context.client.backup(vm, id).await
+    {
+        let completed = match known.state {
+            // Its data is safe, and nobody has said so.
+            Some(BackupState::Open) => context.client.complete_backup(vm, id, true).await?,
+            Some(BackupState::Starting | BackupState::Completed | BackupState::Aborted) | None => known,
+        };
+        if !completed.reference_point.is_empty() {
+            repository.set_point(last, &completed.reference_point)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the next backup builds on; or none, and why.
+async fn base(
+    context: &Context,
+    repository: &Repository,
+    vm: &VmId,
+    last: u32,
+) -> Result<(Option<Base>, String), CliError> {
+    let (manifest, blake3) = repository.manifest(last)?;
+    if manifest.vm != *vm {
+        let advice = "give each VM a folder of its own";
+        return Err(CliError::usage(format!("the folder has backups of VM {}", manifest.vm), advice));
+    }
+    let Some(point) = repository.point(last) else {
+        return Ok((None, format!("backup {last} was not completed, so that it has no reference point")));
+    };
+    let points = context.client.reference_points(vm).await?;
+    let Some(known) = points.into_iter().find(|known| known.name == point) else {
+        return Ok((None, format!("the reference point of backup {last} is gone")));
+    };
+    match known.disks.iter().find(|disk| !disk.lost.is_empty()) {
+        Some(disk) => Ok((None, format!("what has changed of disk {} is not known: {}", disk.disk, disk.lost))),
+        None => Ok((Some(Base { previous: Previous { number: last, blake3 }, point }), String::new())),
+    }
+}
+
+struct Round<'a> {
+    context: &'a Context,
+    asked: &'a RunBackup,
+    repository: Repository,
+    number: u32,
+    base: Option<Base>,
+    why_full: String,
+}
+
+impl Round<'_> {
+    async fn begin(&self) -> Result<Backup, CliError> {
+        let usual = if self.base.is_some() { BackupType::Incremental } else { BackupType::Full };
+        let new = NewBackup {
+            consistency: Consistency::Application,
+            least: self.asked.least.map(Into::into),
+            backup_type: self.asked.backup_type.map_or(usual, Into::into),
+            lease: LEASE,
+            from_point: self.base.as_ref().map(|base| base.point.clone()).unwrap_or_default(),
+        };
+        session::open(self.context, &self.asked.vm, new).await
+    }
+
+    /// Copies all disks and makes the backup whole. One whose changes are not known after all is begun anew as a full one.
+    async fn copy(&mut self, backup: &Backup) -> Result<Manifest, CliError> {
+        let partial = self.repository.begin(self.number, &backup.name)?;
+        let copied = self.disks(backup, &partial).await;
+        match copied {
+            Ok(manifest) => self.repository.seal(&partial, &manifest).map(|()| manifest),
+            Err(error) => {
+                if self.base.is_none() || error.reason() != Some(CHANGES_UNKNOWN) {
+                    return Err(error);
+                }
+                self.repository.remove_partial(self.number)?;
+                self.why_full = error.to_string();
+                self.base = None;
+                let partial = self.repository.begin(self.number, &backup.name)?;
+                let manifest = self.disks(backup, &partial).await?;
+                self.repository.seal(&partial, &manifest).map(|()| manifest)
+            }
+        }
+    }
+
+    async fn disks(&self, backup: &Backup, partial: &Partial) -> Result<Manifest, CliError> {
+        let (_, checkpoint) = names::parse_checkpoint(&backup.checkpoint, "checkpoint").map_err(ClientError::from)?;
+        let known = self.context.client.checkpoint(&self.asked.vm, checkpoint).await?;
+        let sizes: BTreeMap<DiskName, u64> = match &self.base {
+            Some(base) => self.sizes_of(base)?,
+            None => BTreeMap::new(),
+        };
+        let mut disks = Vec::new();
+        for disk in &known.disks {
+            let disk: DiskName =
+                disk.disk.parse().map_err(|_| CliError::usage("a disk has no name", "update the program"))?;
+            let since = self.base.as_ref().filter(|_| sizes.contains_key(&disk)).map(|base| base.point.clone());
+            disks.push(self.disk(backup.id, checkpoint, disk, since, partial).await?);
+        }
+        Ok(Manifest {
+            format: Manifest::new_format(),
+            vm: self.asked.vm.clone(),
+            number: self.number,
+            kind: if self.base.is_some() { Kind::Incremental } else { Kind::Full },
+            previous: self.base.as_ref().map(|base| base.previous.clone()),
+            session: backup.name.clone(),
+            created: known.create_time,
+            consistency: known.consistency,
+            backup_type: known.backup_type,
+            disks,
+        })
+    }
+
+    fn sizes_of(&self, base: &Base) -> Result<BTreeMap<DiskName, u64>, CliError> {
+        let (manifest, _) = self.repository.manifest(base.previous.number)?;
+        Ok(manifest.disks.into_iter().map(|disk| (disk.disk, disk.size)).collect())
+    }
+
+    /// Copies what has changed of a disk; all of it that holds data if there is nothing to build on.
+    async fn disk(
+        &self,
+        id: BackupId,
+        checkpoint: stillpoint_common::CheckpointId,
+        disk: DiskName,
+        since: Option<String>,
+        partial: &Partial,
+    ) -> Result<BackedUpDisk, CliError> {
+        let (client, vm, file) = (&self.context.client, &self.asked.vm, file_of(&disk));
+        let path = partial.folder.join(&file);
+        let incremental = since.is_some();
+        let changed = client.changed_ranges(vm, &disk, since.unwrap_or_default(), checkpoint).await?;
+        let mut writer = BlockWriter::create(&path).map_err(failed(&path))?;
+        for ByteRange { offset, length } in changed.ranges {
+            let mut parts = client.read_disk(vm, id, &disk, offset, length).await?;
+            while let Some(part) = parts.next().await? {
+                match part {
+                    DiskPart::Data(offset, data) => writer.data(offset, &data),
+                    DiskPart::Zeros(offset, length) if incremental => writer.zeros(offset, length),
+                    DiskPart::Zeros(..) => Ok(()),
+                }
+                .map_err(failed(&path))?;
+            }
+        }
+        let (bytes, blake3) = writer.finish().map_err(failed(&path))?;
+        Ok(BackedUpDisk { disk, size: changed.to_bytes, file, bytes, blake3 })
+    }
+
+    /// The data is safe: now the service may let go, and writers may cut their logs.
+    async fn end(&self, id: BackupId, manifest: &Manifest) -> Result<Answer, CliError> {
+        let completed = self.complete(id).await?;
+        session::warn_of_writers(&completed);
+        self.repository.set_point(self.number, &completed.reference_point)?;
+        self.forget_old_point().await;
+        let bytes: u64 = manifest.disks.iter().map(|disk| disk.bytes).sum();
+        let kind = match manifest.kind {
+            Kind::Full => {
+                if !self.context.output.json {
+                    note(&format!("this is a full backup: {}", self.why_full));
+                }
+                "full"
+            }
+            Kind::Incremental => "incremental",
+        };
+        let said = format!("backup {} ({kind}, {}) is in {}", self.number, text::bytes(bytes), path_of(&self.asked.to));
+        let document = serde_json::json!({
+            "number": self.number, "kind": manifest.kind, "bytes": bytes, "why_full": self.why_full,
+            "reference_point": completed.reference_point, "checkpoint_consistency": manifest.consistency,
+        });
+        Answer::new(said, &document)
+    }
+}
+
+impl Round<'_> {
+    /// A VM that is busy is waited for: all data is here already.
+    async fn complete(&self, id: BackupId) -> Result<Backup, CliError> {
+        let (client, vm) = (&self.context.client, &self.asked.vm);
+        loop {
+            match client.complete_backup(vm, id, true).await.map_err(CliError::from) {
+                Err(busy) if busy.reason() == Some(BUSY) => {
+                    tokio::time::sleep(PATIENCE).await;
+                    client.renew_backup(vm, id).await?;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// A full backup takes the place of what was there: nothing builds on the reference point of the one before any more.
+    async fn forget_old_point(&self) {
+        let old = self.repository.point(self.number - 1).filter(|_| self.base.is_none());
+        if let Some(Ok((_, point))) = old.map(|name| names::parse_reference_point(&name, "reference_point")) {
+            // It may be gone already; one that stays is listed, and costs room only.
+            let _ = self.context.client.delete_reference_point(&self.asked.vm, point).await;
+        }
+    }
+}
+
+fn path_of(path: &Path) -> String {
+    path.display().to_string()
+}
