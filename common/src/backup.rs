@@ -102,10 +102,16 @@ impl Backup {
         }
     }
 
-    /// The same, with its lease renewed.
+    /// The same, with its lease renewed, and a little more: so that not each call of a client that reads is a write.
     #[must_use]
     pub fn renewed(self, now: Timestamp) -> Self {
-        Self { deadline: now.saturating_add(self.lease).unwrap_or(Timestamp::MAX), ..self }
+        Self { deadline: now.saturating_add(self.lease + self.lease / 16).unwrap_or(Timestamp::MAX), ..self }
+    }
+
+    /// Whether less than its whole lease is left, so that a call of its client renews it.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        Duration::try_from(self.deadline.duration_since(now)).unwrap_or_default() < self.lease
     }
 
     /// Whether its client has been silent for too long.

@@ -199,7 +199,7 @@ async fn a_client_that_is_silent_for_longer_than_its_lease_has_no_session_any_mo
     }
     assert_eq!(look(&host, backup.id).await.state, BackupState::Open, "it is renewed");
     host.world.set_faults(FaultPlan::none());
-    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    tokio::time::sleep(LEASE + LEASE / 8).await;
     assert!(why(&look(&host, backup.id).await).contains("lapsed"));
     let calls = host.world.calls();
     assert!(calls.contains(&Call::Finish) && !calls.contains(&Call::Complete), "writers hear of it: {calls:?}");
@@ -223,7 +223,7 @@ async fn a_client_that_is_silent_for_longer_than_its_lease_has_no_session_any_mo
     host.restart().await;
     host.quiet().await;
     assert_eq!(look(&host, backup.id).await.state, BackupState::Open, "its client may go on");
-    tokio::time::sleep(LEASE / 2 + Duration::from_secs(1)).await;
+    tokio::time::sleep(LEASE / 2 + LEASE / 8).await;
     assert!(why(&look(&host, backup.id).await).contains("lapsed"));
     nothing_is_left(&host).await;
 }

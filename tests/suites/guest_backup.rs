@@ -283,7 +283,7 @@ async fn a_guest_is_backed_up_with_public_calls_alone_and_restored_byte_for_byte
     // Nothing is left, here and there.
     assert_eq!((serving(set.path()), sockets(&service)?.len()), (0, 0));
     let names: BTreeSet<_> = std::fs::read_dir(&folder)?.flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(names, ["0001", "0002", "0003"].map(Into::into).into());
+    assert_eq!(names, [".lock", "0001", "0002", "0003"].map(Into::into).into());
     let sessions = said(&service, &["backup", "sessions", "web"]).await?;
     let states: Vec<_> = sessions.as_array().into_iter().flatten().map(|session| session["state"].clone()).collect();
     assert_eq!(states, ["COMPLETED", "COMPLETED", "ABORTED", "COMPLETED"]);

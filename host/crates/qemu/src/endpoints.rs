@@ -117,6 +117,13 @@ fn prefix(backup: BackupId) -> String {
     format!("{}-", &id[16..])
 }
 
+/// The socket of this folder, if a process of ours serves it.
+async fn serves(folder: &Path) -> Option<PathBuf> {
+    let socket = folder.join(SOCKET);
+    let alive = ProcessIdentity::read(folder).is_some_and(|identity| identity.is_alive());
+    (alive && UnixStream::connect(&socket).await.is_ok()).then_some(socket)
+}
+
 /// Whoever may not enter the folder does not reach the socket, from its first moment on.
 fn make(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
@@ -137,12 +144,15 @@ fn failed(what: &str, error: &io::Error) -> ImageError {
 
 #[async_trait]
 impl Endpoints for QemuEndpoints {
+    async fn find(&self, backup: BackupId, disk: &DiskName) -> Result<Option<PathBuf>, ImageError> {
+        let _turn = self.turn.lock().await;
+        Ok(serves(&self.folder_of(backup, disk)).await)
+    }
+
     async fn open(&self, backup: BackupId, disk: &DiskName, head: &LayerFile) -> Result<PathBuf, ImageError> {
         let _turn = self.turn.lock().await;
         let folder = self.folder_of(backup, disk);
-        let socket = folder.join(SOCKET);
-        let serves = ProcessIdentity::read(&folder).is_some_and(|identity| identity.is_alive());
-        if serves && UnixStream::connect(&socket).await.is_ok() {
+        if let Some(socket) = serves(&folder).await {
             return Ok(socket);
         }
         self.end(&folder).await?;
@@ -150,7 +160,7 @@ impl Endpoints for QemuEndpoints {
         if served.is_err() {
             self.end(&folder).await?;
         }
-        served.map(|()| socket)
+        served.map(|()| folder.join(SOCKET))
     }
 
     async fn close(&self, backup: BackupId) -> Result<(), ImageError> {

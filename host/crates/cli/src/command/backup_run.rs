@@ -32,6 +32,7 @@ struct Base {
 
 pub(super) async fn run(context: &Context, asked: &RunBackup) -> Result<Answer, CliError> {
     let repository = Repository::open_or_make(&asked.to)?;
+    let _alone = repository.lock()?;
     tidy(context, &repository, &asked.vm).await?;
     let last = repository.numbers()?.into_iter().next_back();
     let (base, why_full) = match last {
@@ -197,7 +198,7 @@ impl Round<'_> {
     ) -> Result<BackedUpDisk, CliError> {
         let (client, vm, file) = (&self.context.client, &self.asked.vm, file_of(&disk));
         let path = partial.folder.join(&file);
-        let incremental = since.is_some();
+        let kind = if since.is_some() { Kind::Incremental } else { Kind::Full };
         let changed = client.changed_ranges(vm, &disk, since.unwrap_or_default(), checkpoint).await?;
         let mut writer = BlockWriter::create(&path).map_err(failed(&path))?;
         for ByteRange { offset, length } in changed.ranges {
@@ -205,14 +206,14 @@ impl Round<'_> {
             while let Some(part) = parts.next().await? {
                 match part {
                     DiskPart::Data(offset, data) => writer.data(offset, &data),
-                    DiskPart::Zeros(offset, length) if incremental => writer.zeros(offset, length),
+                    DiskPart::Zeros(offset, length) if kind == Kind::Incremental => writer.zeros(offset, length),
                     DiskPart::Zeros(..) => Ok(()),
                 }
                 .map_err(failed(&path))?;
             }
         }
         let (bytes, blake3) = writer.finish().map_err(failed(&path))?;
-        Ok(BackedUpDisk { disk, size: changed.to_bytes, file, bytes, blake3 })
+        Ok(BackedUpDisk { disk, kind, size: changed.to_bytes, file, bytes, blake3 })
     }
 
     /// The data is safe: now the service may let go, and writers may cut their logs.

@@ -10,7 +10,7 @@ use crate::{
     CliError,
     output::{Answer, text},
     repository::{
-        BackedUpDisk, Manifest, Repository,
+        BackedUpDisk, Kind, Manifest, Repository,
         blocks::{Block, BlockReader, hash},
         damaged, failed,
     },
@@ -62,12 +62,27 @@ pub(super) fn restore(folder: &Path, at: Option<u32>, to: &Path) -> Result<Answe
     }
     fs::create_dir(to).map_err(failed(to))?;
     let Some(last) = chain.last() else { return Err(damaged(folder, "a backup of nothing")) };
-    for disk in &last.disks {
-        let made = to.join(format!("{}.raw", disk.disk));
-        make(&repository, &chain, disk, &made)?;
+    if let Err(error) = make_all(&repository, &chain, last, to) {
+        // It is of no use, and was not there before.
+        let _ = fs::remove_dir_all(to);
+        return Err(error);
     }
     let said = format!("backup {number} of VM {} is restored to {}", last.vm, to.display());
     Answer::new(said, &serde_json::json!({ "number": number, "of": chain.len(), "disks": last.disks.len() }))
+}
+
+fn make_all(repository: &Repository, chain: &[Manifest], last: &Manifest, to: &Path) -> Result<(), CliError> {
+    for disk in &last.disks {
+        make(repository, since_whole(chain, disk), disk, &to.join(format!("{}.raw", disk.disk)))?;
+    }
+    File::open(to).and_then(|folder| folder.sync_all()).map_err(failed(to))
+}
+
+/// The part of a chain that a disk consists of: it may have come later, or be another one than was there before.
+fn since_whole<'c>(chain: &'c [Manifest], disk: &BackedUpDisk) -> &'c [Manifest] {
+    let is_whole = |of: &BackedUpDisk| of.disk == disk.disk && of.kind == Kind::Full;
+    let whole = chain.iter().rposition(|manifest| manifest.disks.iter().any(is_whole));
+    &chain[whole.unwrap_or_default()..]
 }
 
 /// One disk: everything that the chain says of it, in order.
@@ -104,5 +119,91 @@ fn put(file: &File, block: Block) -> std::io::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stillpoint_common::DiskName;
+
+    use super::*;
+    use crate::repository::{Previous, blocks::BlockWriter, file_of};
+
+    /// A disk of 4 KiB in a backup.
+    type Disk<'d> = (&'d str, Kind, &'d [Block]);
+
+    /// Adds a backup of these disks, on top of the one before.
+    fn add(repository: &Repository, number: u32, disks: &[Disk<'_>]) {
+        let partial = repository.begin(number, "").unwrap();
+        let write = |(name, kind, blocks): &Disk<'_>| {
+            let disk: DiskName = name.parse().unwrap();
+            let mut writer = BlockWriter::create(&partial.folder.join(file_of(&disk))).unwrap();
+            for block in *blocks {
+                match block {
+                    Block::Data(offset, data) => writer.data(*offset, data).unwrap(),
+                    Block::Zeros(offset, length) => writer.zeros(*offset, *length).unwrap(),
+                }
+            }
+            let (bytes, blake3) = writer.finish().unwrap();
+            BackedUpDisk { file: file_of(&disk), disk, kind: *kind, size: 4096, bytes, blake3 }
+        };
+        let before = number.checked_sub(1).filter(|before| *before > 0);
+        let previous = before.map(|number| Previous { number, blake3: repository.manifest(number).unwrap().1 });
+        let manifest = Manifest {
+            format: Manifest::new_format(),
+            vm: "web".parse().unwrap(),
+            number,
+            kind: if previous.is_some() { Kind::Incremental } else { Kind::Full },
+            previous,
+            session: String::new(),
+            created: None,
+            consistency: None,
+            backup_type: None,
+            disks: disks.iter().map(write).collect(),
+        };
+        repository.seal(&partial, &manifest).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_came_in_place_of_another_of_its_name_has_nothing_of_that_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (backups, to) = (folder.path().join("backups"), folder.path().join("to"));
+        let repository = Repository::open_or_make(&backups).unwrap();
+        let ones = [Block::Data(0, vec![1; 4096])];
+        add(&repository, 1, &[("system", Kind::Full, &ones), ("data", Kind::Full, &ones)]);
+        add(&repository, 2, &[("system", Kind::Incremental, &[Block::Zeros(1024, 1024)])]);
+        add(
+            &repository,
+            3,
+            &[
+                ("system", Kind::Incremental, &[Block::Data(3072, vec![3; 1024])]),
+                ("data", Kind::Full, &[Block::Data(512, vec![2; 512])]),
+            ],
+        );
+        add(&repository, 4, &[("data", Kind::Incremental, &[Block::Data(0, vec![4; 512])])]);
+        restore(&backups, Some(3), &to).unwrap();
+        let parts =
+            |parts: &[(u8, usize)]| parts.iter().flat_map(|(byte, count)| vec![*byte; *count]).collect::<Vec<u8>>();
+        assert_eq!(fs::read(to.join("system.raw")).unwrap(), parts(&[(1, 1024), (0, 1024), (1, 1024), (3, 1024)]));
+        assert_eq!(fs::read(to.join("data.raw")).unwrap(), parts(&[(0, 512), (2, 512), (0, 3072)]));
+        restore(&backups, None, &folder.path().join("last")).unwrap();
+        let last = fs::read(folder.path().join("last/data.raw")).unwrap();
+        assert_eq!(last, parts(&[(4, 512), (2, 512), (0, 3072)]));
+        assert!(restore(&backups, Some(3), &to).is_err(), "what is there stays");
+    }
+
+    #[test]
+    fn a_restore_that_fails_leaves_nothing_and_a_second_run_at_once_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (backups, to) = (folder.path().join("backups"), folder.path().join("to"));
+        let repository = Repository::open_or_make(&backups).unwrap();
+        add(&repository, 1, &[("data", Kind::Full, &[Block::Data(4000, vec![1; 97])])]);
+        let behind = restore(&backups, None, &to).unwrap_err();
+        assert!(behind.to_string().contains("damaged"), "{behind}");
+        assert!(!to.exists());
+        let held = repository.lock().unwrap();
+        assert!(repository.lock().unwrap_err().to_string().contains("another backup"));
+        drop(held);
+        repository.lock().unwrap();
     }
 }

@@ -5,7 +5,7 @@
 //! | 8 | `STILLBLK` |
 //! | then 17 for each range, and its bytes | offset (8), length (8), 1: bytes follow, 0: they are zeros |
 //!
-//! Numbers are little endian. A full backup has no ranges of zeros.
+//! Numbers are little endian. A full disk has no ranges of zeros.
 
 use std::{
     fs::File,

@@ -44,6 +44,8 @@ pub(crate) struct Previous {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BackedUpDisk {
     pub(crate) disk: DiskName,
+    /// All of it, or what has changed since the backup before.
+    pub(crate) kind: Kind,
     /// How large the disk was, in bytes.
     pub(crate) size: u64,
     /// The file, in the folder of the backup.

@@ -4,6 +4,7 @@
 //!  FOLDER/0001/  data.blocks … manifest.json     a full backup: all that is not zero
 //!         0002/  data.blocks … manifest.json     what has changed since 0001
 //!         .0003.partial/                         what a run that was cut off has left; the next one removes it
+//!         .lock                                  held by the run that is at work
 //! ```
 //! A backup is whole when its folder has its name: its files and then its manifest are written and synced under another
 //! name, and the folder is renamed. The manifest names the backup that it builds on by number and hash.
@@ -12,7 +13,7 @@ pub(crate) mod blocks;
 mod manifest;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -23,6 +24,8 @@ use crate::CliError;
 const MANIFEST: &str = "manifest.json";
 const POINT: &str = "reference-point";
 const SESSION: &str = "session";
+/// Held by the run that is at work.
+const LOCK: &str = ".lock";
 
 /// A folder of backups.
 #[derive(Debug, Clone)]
@@ -62,6 +65,20 @@ impl Repository {
             return Err(CliError::usage(format!("there is no backup in {}", folder.display()), advice));
         }
         Ok(found)
+    }
+
+    /// Keeps other runs out of the folder, until the answer is dropped.
+    pub(crate) fn lock(&self) -> Result<File, CliError> {
+        let path = self.folder.join(LOCK);
+        let file = File::create(&path).map_err(failed(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                let advice = "wait until it has ended, or give another folder";
+                Err(CliError::usage(format!("another backup is being written to {}", self.folder.display()), advice))
+            }
+            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+        }
     }
 
     pub(crate) fn backup(&self, number: u32) -> PathBuf {

@@ -126,6 +126,10 @@ impl VmActor {
     /// Serves a disk of a session's checkpoint to programs of this host, until the session ends; answers the socket.
     pub(super) async fn open_disk(&mut self, id: BackupId, disk: &DiskName) -> Result<PathBuf, Failure> {
         let backup = self.renew_backup(id).await?;
+        // A disk is asked for once for each of its ranges: its layers are looked at when it is opened, and stay as they are.
+        if let Some(opened) = self.world.ports.endpoints.find(id, disk).await.map_err(StepError::from)? {
+            return Ok(opened);
+        }
         let being_made = || may_complete(&backup, self.now()).err().unwrap_or_else(|| gone(disk));
         let checkpoint = backup.checkpoint.ok_or_else(being_made)?;
         let checkpoint = self.world.catalogue.checkpoint(&self.vm, checkpoint).await?;

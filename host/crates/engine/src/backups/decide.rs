@@ -58,7 +58,8 @@ pub(crate) const LAPSED: &str = "its lease has lapsed";
 pub(crate) fn used(backup: Backup, now: Timestamp) -> Result<Backup, Failure> {
     match &backup.state {
         BackupState::Open if backup.has_lapsed(now) => Err(ended(&backup, LAPSED)),
-        BackupState::Open => Ok(backup.renewed(now)),
+        BackupState::Open if backup.is_due(now) => Ok(backup.renewed(now)),
+        BackupState::Open => Ok(backup),
         // Its lease begins when its checkpoint is made.
         BackupState::Starting => Ok(backup),
         BackupState::Aborted { why } => Err(ended(&backup, why)),
@@ -140,7 +141,10 @@ mod tests {
         assert_eq!(may_abort(&open), Ok(Abort::Now));
         assert_eq!(may_abort(&backup(aborted())), Ok(Abort::Already));
         assert_eq!(may_abort(&backup(completed())).map_err(reason), Err(Reason::BackupEnded));
-        assert_eq!(used(open.clone(), early).unwrap().deadline, Timestamp::from_second(119).unwrap());
+        let renewed = used(open.clone(), early).unwrap();
+        assert_eq!(renewed.deadline, Timestamp::from_millisecond(122_750).unwrap());
+        let soon = Timestamp::from_second(62).unwrap();
+        assert_eq!(used(renewed.clone(), soon).unwrap(), renewed, "all of the lease is left");
         for over in [open, backup(aborted()), backup(completed())] {
             assert_eq!(used(over, late).map_err(reason), Err(Reason::BackupEnded));
         }

@@ -14,6 +14,11 @@ fn late(what: &'static str) -> impl FnOnce(Duration) -> ImageError {
 
 #[async_trait]
 impl Endpoints for Bounded<dyn Endpoints> {
+    async fn find(&self, backup: BackupId, disk: &DiskName) -> Result<Option<PathBuf>, ImageError> {
+        let find = named("endpoints.find", self.port.find(backup, disk));
+        within(self.limits.look, late("looking for what serves a disk"), find).await
+    }
+
     async fn open(&self, backup: BackupId, disk: &DiskName, head: &LayerFile) -> Result<PathBuf, ImageError> {
         let open = named("endpoints.open", self.port.open(backup, disk, head));
         within(self.limits.act, late("serving a disk"), open).await

@@ -11,6 +11,9 @@ use super::ImageError;
 /// service may connect to.
 #[async_trait]
 pub trait Endpoints: Send + Sync {
+    /// The socket of a disk that is served.
+    async fn find(&self, backup: BackupId, disk: &DiskName) -> Result<Option<PathBuf>, ImageError>;
+
     /// Serves the disk whose topmost layer this is, and answers the socket. One that is served already stays as it is; one that
     /// has ended by itself is served again. Nothing may write to its layers until it is closed.
     async fn open(&self, backup: BackupId, disk: &DiskName, head: &LayerFile) -> Result<PathBuf, ImageError>;

@@ -18,12 +18,21 @@ impl SimEndpoints {
     }
 }
 
+fn socket(backup: BackupId, disk: &DiskName) -> PathBuf {
+    format!("/run/nbd/{backup}-{disk}").into()
+}
+
 #[async_trait]
 impl Endpoints for SimEndpoints {
+    async fn find(&self, backup: BackupId, disk: &DiskName) -> Result<Option<PathBuf>, ImageError> {
+        let served = self.process.act(|state| state.endpoints.contains_key(&(backup, disk.clone())));
+        Ok(served.then(|| socket(backup, disk)))
+    }
+
     async fn open(&self, backup: BackupId, disk: &DiskName, head: &LayerFile) -> Result<PathBuf, ImageError> {
         let open = |state: &mut crate::state::State| {
             state.endpoints.insert((backup, disk.clone()), head.path.clone());
-            Ok(format!("/run/nbd/{backup}-{disk}").into())
+            Ok(socket(backup, disk))
         };
         self.process.call(Call::OpenEndpoint, open).await
     }
