@@ -107,7 +107,7 @@ async fn states_of_machines_that_no_panic_was_seen_of_are_loaded_into_those_of_t
     let set = GuestSet::new()?;
     let older = older_qemu(set.path())?.display().to_string();
     let (vm, standard) = {
-        let service = Service::start_with(set.path(), vec![("STILLPOINT_QEMU".to_owned(), older)]).await?;
+        let mut service = Service::start_with(set.path(), vec![("STILLPOINT_QEMU".to_owned(), older)]).await?;
         let (vm, lab) = service.boot("web", &set).await?;
         let client = service.client().await?;
         assert!(!sees_panics(&service)?);
@@ -116,6 +116,7 @@ async fn states_of_machines_that_no_panic_was_seen_of_are_loaded_into_those_of_t
         let made = client.wait(&made.id).await?.checkpoint_response().ok_or("no checkpoint")?.id;
         lab.sh("echo saved > /tmp/value").await?;
         client.wait(&client.save_vm(&vm).await?.id).await?;
+        service.kill().await?;
         (vm, made)
     };
     let service = Service::start(set.path()).await?;
