@@ -126,6 +126,24 @@ async fn a_round_of_backups_tells_writers_only_when_the_data_is_safe_and_leaves_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_whose_write_is_said_to_have_failed_counts_as_what_has_become_of_it() {
+    let host = with_writer().await;
+    for (fault, done) in [(Fault::FailAfter, true), (Fault::FailBefore, false), (Fault::HangAfter, true)] {
+        let backup = begin(&host, usual()).await.unwrap();
+        let before = points(&host).await.len();
+        host.world.set_faults(FaultPlan::none().at(Call::Commit, 1, fault));
+        let ended = complete(&host, backup.id).await;
+        host.world.set_faults(FaultPlan::none());
+        assert_eq!(ended.is_ok(), done, "{fault:?}: {ended:?}");
+        let completed = if done { ended } else { complete(&host, backup.id).await }.unwrap();
+        let told = matches!(completed.state, BackupState::Completed { writers: WritersTold::Told, .. });
+        assert!(told, "{fault:?}: {completed:?}");
+        assert_eq!(points(&host).await.len(), before + 1, "{fault:?}");
+        nothing_is_left(&host).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn its_checkpoint_is_not_among_those_of_people_who_can_do_what_they_did_before() {
     let host = SimHost::running().await;
     let root = host.create(CheckpointPolicy::Production).await.unwrap().id;

@@ -196,7 +196,7 @@ impl VmActor {
         let gone = mark_gone(&self.idle_cx(), &[checkpoint].into(), None).await?;
         let event = self.event(EventKind::BackupCompleted, format!("backup session {id} was completed"));
         let event = Event { checkpoint: Some(checkpoint), ..event };
-        self.let_go(gone.and(changes).set_backup(&ended).event(&event)).await?;
+        self.let_go(gone.and(changes).set_backup(&ended).event(&event), std::slice::from_ref(&ended)).await?;
         Ok(Ended::Now(ended))
     }
 
@@ -231,7 +231,7 @@ impl VmActor {
             let event = Event { checkpoint: backup.checkpoint, ..self.event(EventKind::BackupAborted, text) };
             changes = changes.set_backup(backup).event(&event);
         }
-        self.let_go(changes).await
+        self.let_go(changes, ended).await
     }
 
     /// Nobody reads through their layers any more, before these change.
@@ -242,11 +242,19 @@ impl VmActor {
         Ok(())
     }
 
-    /// Writes changes down after which layers are to be collected.
-    async fn let_go(&mut self, changes: Changes) -> Result<(), Failure> {
+    /// Writes down that these sessions have ended, after which layers are to be collected. A write that failed may have been
+    /// done, or be done later: nothing goes on before that is known.
+    async fn let_go(&mut self, changes: Changes, ended: &[Backup]) -> Result<(), Failure> {
         self.schedule.reset();
         self.owed = true;
-        self.write(changes).await
+        let Err(failure) = self.write(changes).await else { return Ok(()) };
+        self.world.catalogue.settled().await.map_err(StepError::from)?;
+        for backup in ended {
+            if self.world.catalogue.backup(&self.vm, backup.id).await?.state != backup.state {
+                return Err(failure);
+            }
+        }
+        if ended.is_empty() { Err(failure) } else { Ok(()) }
     }
 
     /// Nothing is at work: sessions that are over end, and checkpoints that are left of any go.

@@ -132,7 +132,8 @@ impl Engine {
         });
     }
 
-    /// Lets every VM finish the operation it is at, and takes no more. VMs go on running.
+    /// Lets every VM finish the operation it is at, and takes no more. VMs go on running. Disks of backups are not served any
+    /// more; their sessions go on with the next service.
     pub async fn stop(&self) {
         let actors: Vec<_> = self.actors.lock().await.values().cloned().collect();
         for actor in &actors {
@@ -140,6 +141,9 @@ impl Engine {
         }
         for actor in actors {
             actor.closed().await;
+        }
+        if let Err(error) = self.world.ports.endpoints.close_all().await {
+            tracing::warn!(%error, "what serves disks of backups could not be ended");
         }
     }
 
