@@ -622,6 +622,10 @@ fn what_has_changed_between_two_checkpoints_is_listed_with_its_sum() {
     let (code, error) = refused(&fake, &other);
     assert_eq!(code, 1);
     assert!(error.contains("CHANGES_UNKNOWN") && error.contains("without --from"), "{error}");
+    let short =
+        ["backup", "changed", "web", "--disk", "short", "--to", "before the upgrade", "--from", "clean install"];
+    let (code, error) = refused(&fake, &short);
+    assert!(code == 1 && error.contains("ended before byte 16777216"), "{error}");
     let (code, error) = refused(&fake, &["backup", "changed", "web", "--disk", "data", "--to", "never made"]);
     assert!(code == 1 && error.contains("CHECKPOINT_NOT_FOUND"), "{error}");
 }
@@ -660,6 +664,9 @@ fn a_backup_session_is_begun_shown_renewed_and_ended() {
     assert_eq!(says(&fake, &read), "1 MiB of 2 MiB were read\n");
     assert_eq!(std::fs::read(&file).unwrap(), [vec![0; 1 << 20], vec![7; 1 << 20]].concat());
     assert!(refused(&fake, &read).1.contains("data.raw"), "it is there already");
+    let short = fake.folder.path().join("short.raw").display().to_string();
+    let short = ["backup", "read-disk", "web", SESSION, "--disk", "short", "--to", &short];
+    assert!(refused(&fake, &short).1.contains("ended before byte 2097152"), "{short:?}");
     let open = [&["backup", "open-disk", "web", SESSION][..], &disk].concat();
     assert_eq!(says(&fake, &open), "nbd+unix:///data\n");
     says(&fake, &["backup", "renew", "web", SESSION]);

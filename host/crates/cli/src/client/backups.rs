@@ -31,15 +31,21 @@ impl Client {
         };
         let answer = BackupsClient::new(self.channel.clone()).list_changed_ranges(request).await;
         let mut stream = self.answered(answer)?;
-        let mut changed = ChangedRanges::default();
+        let (mut changed, mut complete_to) = (ChangedRanges::default(), None);
         loop {
             let message = stream.message().await;
             let message = message.map_err(|status| ClientError::from_status(&self.socket, &status))?;
-            let Some(message) = message else { return Ok(changed) };
+            let Some(message) = message else { break };
+            complete_to = Some(message.complete_to_bytes);
             (changed.from_bytes, changed.to_bytes) = (message.from_size_bytes, message.to_size_bytes);
             let ranges = message.ranges.into_iter().map(ByteRange::from);
             changed.ranges.extend(ranges.inspect(|range| changed.changed_bytes += range.length));
         }
+        if complete_to != Some(changed.to_bytes) {
+            // A copy that is made by it would lack what was not told.
+            return Err(ClientError::cut_off(format!("it ended before byte {} of the disk", changed.to_bytes)));
+        }
+        Ok(changed)
     }
 
     /// Makes a reference point of a checkpoint.

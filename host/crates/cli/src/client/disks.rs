@@ -1,5 +1,7 @@
 //! Reading disks of backup sessions.
 
+use std::ops::Range;
+
 use stillpoint_common::{BackupId, DiskName, VmId};
 use stillpoint_proto::{
     convert::names,
@@ -15,6 +17,8 @@ pub struct DiskStream {
     client: Client,
     stream: Streaming<pb::ReadDiskResponse>,
     size: u64,
+    /// What is still to come.
+    left: Range<u64>,
 }
 
 /// A part of a disk.
@@ -46,8 +50,12 @@ impl Client {
             length_bytes: length,
         };
         let answer = BackupsClient::new(self.channel.clone()).read_disk(request).await;
-        let mut stream = DiskStream { client: self.clone(), stream: self.answered(answer)?, size: 0 };
-        stream.message().await?;
+        let mut stream = DiskStream { client: self.clone(), stream: self.answered(answer)?, size: 0, left: 0..0 };
+        if stream.message().await?.is_none() {
+            return Err(ClientError::cut_off("it ended before it began"));
+        }
+        let end = if length == 0 { stream.size } else { offset.saturating_add(length).min(stream.size) };
+        stream.left = offset..end;
         Ok(stream)
     }
 
@@ -76,15 +84,24 @@ impl DiskStream {
         Ok(message)
     }
 
-    /// The next part, in order; `None` at the end.
+    /// The next part, in order and without gaps; `None` when all that was asked for has come.
     ///
     /// # Errors
-    /// The service could not go on, or cannot be reached.
+    /// The service could not go on, or cannot be reached; or its answer has a gap, or ends too early: what was read is not the
+    /// disk then.
     pub async fn next(&mut self) -> Result<Option<DiskPart>, ClientError> {
-        let part = |message: pb::ReadDiskResponse| match message.data.is_empty() {
+        let message = self.message().await?;
+        let length = message.as_ref().map(|message| (message.data.len() as u64).max(message.zero_bytes));
+        let begins = message.as_ref().map_or(self.left.start, |message| message.offset_bytes);
+        let room = self.left.end.saturating_sub(self.left.start);
+        if begins != self.left.start || length.map_or(room != 0, |length| length > room) {
+            let why = format!("it has a gap, or ended before byte {} of the disk", self.left.end);
+            return Err(ClientError::cut_off(why));
+        }
+        self.left.start += length.unwrap_or_default();
+        Ok(message.map(|message| match message.data.is_empty() {
             true => DiskPart::Zeros(message.offset_bytes, message.zero_bytes),
             false => DiskPart::Data(message.offset_bytes, message.data),
-        };
-        Ok(self.message().await?.map(part))
+        }))
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use stillpoint_common::Failure;
+use stillpoint_common::{Failure, Reason};
 use stillpoint_proto::convert::failure::Refusal;
 use tonic::{Code, Status};
 
@@ -29,6 +29,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// An answer of many messages that ended before all was told.
+    pub(super) fn cut_off(why: impl Into<String>) -> Self {
+        Self::Answer(Failure::new(Reason::Interrupted, why))
+    }
+
     /// The stable reason, if the service gave one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {

@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use stillpoint_common::{BackupId, BackupType, Consistency, DiskName, VmId};
+use stillpoint_common::{BackupId, BackupType, Consistency, DiskName};
 use stillpoint_proto::convert::names;
 
-use super::{Context, session};
+use super::{
+    Context,
+    backup_base::{Base, base, tidy},
+    session,
+};
 use crate::{
     CliError,
     args::RunBackup,
     client::{ClientError, DiskPart, NewBackup},
     output::{Answer, note, text},
-    repository::{BackedUpDisk, Kind, Manifest, Partial, Previous, Repository, blocks::BlockWriter, failed, file_of},
+    repository::{BackedUpDisk, Kind, Manifest, Partial, Repository, blocks::BlockWriter, failed, file_of},
     view::{Backup, BackupState, ByteRange},
 };
 
@@ -22,19 +26,17 @@ const BUSY: &str = "VM_BUSY";
 /// Between two tries to complete a session while something else is at work on the VM.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a backup builds on.
-#[derive(Debug, Clone)]
-struct Base {
-    previous: Previous,
-    /// Resource name of the reference point.
-    point: String,
-}
-
 pub(super) async fn run(context: &Context, asked: &RunBackup) -> Result<Answer, CliError> {
     let repository = Repository::open_or_make(&asked.to)?;
     let _alone = repository.lock()?;
     tidy(context, &repository, &asked.vm).await?;
     let last = repository.numbers()?.into_iter().next_back();
+    if let Some(Ok((manifest, _))) = last.map(|last| repository.manifest(last))
+        && manifest.vm != asked.vm
+    {
+        let advice = "give each VM a folder of its own";
+        return Err(CliError::usage(format!("the folder has backups of VM {}", manifest.vm), advice));
+    }
     let (base, why_full) = match last {
         Some(last) if !asked.full => base(context, &repository, &asked.vm, last).await?,
         Some(_) => (None, "it was asked for".to_owned()),
@@ -52,63 +54,6 @@ pub(super) async fn run(context: &Context, asked: &RunBackup) -> Result<Answer, 
             }
             Err(error)
         }
-    }
-}
-
-/// Removes what runs that were cut off have left, here and there; and finds out what became of the last whole one.
-async fn tidy(context: &Context, repository: &Repository, vm: &VmId) -> Result<(), CliError> {
-    for (folder, session) in repository.partial()? {
-        if let Some((of, id)) = session.and_then(|name| names::parse_backup(&name, "session").ok())
-            && of == *vm
-        {
-            // It has ended, or is none any more.
-            let _ = context.client.abort_backup(vm, id).await;
-        }
-        std::fs::remove_dir_all(&folder).map_err(failed(&folder))?;
-    }
-    let Some(last) = repository.numbers()?.into_iter().next_back().filter(|last| repository.point(*last).is_none())
-    else {
-        return Ok(());
-    };
-    let (manifest, _) = repository.manifest(last)?;
-    let Ok((of, id)) = names::parse_backup(&manifest.session, "session") else { return Ok(()) };
-    if of == *vm
-        && let Ok(known) = context.client.backup(vm, id).await
-    {
-        let completed = match known.state {
-            // Its data is safe, and nobody has said so.
-            Some(BackupState::Open) => context.client.complete_backup(vm, id, true).await?,
-            Some(BackupState::Starting | BackupState::Completed | BackupState::Aborted) | None => known,
-        };
-        if !completed.reference_point.is_empty() {
-            repository.set_point(last, &completed.reference_point)?;
-        }
-    }
-    Ok(())
-}
-
-/// What the next backup builds on; or none, and why.
-async fn base(
-    context: &Context,
-    repository: &Repository,
-    vm: &VmId,
-    last: u32,
-) -> Result<(Option<Base>, String), CliError> {
-    let (manifest, blake3) = repository.manifest(last)?;
-    if manifest.vm != *vm {
-        let advice = "give each VM a folder of its own";
-        return Err(CliError::usage(format!("the folder has backups of VM {}", manifest.vm), advice));
-    }
-    let Some(point) = repository.point(last) else {
-        return Ok((None, format!("backup {last} was not completed, so that it has no reference point")));
-    };
-    let points = context.client.reference_points(vm).await?;
-    let Some(known) = points.into_iter().find(|known| known.name == point) else {
-        return Ok((None, format!("the reference point of backup {last} is gone")));
-    };
-    match known.disks.iter().find(|disk| !disk.lost.is_empty()) {
-        Some(disk) => Ok((None, format!("what has changed of disk {} is not known: {}", disk.disk, disk.lost))),
-        None => Ok((Some(Base { previous: Previous { number: last, blake3 }, point }), String::new())),
     }
 }
 
@@ -212,8 +157,25 @@ impl Round<'_> {
                 .map_err(failed(&path))?;
             }
         }
-        let (bytes, blake3) = writer.finish().map_err(failed(&path))?;
+        let (bytes, blake3) = self.while_it_lasts(id, || writer.finish()).await?.map_err(failed(&path))?;
         Ok(BackedUpDisk { disk, kind, size: changed.to_bytes, file, bytes, blake3 })
+    }
+
+    /// Does what may take long and asks the service for nothing, such as syncing; the session is renewed meanwhile.
+    async fn while_it_lasts<T: Send + 'static>(
+        &self,
+        id: BackupId,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CliError> {
+        let mut work = tokio::task::spawn_blocking(work);
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    return done.map_err(|error| failed(&self.asked.to)(std::io::Error::other(error)));
+                }
+                () = tokio::time::sleep(LEASE / 4) => drop(self.context.client.renew_backup(&self.asked.vm, id).await?),
+            }
+        }
     }
 
     /// The data is safe: now the service may let go, and writers may cut their logs.
@@ -221,7 +183,7 @@ impl Round<'_> {
         let completed = self.complete(id).await?;
         session::warn_of_writers(&completed);
         self.repository.set_point(self.number, &completed.reference_point)?;
-        self.forget_old_point().await;
+        self.forget_old_points().await?;
         let bytes: u64 = manifest.disks.iter().map(|disk| disk.bytes).sum();
         let kind = match manifest.kind {
             Kind::Full => {
@@ -251,18 +213,29 @@ impl Round<'_> {
                     tokio::time::sleep(PATIENCE).await;
                     client.renew_backup(vm, id).await?;
                 }
-                ended => return ended,
+                Ok(completed) => return Ok(completed),
+                // Writers may take longer than an answer may: what counts is what has become of it.
+                Err(error) => match client.backup(vm, id).await {
+                    Ok(known) if known.state == Some(BackupState::Completed) => return Ok(known),
+                    Ok(_) | Err(_) => return Err(error),
+                },
             }
         }
     }
 
-    /// A full backup takes the place of what was there: nothing builds on the reference point of the one before any more.
-    async fn forget_old_point(&self) {
-        let old = self.repository.point(self.number - 1).filter(|_| self.base.is_none());
-        if let Some(Ok((_, point))) = old.map(|name| names::parse_reference_point(&name, "reference_point")) {
-            // It may be gone already; one that stays is listed, and costs room only.
-            let _ = self.context.client.delete_reference_point(&self.asked.vm, point).await;
+    /// A full backup takes the place of what was there: nothing builds on the reference points of those before any more.
+    async fn forget_old_points(&self) -> Result<(), CliError> {
+        if self.base.is_some() {
+            return Ok(());
         }
+        for number in self.repository.numbers()?.into_iter().filter(|number| *number < self.number) {
+            let old = self.repository.point(number).map(|name| names::parse_reference_point(&name, "reference_point"));
+            if let Some(Ok((_, point))) = old {
+                // It may be gone already; one that stays is listed, and costs room only.
+                let _ = self.context.client.delete_reference_point(&self.asked.vm, point).await;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What each command does: ask the service, and make an answer of what it says.
 
 mod backup;
+mod backup_base;
 mod backup_run;
 mod check;
 mod checkpoint;

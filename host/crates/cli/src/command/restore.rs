@@ -1,8 +1,9 @@
 //! `stillpoint backup verify` and `stillpoint backup restore`: a folder of backups, without the service.
 
 use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt as _,
+    fs::{self, File, OpenOptions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::Path,
 };
 
@@ -16,7 +17,7 @@ use crate::{
     },
 };
 
-/// Bytes that zeros are written in, where something else was before.
+/// Bytes that are looked at, and written, where there are to be zeros.
 const ZEROS: usize = 1 << 16;
 
 /// Compares every file of every backup with its hash.
@@ -60,7 +61,7 @@ pub(super) fn restore(folder: &Path, at: Option<u32>, to: &Path) -> Result<Answe
     for manifest in &chain {
         verified(&repository, &chain, manifest.number)?;
     }
-    fs::create_dir(to).map_err(failed(to))?;
+    make_folder(to)?;
     let Some(last) = chain.last() else { return Err(damaged(folder, "a backup of nothing")) };
     if let Err(error) = make_all(&repository, &chain, last, to) {
         // It is of no use, and was not there before.
@@ -69,6 +70,17 @@ pub(super) fn restore(folder: &Path, at: Option<u32>, to: &Path) -> Result<Answe
     }
     let said = format!("backup {number} of VM {} is restored to {}", last.vm, to.display());
     Answer::new(said, &serde_json::json!({ "number": number, "of": chain.len(), "disks": last.disks.len() }))
+}
+
+/// For the user alone: disks hold what others must not read.
+fn make_folder(to: &Path) -> Result<(), CliError> {
+    match fs::DirBuilder::new().mode(0o700).create(to) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let advice = "give a folder that is not there yet: it is made";
+            Err(CliError::usage(format!("{} is there already", to.display()), advice))
+        }
+        made => made.map_err(failed(to)),
+    }
 }
 
 fn make_all(repository: &Repository, chain: &[Manifest], last: &Manifest, to: &Path) -> Result<(), CliError> {
@@ -87,7 +99,7 @@ fn since_whole<'c>(chain: &'c [Manifest], disk: &BackedUpDisk) -> &'c [Manifest]
 
 /// One disk: everything that the chain says of it, in order.
 fn make(repository: &Repository, chain: &[Manifest], disk: &BackedUpDisk, made: &Path) -> Result<(), CliError> {
-    let file = File::create_new(made).map_err(failed(made))?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(made).map_err(failed(made))?;
     for manifest in chain {
         let Some(of) = manifest.disks.iter().find(|known| known.disk == disk.disk) else { continue };
         file.set_len(of.size).map_err(failed(made))?;
@@ -111,10 +123,14 @@ fn put(file: &File, block: Block) -> std::io::Result<()> {
     match block {
         Block::Data(offset, data) => file.write_all_at(&data, offset),
         Block::Zeros(offset, length) => {
-            let (zeros, mut at) = (vec![0; ZEROS], offset);
+            let (zeros, mut found, mut at) = (vec![0; ZEROS], vec![0; ZEROS], offset);
             while at < offset + length {
                 let part = usize::try_from(offset + length - at).unwrap_or(ZEROS).min(ZEROS);
-                file.write_all_at(&zeros[..part], at)?;
+                file.read_exact_at(&mut found[..part], at)?;
+                // What was never written takes no room, and is to take none.
+                if found[..part] != zeros[..part] {
+                    file.write_all_at(&zeros[..part], at)?;
+                }
                 at += part as u64;
             }
             Ok(())
@@ -124,6 +140,8 @@ fn put(file: &File, block: Block) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
     use stillpoint_common::DiskName;
 
     use super::*;
@@ -189,7 +207,27 @@ mod tests {
         restore(&backups, None, &folder.path().join("last")).unwrap();
         let last = fs::read(folder.path().join("last/data.raw")).unwrap();
         assert_eq!(last, parts(&[(4, 512), (2, 512), (0, 3072)]));
-        assert!(restore(&backups, Some(3), &to).is_err(), "what is there stays");
+        let there = restore(&backups, Some(3), &to).unwrap_err();
+        assert!(there.to_string().contains("there already"), "{there}");
+        assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(backups.join("0001")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn zeros_take_no_room_and_nothing_is_built_upon_a_chain_that_is_not_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (backups, to) = (folder.path().join("backups"), folder.path().join("to"));
+        let repository = Repository::open_or_make(&backups).unwrap();
+        add(&repository, 1, &[("data", Kind::Full, &[])]);
+        add(&repository, 2, &[("data", Kind::Incremental, &[Block::Zeros(0, 4096)])]);
+        restore(&backups, None, &to).unwrap();
+        let made = fs::metadata(to.join("data.raw")).unwrap();
+        assert_eq!((made.len(), made.blocks()), (4096, 0));
+        repository.is_complete(2).unwrap();
+        fs::write(backups.join("0001/data.blocks"), b"STILL").unwrap();
+        assert!(repository.is_complete(2).unwrap_err().to_string().contains("0001/data.blocks"));
+        fs::remove_dir_all(backups.join("0001")).unwrap();
+        assert!(repository.is_complete(2).unwrap_err().to_string().contains("0001"));
     }
 
     #[test]

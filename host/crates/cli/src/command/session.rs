@@ -8,7 +8,7 @@ use crate::{
     args::{BackupRef, StartBackup},
     client::NewBackup,
     output::{Answer, table, text, warn},
-    view::{Backup, WritersTold},
+    view::{Backup, BackupState, WritersTold},
 };
 
 /// Begins a session, and waits until its checkpoint can be read.
@@ -99,7 +99,8 @@ fn table_of(backups: &[Backup]) -> String {
             text::word(backup.state),
             text::word(backup.backup_type),
             time(backup.create_time),
-            time(backup.expire_time),
+            // One that has ended has no lease any more.
+            time(backup.expire_time.filter(|_| backup.state == Some(BackupState::Open))),
             backup.detail.clone(),
         ]
     };

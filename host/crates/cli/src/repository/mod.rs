@@ -15,6 +15,7 @@ mod manifest;
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -123,7 +124,8 @@ impl Repository {
 
     pub(crate) fn begin(&self, number: u32, session: &str) -> Result<Partial, CliError> {
         let folder = self.partial_folder(number);
-        fs::create_dir(&folder).map_err(failed(&folder))?;
+        // For the user alone: disks hold what others must not read.
+        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(failed(&folder))?;
         write_whole(&folder, SESSION, session.as_bytes())?;
         Ok(Partial { folder, number })
     }
@@ -157,6 +159,19 @@ impl Repository {
             chain.insert(0, manifest);
         }
         Ok(chain)
+    }
+
+    /// Makes sure that a backup can be built upon: all that it consists of is there, and as long as it was.
+    pub(crate) fn is_complete(&self, number: u32) -> Result<(), CliError> {
+        for manifest in self.chain(number)? {
+            for disk in manifest.disks {
+                let path = self.backup(manifest.number).join(disk.file);
+                if fs::metadata(&path).map_err(failed(&path))?.len() != disk.bytes {
+                    return Err(damaged(&path, "it is not as long as it was"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The reference point that a backup has left, once it is known.

@@ -67,8 +67,10 @@ impl Backups for Service {
         let told = |ranges, complete_to_bytes| {
             Ok(pb::ListChangedRangesResponse { from_size_bytes, to_size_bytes: 16 * MIB, ranges, complete_to_bytes })
         };
-        let messages = [told(vec![range(MIB / 2, MIB / 2)], MIB), told(vec![range(8 * MIB, 8 * MIB)], 16 * MIB)];
-        let told = if since { 2 } else { 1 };
+        let first = told(vec![range(MIB / 2, MIB / 2)], if since { MIB } else { 16 * MIB });
+        let messages = [first, told(vec![range(8 * MIB, 8 * MIB)], 16 * MIB)];
+        // Of the disk `short` the end is never told.
+        let told = if since && asked.disk.as_str() != "short" { 2 } else { 1 };
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.into_iter().take(told)))))
     }
 
@@ -118,14 +120,15 @@ impl Backups for Service {
 
     type ReadDiskStream = Pin<Box<dyn Stream<Item = Result<pb::ReadDiskResponse, Status>> + Send>>;
 
-    /// Two MiB: zeros, and then sevens.
+    /// Two MiB: zeros, and then sevens. Of the disk `short` the end is never told.
     async fn read_disk(&self, asked: Request<pb::ReadDiskRequest>) -> Answer<Self::ReadDiskStream> {
-        request::read_disk(asked.get_ref()).map_err(refused)?;
+        let asked = request::read_disk(asked.get_ref()).map_err(refused)?;
         let told = |offset_bytes, data, zero_bytes| {
             Ok(pb::ReadDiskResponse { disk_size_bytes: 2 * MIB, offset_bytes, data, zero_bytes })
         };
         let told = [told(0, vec![], 0), told(0, vec![], MIB), told(MIB, vec![7; 1 << 20], 0)];
-        Ok(Response::new(Box::pin(tokio_stream::iter(told))))
+        let whole = asked.disk.as_str() != "short";
+        Ok(Response::new(Box::pin(tokio_stream::iter(told.into_iter().take(if whole { 3 } else { 2 })))))
     }
 
     async fn open_disk(&self, asked: Request<pb::OpenDiskRequest>) -> Answer<pb::OpenDiskResponse> {
