@@ -40,7 +40,7 @@ pub(super) async fn create_overlays(
     let mut made = Vec::with_capacity(overlays.len());
     for (disk, planned) in overlays {
         let backing = forest.get(planned.backing).ok_or_else(|| contradiction(disk))?;
-        truth::chain_is_right(cx.ports(), forest, backing).await?;
+        verify_at_a_glance(cx.ports(), forest, backing).await?;
         let facts = verify_content(cx.ports(), backing).await?;
         let identity = cx.ports().images.create_overlay(&planned.file.path, &backing.file, facts).await?;
         made.push(layer_of(disk, planned, identity, facts, cx.ports().clock.now()));
@@ -108,14 +108,19 @@ pub(crate) async fn verify_layers(
     heads: impl IntoIterator<Item = (&DiskName, &LayerId)>,
 ) -> Result<(), StepError> {
     for (disk, head) in heads {
-        let mut chain = forest.chain(*head).ok_or_else(|| contradiction(disk))?;
-        chain.reverse();
-        truth::are_right(ports, forest, chain.iter().copied()).await?;
-        for layer in chain {
+        let chain = chain_layers(forest, disk, *head)?;
+        truth::are_right(ports, forest, chain.iter().copied().rev()).await?;
+        for layer in chain.into_iter().rev() {
             verify_content(ports, layer).await?;
         }
     }
     Ok(())
+}
+
+/// The same for a layer and all below it, without a look at what is in them: quick.
+pub(super) async fn verify_at_a_glance(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
+    let chain = chain_layers(forest, &layer.disk, layer.file.id)?;
+    truth::are_right(ports, forest, chain.into_iter().rev()).await
 }
 
 /// Makes sure that a layer's file is whole and of the size we know. Answers its virtual size.

@@ -39,9 +39,3 @@ pub(crate) async fn are_right<'l>(
     }
     Ok(())
 }
-
-/// The same of a layer and all below it.
-pub(crate) async fn chain_is_right(ports: &Ports, forest: &Forest, layer: &Layer) -> Result<(), StepError> {
-    let chain: Vec<&Layer> = [layer].into_iter().chain(forest.below(layer)).collect();
-    are_right(ports, forest, chain).await
-}

@@ -13,7 +13,7 @@ mod proof;
 pub(crate) use self::{
     compare::{Wrong, wrongs},
     freeze::{freeze, open, open_one},
-    look::{are_right, chain_is_right, see},
+    look::{are_right, see},
     missing::missing_files,
     proof::{Proof, proof},
 };

@@ -14,7 +14,7 @@ use crate::{
     direction::{Sizes, direction},
     error::StepError,
     forest::Forest,
-    plans::room,
+    plans::{disks::verify_at_a_glance, room},
     points::{after_merge, held_above},
     ports::{HypervisorError, Moved, RunState},
     saga::up_to,
@@ -25,7 +25,7 @@ use crate::{
 pub(super) async fn merge(cx: &Cx, parent: Layer, child: Layer) -> Result<Moved, StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
     let forest = cx.catalogue().forest(&cx.vm).await?;
-    truth::chain_is_right(cx.ports(), &forest, &child).await?;
+    verify_at_a_glance(cx.ports(), &forest, &child).await?;
     let mut merge = Merge::new(&forest, parent, child);
     let live = live_chain(cx, &vm, &merge.child).await?;
     let sizes = sizes(cx, &merge, live.as_ref()).await?;
