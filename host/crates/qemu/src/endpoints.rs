@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stillpoint_common::{BackupId, DiskFormat, DiskName, LayerFile};
+use stillpoint_common::{BackupId, DiskName, LayerFile};
 use stillpoint_engine::ports::{Endpoints, ImageError};
 use tokio::{
     net::UnixStream,
@@ -62,7 +62,7 @@ impl QemuEndpoints {
             "--read-only".into(),
             "--persistent".into(),
             CLIENTS.into(),
-            format!("--format={}", format(head.format)).into(),
+            format!("--format={}", head.format.driver()).into(),
             "--socket".into(),
             folder.join(SOCKET).into_os_string(),
             head.path.clone().into_os_string(),
@@ -127,15 +127,6 @@ async fn serves(folder: &Path) -> Option<PathBuf> {
 /// Whoever may not enter the folder does not reach the socket, from its first moment on.
 fn make(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-const fn format(format: DiskFormat) -> &'static str {
-    match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-        DiskFormat::Vhdx => "vhdx",
-        DiskFormat::Vpc => "vpc",
-    }
 }
 
 fn failed(what: &str, error: &io::Error) -> ImageError {

@@ -67,8 +67,6 @@ async fn work(job: Job, cx: &Cx, from: From) {
     };
     if let Err(failure) = &result {
         tracing::warn!(vm = %cx.vm, operation = %id, reason = failure.reason.code(), %failure, "failed");
-    }
-    if let Err(failure) = &result {
         journal.add(backups::failed(cx.catalogue(), journal.job(), failure).await);
     }
     if let Err(failure) = plans::settle(cx).await.map_err(Failure::from)

@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use stillpoint_common::{Backup, BackupId, BackupState, Checkpoint, CheckpointId, CheckpointState, Failure, Reason};
+use stillpoint_common::{
+    Backup, BackupId, BackupState, Checkpoint, CheckpointId, CheckpointState, Failure, LayerId, Reason,
+};
+
+use crate::forest::Forest;
 
 /// How many sessions that have ended are remembered of a VM.
 const REMEMBERED: usize = 16;
@@ -86,6 +90,17 @@ pub(crate) fn superfluous(checkpoints: &[Checkpoint], open: &BTreeSet<BackupId>)
     let ready = checkpoints.iter().filter(|checkpoint| checkpoint.state == CheckpointState::Ready);
     let of_none = |of: BackupId| !open.contains(&of);
     ready.filter(|checkpoint| checkpoint.remarks.backup.is_some_and(of_none)).map(|checkpoint| checkpoint.id).collect()
+}
+
+/// The layers that other programs read for a backup, through a process that does not know of merges: nothing below them
+/// moves until its session has ended.
+pub(crate) fn read_through<'a>(
+    checkpoints: &'a [Checkpoint],
+    forest: &'a Forest,
+) -> impl Iterator<Item = LayerId> + 'a {
+    let of_backups = checkpoints.iter().filter(|checkpoint| checkpoint.remarks.backup.is_some());
+    let ready = of_backups.filter(|checkpoint| checkpoint.state == CheckpointState::Ready);
+    ready.flat_map(|checkpoint| checkpoint.disks.values()).flat_map(|head| forest.read_through(*head))
 }
 
 /// Sessions that ended so long ago that they make room for another one. They are given oldest first.

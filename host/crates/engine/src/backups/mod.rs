@@ -14,7 +14,7 @@ mod decide;
 mod tell;
 
 pub(crate) use self::{
-    decide::{Abort, Complete, may_abort, may_complete, over, superfluous, to_forget, used},
+    decide::{Abort, Complete, may_abort, may_complete, over, read_through, superfluous, to_forget, used},
     tell::tell,
 };
 

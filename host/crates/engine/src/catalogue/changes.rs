@@ -37,10 +37,7 @@ impl Changes {
 
     /// Which records are written. Those that are appended belong to no VM.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.txn.writes.iter().filter_map(|put| match put {
-            Put::Set(key, _) | Put::Delete(key) => Some(key.as_str()),
-            Put::Append(..) => None,
-        })
+        self.txn.writes.iter().filter_map(key_of)
     }
 
     /// These writes after the present ones.
@@ -277,12 +274,16 @@ impl Changes {
     }
 
     fn put(&mut self, put: Put) {
-        let key = |put: &Put| match put {
-            Put::Set(key, _) | Put::Delete(key) => Some(key.clone()),
-            Put::Append(..) => None,
-        };
-        let new = key(&put);
-        self.txn.writes.retain(|old| new.is_none() || key(old) != new);
+        let new = key_of(&put);
+        self.txn.writes.retain(|old| new.is_none() || key_of(old) != new);
         self.txn.writes.push(put);
+    }
+}
+
+/// The key that is written to, if it is known before.
+fn key_of(put: &Put) -> Option<&str> {
+    match put {
+        Put::Set(key, _) | Put::Delete(key) => Some(key),
+        Put::Append(..) => None,
     }
 }

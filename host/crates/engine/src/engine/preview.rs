@@ -8,6 +8,7 @@ use super::Engine;
 use crate::{
     DeletePreview, Doomed,
     admission::{of_no_backup, ready},
+    backups::read_through,
     error::StepError,
     forest::Forest,
     points::kept_apart,
@@ -33,7 +34,7 @@ impl Engine {
         let apart = kept_apart(&tracked, &forest, &record.own_layers().collect());
         let heads = record.heads.values().copied().chain(apart);
         let needed = heads.chain(checkpoints.iter().filter(stays).flat_map(|stays| stays.disks.values().copied()));
-        let needed = needed.chain(read_by_backups(&checkpoints, &forest));
+        let needed = needed.chain(read_through(&checkpoints, &forest));
         let (sizes, missing) = self.sizes(&forest).await?;
         let live = record.instance.iter().flat_map(|_| record.heads.values().copied()).collect();
         let plan = Plan { forest: &forest, needed: needed.collect(), live, missing: &missing, sizes };
@@ -55,13 +56,6 @@ impl Engine {
         }
         Ok((sizes, missing))
     }
-}
-
-/// The layers that a backup reads through: they stay as they are until its session has ended.
-fn read_by_backups<'a>(checkpoints: &'a [Checkpoint], forest: &'a Forest) -> impl Iterator<Item = LayerId> + 'a {
-    let of_backups = checkpoints.iter().filter(|checkpoint| checkpoint.remarks.backup.is_some());
-    let ready = of_backups.filter(|checkpoint| checkpoint.state == CheckpointState::Ready);
-    ready.flat_map(|checkpoint| checkpoint.disks.values()).flat_map(|head| forest.read_through(*head))
 }
 
 /// The checkpoints that go, if all that are named can be deleted.

@@ -22,32 +22,24 @@ pub(super) async fn create(
     let backup_type = if told { new.backup_type } else { BackupType::Copy };
     let draft = draft(&vm, power, NewCheckpoint { backup_type, ..new }, cx.ports().clock.now())?;
     let draft = unsupported::note(draft, &vm, cx).await?;
-    cx.reporter.set_checkpoint(draft.id);
-    let first = match backup.asked.asks_guest() {
-        true => attempt(&draft, How::AsPlanned, power, journal, cx).await,
-        false => attempt(&draft, How::AsItIs, power, journal, cx).await,
-    };
-    let Err(error) = first else { return Ok(draft.id) };
-    match create::quiesce_reason(&error) {
+    let id = draft.id;
+    cx.reporter.set_checkpoint(id);
+    let how = if backup.asked.asks_guest() { How::AsPlanned } else { How::AsItIs };
+    let Err(error) = attempt(&draft, how, power, journal, cx).await else { return Ok(id) };
+    let made = match create::quiesce_reason(&error) {
         Some(why) if backup.asked.is_met_by(Consistency::Crash) => {
             journal.next_attempt();
             let detail = Failure::from(error).message;
             cx.reporter.warn(format!("the guest was not made quiet, its disks are as after a power cut: {detail}"));
             let (fallback, backup_type) = (Some(why), BackupType::Copy);
             let draft = Checkpoint { fallback, fallback_detail: detail, backup_type, ..draft };
-            let second = attempt(&draft, How::AsItIs, power, journal, cx).await;
-            tidy(cx).await;
-            Ok(second.map(|()| draft.id)?)
+            attempt(&draft, How::AsItIs, power, journal, cx).await.map_err(Failure::from)
         }
-        Some(why) => {
-            tidy(cx).await;
-            Err(error.blamed_on_quiesce(why))
-        }
-        None => {
-            tidy(cx).await;
-            Err(error.into())
-        }
-    }
+        Some(why) => Err(error.blamed_on_quiesce(why)),
+        None => Err(error.into()),
+    };
+    tidy(cx).await;
+    made.map(|()| id)
 }
 
 async fn asked(new: &NewCheckpoint, cx: &Cx) -> Result<Backup, Failure> {

@@ -18,6 +18,7 @@ use self::merge::merge;
 pub(super) use self::{merge::replaced, whole::settle_merges};
 use super::detached::release;
 use crate::{
+    backups::read_through,
     catalogue::Changes,
     context::Cx,
     describe,
@@ -100,12 +101,10 @@ async fn missing(cx: &Cx, forest: &Forest) -> Result<BTreeSet<LayerId>, StepErro
 /// and all that a backup reads through.
 async fn needed(cx: &Cx, vm: &Vm, forest: &Forest) -> Result<BTreeSet<LayerId>, StepError> {
     let mut needed: BTreeSet<LayerId> = vm.own_layers().collect();
-    for checkpoint in cx.catalogue().checkpoints(&cx.vm).await? {
+    let checkpoints = cx.catalogue().checkpoints(&cx.vm).await?;
+    needed.extend(read_through(&checkpoints, forest));
+    for checkpoint in &checkpoints {
         match checkpoint.state {
-            // Another program reads it, through a process that does not know of merges: nothing below it moves.
-            CheckpointState::Ready if checkpoint.remarks.backup.is_some() => {
-                needed.extend(checkpoint.disks.values().flat_map(|head| forest.read_through(*head)));
-            }
             CheckpointState::Ready => needed.extend(checkpoint.disks.values()),
             CheckpointState::Deleting => {}
         }
