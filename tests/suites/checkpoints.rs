@@ -26,6 +26,18 @@ async fn a_production_checkpoint_holds_the_guest_for_the_cut_and_nothing_else() 
     host.assert_clean().await;
 }
 
+/// Each is a sync of the disk, which is most of what the engine costs.
+#[tokio::test(start_paused = true)]
+async fn a_production_checkpoint_writes_four_transactions() {
+    let host = SimHost::running().await;
+    host.world.set_faults(FaultPlan::none());
+    host.create(CheckpointPolicy::Production).await.unwrap();
+    host.engine.idle(&host.vm()).await.unwrap();
+    let writes = host.world.calls().into_iter().filter(|call| *call == Call::Commit).count();
+    assert_eq!(writes, 4, "accepted, begun, published, ended");
+    host.assert_clean().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_standard_checkpoint_keeps_memory_and_disks_of_one_instant() {
     let host = SimHost::running().await;

@@ -77,9 +77,9 @@ macro_rules! crash_tests {
 }
 
 crash_tests! {
-    CreateProduction 25 17 while_a_production_checkpoint_is_made;
-    CreateStandard 30 26 while_a_standard_checkpoint_is_made;
-    CreateFallback 47 28 while_a_standard_checkpoint_is_made_in_the_place_of_a_production_one;
+    CreateProduction 25 16 while_a_production_checkpoint_is_made;
+    CreateStandard 30 16 while_a_standard_checkpoint_is_made;
+    CreateFallback 47 21 while_a_standard_checkpoint_is_made_in_the_place_of_a_production_one;
     CreateOffline 11 9 while_a_checkpoint_of_a_vm_that_is_off_is_made;
     ApplyStandard 34 56 while_a_standard_checkpoint_is_applied;
     ApplyProduction 27 56 while_a_production_checkpoint_is_applied;
@@ -109,7 +109,7 @@ crash_tests! {
     StartSaved 15 9 while_a_saved_vm_is_started;
     DiscardSaved 5 2 while_a_saved_state_is_given_up;
     CreateSaved 11 9 while_a_checkpoint_of_a_saved_vm_is_made;
-    CreateQuiesced 30 20 while_a_quiet_guest_is_kept_with_its_memory;
+    CreateQuiesced 30 16 while_a_quiet_guest_is_kept_with_its_memory;
     ApplyToSaved 27 40 while_a_checkpoint_is_applied_to_saved;
     ApplyOverSaved 30 40 while_a_saved_vm_is_brought_back;
     ApplyKeepingNow 50 60 while_what_is_now_is_kept_and_a_checkpoint_applied;

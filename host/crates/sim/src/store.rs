@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,9 +25,13 @@ impl KeyValues {
     }
 
     pub(crate) fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, Stored)> {
-        let keys = self.values.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        let keys = keys.filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
-        keys.take(limit).map(|(key, stored)| (key.clone(), stored.clone())).collect()
+        let first = match after.filter(|after| *after >= prefix) {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        let keys = self.values.range::<str, _>((first, Bound::Unbounded));
+        let keys = keys.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        keys.map(|(key, stored)| (key.clone(), stored.clone())).collect()
     }
 
     pub(crate) fn commit(&mut self, txn: Txn) -> Result<u64, StoreError> {

@@ -18,13 +18,15 @@ pub(crate) struct Journal {
     job: Job,
     catalogue: Catalogue,
     reporter: Reporter,
+    /// Steps of this attempt that were begun by this process.
+    begun: Vec<String>,
     /// Changes of steps that are done, to be written with the next transaction.
     pending: Changes,
 }
 
 impl Journal {
     pub(crate) fn new(job: Job, catalogue: Catalogue, reporter: Reporter) -> Self {
-        Self { job, catalogue, reporter, pending: Changes::default() }
+        Self { job, catalogue, reporter, begun: Vec::new(), pending: Changes::default() }
     }
 
     pub(crate) fn job(&self) -> &Job {
@@ -36,15 +38,26 @@ impl Journal {
         self.job.committed
     }
 
-    /// Whether a step of this attempt may have been begun.
-    pub(crate) fn may_have_begun<S: Step>(&self, step: S) -> bool {
+    /// Whether a step of an attempt that this process may know nothing of may have been begun.
+    pub(super) fn may_have_begun<S: Step>(&self, step: S) -> bool {
         self.job.started.contains(&format!("{step:?}"))
+    }
+
+    /// Whether a step of this process's own attempt was begun.
+    pub(super) fn has_begun<S: Step>(&self, step: S) -> bool {
+        self.begun.contains(&format!("{step:?}"))
+    }
+
+    /// A step is about to be done.
+    pub(super) fn begins<S: Step>(&mut self, step: S) {
+        self.begun.push(format!("{step:?}"));
     }
 
     /// Forgets the steps of an attempt that was undone. What is durable changes with the beginning of the next one, in
     /// one transaction.
     pub(crate) fn next_attempt(&mut self) {
         self.job.started.clear();
+        self.begun.clear();
         self.job.facts = Facts::None;
     }
 
@@ -60,9 +73,10 @@ impl Journal {
     }
 
     /// Makes durable that these steps may have begun, and all that was done before. A burst that only commits needs no
-    /// mark: its one transaction happens or does not.
+    /// mark: its one transaction happens or does not. Nor does one after the commit: it is done in any case.
     pub(crate) async fn begin<S: Step>(&mut self, burst: &[S], facts: Facts) -> Result<(), StepError> {
-        if burst.iter().all(|step| step.nature() == Nature::Commit) {
+        let only_commits = burst.iter().all(|step| step.nature() == Nature::Commit);
+        if only_commits || (self.job.committed && self.pending.is_empty()) {
             return Ok(());
         }
         self.job.started.extend(burst.iter().map(|step| format!("{step:?}")));

@@ -2,7 +2,8 @@
 //!
 //! A plan is a constant list of *bursts* of steps. Before a burst begins, the journal durably holds that each of its
 //! steps may have begun; so nothing is ever done that recovery does not know of, and nothing is written in the middle
-//! of a burst, where a guest may be held.
+//! of a burst, where a guest may be held. After the commit all that is left will be done, begun or not, so that nothing
+//! is marked there.
 //!
 //! ```text
 //!  begin(burst) ── ensure, ensure, … ── begin(next burst) ── … ── commit ── … ── end
@@ -11,7 +12,8 @@
 //! ```
 //!
 //! `ensure` looks and acts only if it is not so yet; `undo` does not mind a step that was never done. Both may run
-//! twice. Undone steps are not marked: repeatable undos would only save time by it.
+//! twice. Undone steps are not marked: repeatable undos would only save time by it. Whoever has run a plan knows which of
+//! its steps have begun, and undoes those; after a restart it is all that may have.
 //!
 //! An operation ends when it is undone or finished, and that is written down. What is [`Nature::Vital`] is tried again
 //! for as long as it takes: the VM is busy meanwhile, which is better than a VM with two disks or two processes.
@@ -77,7 +79,8 @@ pub(crate) trait Plan: Send {
 pub(crate) async fn run<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) -> Result<(), StepError> {
     let result = forward(plan, journal, cx, 0).await;
     if result.is_err() && !journal.committed() {
-        undo(plan, journal, cx).await;
+        let begun = undo_order(plan.bursts(), |step| journal.has_begun(step));
+        undo(plan, begun, journal, cx).await;
     }
     result
 }
@@ -85,7 +88,8 @@ pub(crate) async fn run<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) -
 /// After a restart: finishes a plan past its commit, undoes any other. Answers whether it was finished.
 pub(crate) async fn recover<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) -> Result<bool, StepError> {
     if !journal.committed() {
-        undo(plan, journal, cx).await;
+        let begun = undo_order(plan.bursts(), |step| journal.may_have_begun(step));
+        undo(plan, begun, journal, cx).await;
         return Ok(false);
     }
     let commits = |burst: &&[P::Step]| burst.iter().any(|step| step.nature() == Nature::Commit);
@@ -99,6 +103,7 @@ async fn forward<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx, from: us
         for &step in *burst {
             let phase = step.phase().map(|phase| cx.reporter.begin(phase));
             tracing::debug!(vm = %cx.vm, ?step, "ensure");
+            journal.begins(step);
             let changes = ensure(plan, step, journal, cx).await?;
             phase.into_iter().for_each(|phase| cx.reporter.end(phase));
             journal.done(step, changes, plan.facts()).await?;
@@ -138,9 +143,9 @@ async fn ensure<P: Plan>(plan: &mut P, step: P::Step, journal: &Journal, cx: &Cx
     Ok(Changes::default())
 }
 
-async fn undo<P: Plan>(plan: &mut P, journal: &mut Journal, cx: &Cx) {
+async fn undo<P: Plan>(plan: &mut P, begun: Vec<P::Step>, journal: &mut Journal, cx: &Cx) {
     journal.forget_pending();
-    for step in undo_order(plan.bursts(), |step| journal.may_have_begun(step)) {
+    for step in begun {
         tracing::debug!(vm = %cx.vm, ?step, "undo");
         if let Err(error) = undo_step(plan, step, cx).await {
             let failure = stillpoint_common::Failure::from(error);

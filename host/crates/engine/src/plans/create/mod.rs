@@ -64,35 +64,66 @@ pub(super) enum CreateStep {
 use CreateStep as S;
 
 /// Everything slow comes before `Freeze` or after `Thaw`; the guest is held for one transaction and nothing else but, if it
-/// has a TPM, the reading of some kilobytes.
+/// has a TPM, the reading of some kilobytes. All that is decided is decided before the first step: one mark serves for all.
 const PRODUCTION: &[&[S]] = &[
-    &[S::CreateOverlays, S::AttachOverlays, S::PrepareWriters],
-    &[S::Freeze, S::TakeTpm, S::SwitchHeads, S::Thaw, S::SettleWriters, S::Describe],
+    &[
+        S::CreateOverlays,
+        S::AttachOverlays,
+        S::PrepareWriters,
+        S::Freeze,
+        S::TakeTpm,
+        S::SwitchHeads,
+        S::Thaw,
+        S::SettleWriters,
+        S::Describe,
+    ],
     &[S::Publish],
     &[S::FinishWriters],
 ];
 
-/// The VM stands still for the third line; its memory is written while it runs again.
+/// The VM stands still from `Pause` to `Resume`; its memory is written while it runs again.
 const STANDARD: &[&[S]] = &[
-    &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory],
-    &[S::Pause, S::TakeTpm, S::SwitchHeads, S::StartCapture, S::Resume],
-    &[S::CaptureMemory, S::Describe],
+    &[
+        S::CreateOverlays,
+        S::AttachOverlays,
+        S::BeginMemory,
+        S::Pause,
+        S::TakeTpm,
+        S::SwitchHeads,
+        S::StartCapture,
+        S::Resume,
+        S::CaptureMemory,
+        S::Describe,
+    ],
     &[S::Publish],
 ];
 
 /// Both at once: the guest is quiet in its memory too. It is held until the VM runs again, for the pause longer than for
 /// a production checkpoint without memory.
 const QUIESCED: &[&[S]] = &[
-    &[S::CreateOverlays, S::AttachOverlays, S::BeginMemory, S::PrepareWriters],
-    &[S::Freeze, S::Pause, S::TakeTpm, S::SwitchHeads, S::StartCapture, S::Resume, S::Thaw, S::SettleWriters],
-    &[S::CaptureMemory, S::Describe],
+    &[
+        S::CreateOverlays,
+        S::AttachOverlays,
+        S::BeginMemory,
+        S::PrepareWriters,
+        S::Freeze,
+        S::Pause,
+        S::TakeTpm,
+        S::SwitchHeads,
+        S::StartCapture,
+        S::Resume,
+        S::Thaw,
+        S::SettleWriters,
+        S::CaptureMemory,
+        S::Describe,
+    ],
     &[S::Publish],
     &[S::FinishWriters],
 ];
 
 /// The disks of a guest that is not asked, as after a power cut.
 const AS_IT_IS: &[&[S]] =
-    &[&[S::CreateOverlays, S::AttachOverlays], &[S::TakeTpm, S::SwitchHeads, S::Describe], &[S::Publish]];
+    &[&[S::CreateOverlays, S::AttachOverlays, S::TakeTpm, S::SwitchHeads, S::Describe], &[S::Publish]];
 
 /// The VM is off: its disks are all there is.
 const OFFLINE: &[&[S]] = &[&[S::CreateOverlays, S::TakeTpm, S::Describe], &[S::Publish]];

@@ -45,13 +45,21 @@ impl Create {
     }
 
     pub(super) async fn publish(&mut self, cx: &Cx) -> Result<Changes, StepError> {
-        let vm = match self.published.take() {
-            Some(vm) => vm,
-            None => self.complete(cx).await?,
+        let (vm, described) = match self.published.take() {
+            Some(vm) => (vm, self.described()),
+            None => (self.complete(cx).await?, Vec::new()),
         };
         let layers = self.frozen.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&cx.vm, layer));
         let layers = self.made.iter().fold(layers, |changes, layer| changes.new_layer(&cx.vm, layer));
         let opened = self.opened_backup(cx).await?;
-        Ok(layers.set_checkpoint(&self.facts.checkpoint).set_vm(&vm).and(opened))
+        let published = layers.set_checkpoint(&self.facts.checkpoint).set_vm(&vm).and(opened);
+        Ok(published.settle(&cx.vm, &described))
+    }
+
+    /// What `Describe` has written down: what is published now is in the files already, and nothing else about the VM has
+    /// changed since, which is busy with this. Files of other checkpoints that were owed before still are.
+    fn described(&self) -> Vec<Debt> {
+        let layers = self.frozen.iter().map(|layer| Debt::Layer(layer.file.id));
+        [Debt::Own, Debt::Checkpoint(self.facts.checkpoint.id)].into_iter().chain(layers).collect()
     }
 }
