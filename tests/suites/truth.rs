@@ -383,3 +383,25 @@ async fn layers_say_what_they_lie_on_how_large_they_are_and_who_reads_them() {
     assert!(base.layer.frozen.is_some() && base.allocated > Some(0));
     assert!(layers.iter().all(|layer| layer.wrong.is_empty() && !layer.missing));
 }
+
+/// Where the record of the user's own image is lost, nobody can tell what the layers over it read.
+#[tokio::test(start_paused = true)]
+async fn layers_over_one_that_the_catalogue_has_lost_are_neither_merged_nor_removed() {
+    let mut chain = Chain::new().await;
+    let (vm, base) = (chain.host.vm(), chain.file(chain.first.id).await);
+    let (second, now) = (chain.file(chain.second.id).await, chain.head().await);
+    let lost = format!("layer/{vm}/{}", chain.layer(&base).await);
+    let txn = Txn { guards: vec![], writes: vec![Put::Delete(lost)] };
+    chain.host.world.ports().store.commit(txn).await.unwrap();
+    chain.host.restart().await;
+    let content = [&base, &second, &now].map(|path| chain.host.world.content(path));
+    assert!(content.iter().all(Option::is_some));
+    chain.host.world.set_faults(FaultPlan::none());
+    let ended = chain.host.run(Request::DeleteCheckpoint(chain.second.id)).await;
+    chain.host.engine.idle(&vm).await.unwrap();
+    let moved = [Call::MergeOffline, Call::StreamOffline, Call::RemoveFile, Call::Repoint];
+    let touched: Vec<_> = chain.host.world.calls().into_iter().filter(|call| moved.contains(call)).collect();
+    println!("{ended:?}, {touched:?}");
+    assert_eq!([&base, &second, &now].map(|path| chain.host.world.content(path)), content, "{ended:?}");
+    chain.host.world.assert_sound();
+}

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use stillpoint_tests::compare::{MEASURES, Outcome, Wanted, figures::table};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,12 +14,31 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measure(&wanted).await {
+    let measured = tokio::select! {
+        measured = measure(&wanted) => measured,
+        // What was begun ends with it: a machine left behind would take its share of whatever is measured next.
+        () = asked_to_end() => Err("it was asked to end".into()),
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("cannot measure: {problem}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ctrl-C, or SIGTERM. One that cannot be heard ends us as it always does.
+async fn asked_to_end() {
+    let heard = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = heard(SignalKind::interrupt()) => {}
+        () = heard(SignalKind::terminate()) => {}
     }
 }
 
