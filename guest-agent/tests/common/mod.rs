@@ -34,7 +34,8 @@ use tonic::{
 };
 
 /// Settings of an agent that finds none of this machine's own servers.
-pub(crate) const NO_SERVERS: &str = "postgresql.sockets = off\nredis.sockets = off\nredis.ports = off\n";
+pub(crate) const NO_SERVERS: &str =
+    "postgresql.sockets = off\nmariadb.sockets = off\nredis.sockets = off\nredis.ports = off\n";
 
 /// An ext4 in a file, mounted; and another one in a file on the first.
 pub(crate) struct Disks {

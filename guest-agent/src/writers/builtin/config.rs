@@ -8,6 +8,8 @@
 //! hooks.timeout   = 30                            # seconds, for all of them together
 //! postgresql.sockets = /run/postgresql            # folders with sockets of PostgreSQL; "off": none
 //! postgresql.user    = postgres                   # a superuser of it that `peer` admits
+//! mariadb.sockets = /run/mysqld /var/lib/mysql     # folders with sockets, NAME.sock, of MariaDB; "off": none
+//! mariadb.user    = root                          # a user of it with all rights that `unix_socket` admits
 //! redis.sockets   = /run/redis /run/valkey        # folders with sockets, NAME.sock, of Redis or Valkey; "off": none
 //! redis.ports     = 6379                          # ports of this machine on which it may listen; "off": none
 //! redis.user      =                               # as whom it is spoken to; nothing: its default user
@@ -57,6 +59,8 @@ pub struct Config {
     pub hooks: Option<Programs>,
     /// Servers of PostgreSQL; no folders: not wanted.
     pub postgres: Sockets,
+    /// Servers of MariaDB; no folders: not wanted.
+    pub mariadb: Sockets,
     /// Servers of Redis and Valkey; no folders and no ports: not wanted.
     pub redis: Listeners,
     /// User ids that may register writers.
@@ -71,6 +75,7 @@ impl Default for Config {
             scripts: Some(Programs { folder: "/etc/stillpoint/writers.d".into(), timeout }),
             hooks: Some(Programs { folder: "/etc/qemu/fsfreeze-hook.d".into(), timeout }),
             postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
+            mariadb: Sockets { folders: vec!["/run/mysqld".into(), "/var/lib/mysql".into()], user: "root".into() },
             redis: Listeners { folders, ports: vec![6379], ..Listeners::default() },
             users: Vec::new(),
         }
@@ -91,8 +96,9 @@ impl Config {
     /// No built-in writer at all.
     #[must_use]
     pub fn nothing() -> Self {
-        let postgres = Sockets { folders: Vec::new(), user: String::new() };
-        Self { scripts: None, hooks: None, postgres, redis: Listeners::default(), users: Vec::new() }
+        let none = || Sockets { folders: Vec::new(), user: String::new() };
+        let (postgres, mariadb) = (none(), none());
+        Self { scripts: None, hooks: None, postgres, mariadb, redis: Listeners::default(), users: Vec::new() }
     }
 
     /// Reads the settings from the text of the file.
@@ -123,11 +129,9 @@ impl Config {
             "hooks.folder" => set_folder(&mut self.hooks, value),
             "hooks.timeout" => set_timeout(&mut self.hooks, value),
             "postgresql.sockets" => set_list(&mut self.postgres.folders, value, absolute),
-            "postgresql.user" if value.is_empty() => Err("the name of a user".to_owned()),
-            "postgresql.user" => {
-                value.clone_into(&mut self.postgres.user);
-                Ok(())
-            }
+            "postgresql.user" => set_user(&mut self.postgres, value),
+            "mariadb.sockets" => set_list(&mut self.mariadb.folders, value, absolute),
+            "mariadb.user" => set_user(&mut self.mariadb, value),
             "redis.sockets" => set_list(&mut self.redis.folders, value, absolute),
             "redis.ports" => set_list(&mut self.redis.ports, value, port),
             "redis.user" => {
@@ -164,6 +168,14 @@ fn set_folder(programs: &mut Option<Programs>, value: &str) -> Result<(), String
 
 fn set_list<T>(list: &mut Vec<T>, value: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<(), String> {
     *list = if value == "off" { Vec::new() } else { value.split_whitespace().map(one).collect::<Result<_, _>>()? };
+    Ok(())
+}
+
+fn set_user(sockets: &mut Sockets, value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("the name of a user".to_owned());
+    }
+    value.clone_into(&mut sockets.user);
     Ok(())
 }
 
@@ -204,6 +216,8 @@ mod tests {
             password_file: Some("/p".into()),
         };
         assert_eq!(set.redis, redis);
+        let set = Config::parse("mariadb.sockets = /x\nmariadb.user = backup").unwrap().mariadb;
+        assert_eq!(set, Sockets { folders: vec!["/x".into()], user: "backup".into() });
     }
 
     #[test]
@@ -215,6 +229,7 @@ mod tests {
         assert_eq!(wrong("allow.users = postgres"), "line 1: `postgres` is not a user id");
         assert_eq!(wrong("scripts.folder = off\n\nscripts.folder = /x"), "line 3: `scripts.folder` is set twice");
         assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
+        assert_eq!(wrong("mariadb.user ="), "line 1: the name of a user");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }

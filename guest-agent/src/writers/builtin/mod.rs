@@ -2,8 +2,8 @@
 //!
 //! - [`folder`]: each program in our own folder is a writer; what it is told and may answer stands there.
 //! - [`hooks`]: the hook folder of qemu-ga, as it is.
-//! - [`servers`]: what is common to servers that are found by where they listen; [`postgres`]: PostgreSQL; [`redis`]: Redis
-//!   and Valkey.
+//! - [`servers`]: what is common to servers that are found by where they listen; [`postgres`]: PostgreSQL; [`mariadb`]:
+//!   MariaDB; [`redis`]: Redis and Valkey.
 //!
 //! What one of these has begun is marked in the agent's runtime folder, which lives in memory: an agent that was
 //! killed while they were held undoes it when it starts again.
@@ -11,6 +11,7 @@
 pub mod config;
 pub mod folder;
 pub mod hooks;
+mod mariadb;
 mod mark;
 mod postgres;
 mod process;
@@ -37,6 +38,7 @@ pub fn start(registry: &Registry, config: &Config, runtime: &Path) {
         drop(tokio::spawn(hooks::keep(registry.clone(), hooks.clone(), runtime.to_owned())));
     }
     drop(tokio::spawn(servers::keep(registry.clone(), postgres::Servers(config.postgres.clone()))));
+    drop(tokio::spawn(servers::keep(registry.clone(), mariadb::Servers(config.mariadb.clone()))));
     let servers = redis::Servers::new(config.redis.clone(), runtime.to_owned());
     drop(tokio::spawn(servers::keep(registry.clone(), servers)));
     info!(scripts = ?config.scripts, hooks = ?config.hooks, "built-in writers");
