@@ -11,7 +11,7 @@ use std::{
 use stillpoint_common::{DiskName, InstanceId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
-    ports::{HypervisorError, HypervisorEvent, HypervisorEventKind},
+    ports::{HypervisorError, HypervisorEvent, HypervisorEventKind, Intake},
 };
 use tokio::{
     sync::{OnceCell, broadcast},
@@ -25,7 +25,7 @@ use crate::{
     config::QemuConfig,
     events::translate,
     launch::AGENT,
-    observe,
+    observe, pages,
     process::ProcessIdentity,
     qmp::{
         Client, Event, QmpError,
@@ -99,6 +99,10 @@ impl Shared {
             self.tell(instance, HypervisorEventKind::AgentChannel(true));
         }
         tokio::spawn(watch(Arc::downgrade(self), instance, attached.process.clone(), events));
+        if pages::intake(&self.layout.pages(instance)) != Intake::Over {
+            // An earlier service has let it run before all of its memory was in.
+            tokio::spawn(pages::watch(Arc::downgrade(self), instance, attached.process.clone()));
+        }
         Ok(attached)
     }
 
