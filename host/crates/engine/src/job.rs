@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, DiskName, Failure, HeldMemory, InstanceId, LayerFile, LayerId, MemoryId, MemoryState, Operation,
-    OperationId, OperationKind, OperationState, Outcome, Progress, Restore, SavedState, SessionId, Vm, VmId,
+    Checkpoint, CheckpointId, DiskName, Failure, HeldMemory, InstanceId, LayerFile, LayerId, MemoryId, MemoryState,
+    Operation, OperationId, OperationKind, OperationState, Outcome, Progress, Restore, SavedState, SessionId, Vm, VmId,
 };
 use uuid::Uuid;
 

@@ -359,7 +359,8 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
         let spec = awaiting(&lab, &saved.chains).await;
         let path = lab.folder.path().join(name);
         File::create(&path).unwrap().write_all(bytes).unwrap();
-        let loaded = lab.hypervisor.load_memory(spec.instance, OwnedFd::from(File::open(&path).unwrap()).into(), LONG).await;
+        let loaded =
+            lab.hypervisor.load_memory(spec.instance, OwnedFd::from(File::open(&path).unwrap()).into(), LONG).await;
         println!("{name}: {loaded:?}");
         // A page that is bent is not noticed by QEMU: the hashes of the state are there for that.
         assert!(name == "bent" || matches!(loaded, Err(HypervisorError::Refused { .. })), "{name}: {loaded:?}");

@@ -248,7 +248,7 @@ impl VmActor {
         After::GoOn
     }
 
-    /// Memory that was held for a process that has taken it in is let go of; while something is at work, after that.
+    /// Memory that was held for a process that has taken it in is let go of. While something is at work, that comes after it.
     async fn release_memory(&mut self) {
         if self.running.is_some() {
             return;
@@ -394,7 +394,11 @@ impl VmActor {
             Message::Ended { instance } => self.ended(instance).await,
             Message::Stopped { instance } => self.stopped(instance).await,
             Message::Panicked { instance } => self.panicked(instance).await,
-            Message::MemoryIsIn => self.release_memory().await,
+            Message::MemoryIsIn if self.running.is_none() => {
+                self.release_memory().await;
+                self.describe().await;
+            }
+            Message::MemoryIsIn => {}
             Message::Look if self.running.is_none() => self.recovered().await,
             Message::Look => self.stopped(None).await,
             Message::Stop => return After::End,

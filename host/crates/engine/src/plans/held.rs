@@ -32,6 +32,9 @@ pub(super) async fn drop_held(cx: &Cx, held: &HeldMemory) {
     let remove = || cx.ports().memory.remove(&held.folder, held.id);
     if let Err(error) = up_to(5, "removing a held memory", remove).await {
         let folder = held.folder.display();
-        cx.reporter.warn(format!("the memory {} in {folder} is of no use any more and could not be removed: {error}", held.id));
+        cx.reporter.warn(format!(
+            "the memory {} in {folder} is of no use any more and could not be removed: {error}",
+            held.id
+        ));
     }
 }

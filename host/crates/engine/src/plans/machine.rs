@@ -53,7 +53,9 @@ pub(super) async fn load_memory(
     if let Some(held) = held.filter(|_| cx.world.config.load_by_page) {
         match load_by_page(cx, instance, memory, held).await? {
             Reached::Loaded(held) => return Ok(held),
-            Reached::StreamAlone(why) => cx.reporter.warn(format!("the VM waits until all of its memory is loaded: {why}")),
+            Reached::StreamAlone(why) => {
+                cx.reporter.warn(format!("the VM waits until all of its memory is loaded: {why}"))
+            }
         }
     }
     let (source, outcome) = cx.ports().memory.open(memory).await?.split();
@@ -71,12 +73,7 @@ enum Reached {
     StreamAlone(String),
 }
 
-async fn load_by_page(
-    cx: &Cx,
-    instance: InstanceId,
-    memory: &MemoryState,
-    id: MemoryId,
-) -> Result<Reached, StepError> {
+async fn load_by_page(cx: &Cx, instance: InstanceId, memory: &MemoryState, id: MemoryId) -> Result<Reached, StepError> {
     let (states, hypervisor) = (&cx.ports().memory, &cx.ports().hypervisor);
     if let Reach::StreamAlone(why) = states.reach(memory).await? {
         return Ok(Reached::StreamAlone(why));

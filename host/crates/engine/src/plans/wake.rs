@@ -100,10 +100,10 @@ impl Plan for Wake {
         match step {
             S::Launch => {
                 cx.ports().guest.forget(self.instance).await;
-                Ok(cx.ports().hypervisor.retire(self.instance).await?)
+                cx.ports().hypervisor.retire(self.instance).await?;
+                unload_memory(cx, &self.saved.memory, self.hold).await
             }
-            S::LoadMemory => unload_memory(cx, &self.saved.memory, self.hold).await,
-            S::MarkStarted | S::Describe | S::Run | S::SetClock | S::DropState => Ok(()),
+            S::LoadMemory | S::MarkStarted | S::Describe | S::Run | S::SetClock | S::DropState => Ok(()),
         }
     }
 }

@@ -99,7 +99,11 @@ impl Order {
     pub(crate) fn next_other(&mut self) -> Option<(usize, u64)> {
         let (block, from) = self.at;
         let here = self.blocks.get(block).and_then(|left| left.next(from)).map(|page| (block, page));
-        let after = || (block + 1..self.blocks.len()).chain(0..=block).find_map(|other| Some((other, self.blocks.get(other)?.next(0)?)));
+        let after = || {
+            (block + 1..self.blocks.len())
+                .chain(0..=block)
+                .find_map(|other| Some((other, self.blocks.get(other)?.next(0)?)))
+        };
         let (number, page) = here.or_else(after)?;
         self.take(number, page).then_some((number, page))
     }
@@ -133,7 +137,10 @@ mod tests {
         assert_eq!(order.next_other(), Some((0, 0)));
         order.want(1, 200, 2);
         order.want(0, 0, 1);
-        assert_eq!([order.next_wanted(), order.next_wanted(), order.next_wanted()], [Some((1, 200)), Some((1, 201)), None]);
+        assert_eq!(
+            [order.next_wanted(), order.next_wanted(), order.next_wanted()],
+            [Some((1, 200)), Some((1, 201)), None]
+        );
         assert_eq!([order.next_other(), order.next_other()], [Some((1, 202)), Some((1, 203))]);
         assert_eq!(order.left(), 400 - 5);
     }

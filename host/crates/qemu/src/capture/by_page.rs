@@ -7,7 +7,7 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::json;
-use stillpoint_common::{InstanceId, MemoryState, Progress};
+use stillpoint_common::{InstanceId, MemoryState};
 use stillpoint_engine::ports::{Capture, HypervisorError, Loaded, ProgressSink, RunState};
 use tokio::time::{Instant, sleep};
 
@@ -52,7 +52,7 @@ pub(crate) async fn load_by_page(
     let loaded = can_run(&at, &folder, theirs, within).await;
     match (loaded, pages::stand(&folder)) {
         (Ok(()), _) => {
-            tokio::spawn(pages::watch(Arc::downgrade(shared), instance, at.process.clone()));
+            pages::watch(shared, instance, at.process.clone());
             Ok(Loaded::WhileItRuns)
         }
         // What serves the pages knows better what is wrong with them.
@@ -96,12 +96,16 @@ async fn can_run(
 }
 
 /// Returns when all pages are in. Whoever looks after the instance ends it if they do not come.
-pub(crate) async fn is_in(at: &Attached, folder: &std::path::Path, progress: &ProgressSink) -> Result<(), HypervisorError> {
+pub(crate) async fn is_in(
+    at: &Attached,
+    folder: &std::path::Path,
+    progress: &ProgressSink,
+) -> Result<(), HypervisorError> {
     loop {
         match pages::stand(folder) {
             Stand::None => return Ok(()),
             Stand::Whole if !takes_in(&at.run(&QueryMigrate {}).await?) => return Ok(()),
-            Stand::Whole => progress(Progress { done: 1, total: 1 }),
+            Stand::Whole => {}
             Stand::Serving(done) => progress(done),
             Stand::Ended(_) => drop(at.run(&QueryStatus {}).await?),
         }

@@ -16,23 +16,35 @@ use stillpoint_engine::{
     ports::HypervisorEventKind,
     served::{Served, ServedEnd},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{LOST, Stand, stand};
 use crate::{observe::takes_in, process::ProcessIdentity, qmp::commands::QueryMigrate, registry::Shared};
 
+/// How long QEMU may take to say whether it has all pages.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Runs until the instance has all of its memory, or has no process, or nobody is attached any more.
-///
+/// Looks after an instance until it has all of its memory, or has no process, or the service ends. Once is enough.
+pub(crate) fn watch(shared: &Arc<Shared>, instance: InstanceId, process: ProcessIdentity) {
+    if shared.taking_in().insert(instance) {
+        tokio::spawn(watched(Arc::downgrade(shared), instance, process));
+    }
+}
+
 /// Boxed, since it attaches, which may start it.
-pub(crate) fn watch(
+fn watched(
     shared: Weak<Shared>,
     instance: InstanceId,
     process: ProcessIdentity,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(look_after(shared, instance, process))
+    Box::pin(async move {
+        look_after(shared.clone(), instance, process).await;
+        if let Some(shared) = shared.upgrade() {
+            shared.taking_in().remove(&instance);
+        }
+    })
 }
 
 async fn look_after(shared: Weak<Shared>, instance: InstanceId, process: ProcessIdentity) {
@@ -47,11 +59,10 @@ async fn look_after(shared: Weak<Shared>, instance: InstanceId, process: Process
             Stand::None => return,
             Stand::Serving(_) => {}
             Stand::Whole => return shared.tell(instance, HypervisorEventKind::MemoryIsIn),
-            Stand::Ended(why) => match has_all(&shared, instance).await {
-                Some(true) => note_whole(&folder),
-                Some(false) => return lose(&folder, instance, &process, &why),
-                // It does not answer: it is asked again.
-                None => {}
+            // One that does not answer waits for a page itself: where a device of its reads the guest's memory, all of it does.
+            Stand::Ended(why) => match timeout(ANSWER, has_all(&shared, instance)).await {
+                Ok(Some(true)) => note_whole(&folder),
+                Ok(Some(false) | None) | Err(_) => return lose(&folder, instance, &process, &why),
             },
         }
     }

@@ -5,7 +5,8 @@ mod run;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Checkpoint, HeldMemory, InstanceId, Layer, MemoryState, NicBackend, Restore, RestoredWriter, SavedState, Vm, VmDefinition,
+    Checkpoint, HeldMemory, InstanceId, Layer, MemoryState, NicBackend, Restore, RestoredWriter, SavedState, Vm,
+    VmDefinition,
 };
 
 pub(crate) use self::{
@@ -158,16 +159,14 @@ impl Plan for Apply {
             (S::PutTpm, _) => self.remove_tpm(cx).await,
             (S::LaunchNew, Some(new)) => {
                 cx.ports().guest.forget(new).await;
-                Ok(cx.ports().hypervisor.retire(new).await?)
+                cx.ports().hypervisor.retire(new).await?;
+                self.forget_held(cx).await
             }
             (S::KeepState, _) => self.forget_kept(cx).await,
-            (S::LoadMemory, _) => match &self.checkpoint.memory {
-                Some(memory) => unload_memory(cx, memory, self.facts.held).await,
-                None => Ok(()),
-            },
             (
                 S::LaunchNew
                 | S::FreeHost
+                | S::LoadMemory
                 | S::MoveHead
                 | S::Describe
                 | S::StopOld
@@ -270,6 +269,14 @@ impl Apply {
         let Some(saved) = self.facts.new_saved else { return Ok(()) };
         let vm = cx.catalogue().vm(&cx.vm).await?;
         Ok(cx.ports().memory.remove(&vm.checkpoint_location, saved).await?)
+    }
+
+    /// Only when the process that may take it in is gone.
+    async fn forget_held(&self, cx: &Cx) -> Result<(), StepError> {
+        match &self.checkpoint.memory {
+            Some(memory) => unload_memory(cx, memory, self.facts.held).await,
+            None => Ok(()),
+        }
     }
 
     async fn drop_state(&self, cx: &Cx) {
