@@ -165,8 +165,8 @@ impl Lab {
 
     /// The file with the pages.
     fn pack(&self) -> PathBuf {
-        let entries = fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
-        entries.filter(|path| path.extension().is_some_and(|it| it == "pages")).next().unwrap()
+        let mut entries = fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
+        entries.find(|path| path.extension().is_some_and(|it| it == "pages")).unwrap()
     }
 }
 

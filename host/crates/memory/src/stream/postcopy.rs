@@ -161,7 +161,7 @@ impl<'a> AnswerReader<'a> {
         let unknown = StreamError::Malformed("the other side asks for pages of no block");
         let number = self.block.ok_or_else(|| unknown.clone())?;
         let block = self.blocks.get(number).ok_or(unknown)?;
-        if bytes == 0 || start % PAGE_BYTES != 0 || bytes % PAGE_BYTES != 0 {
+        if bytes == 0 || !start.is_multiple_of(PAGE_BYTES) || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err(StreamError::Malformed("the other side asks for a part of a page").into());
         }
         if start.checked_add(bytes).is_none_or(|end| end > block.bytes) {
