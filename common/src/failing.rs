@@ -23,7 +23,7 @@ pub enum OnFailure {
 pub struct VmFailure {
     /// When that was seen.
     pub time: Timestamp,
-    /// `VM_STOPPED_UNEXPECTEDLY` or `GUEST_PANICKED`.
+    /// `VM_STOPPED_UNEXPECTEDLY`, `MEMORY_LOST` or `GUEST_PANICKED`.
     pub reason: Reason,
     /// It is being brought back.
     pub at_work: bool,

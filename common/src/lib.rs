@@ -62,7 +62,7 @@ pub use service::{Hazard, HazardPolicy, ObservedService, ServiceRole};
 pub use settings::{GuestService, SettingsChange, UnsupportedDisks, VmSettings};
 pub use tpm::{Tpm, TpmState};
 pub use values::{KeyValues, MAX_BYTES, MAX_KEY, MAX_VALUE, MAX_VALUES, ToldValues, ValueError};
-pub use vm::{Accelerator, DetachedDisk, Merges, PowerState, SavedState, Vm};
+pub use vm::{Accelerator, DetachedDisk, HeldMemory, Merges, PowerState, SavedState, Vm};
 pub use writer::{
     BackupType, Retry, WriterComponent, WriterError, WriterEvent, WriterFacts, WriterLevel, WriterPolicy, WriterState,
 };

@@ -96,6 +96,7 @@ reasons! {
     VmPausedCritical, "VM_PAUSED_CRITICAL", FailedPrecondition, "Free space on the file system that is named, or mend the disk; then resume the VM, if it does not go on by itself.";
     VmHasCheckpoints, "VM_HAS_CHECKPOINTS", FailedPrecondition, "Delete its checkpoints first.";
     VmStoppedUnexpectedly, "VM_STOPPED_UNEXPECTEDLY", Unavailable, "The VM's process ended; its log says why. Start the VM again.";
+    MemoryLost, "MEMORY_LOST", DataLoss, "The VM was stopped: it ran before all of its memory was loaded, and the rest cannot be had, as the event `VM_DIED` says. Apply the checkpoint again; if its memory is damaged, without its memory.";
     GuestPanicked, "GUEST_PANICKED", Unavailable, "The guest's kernel has panicked; its console says why. Start the VM again, or revert it.";
     CheckpointsDisabled, "CHECKPOINTS_DISABLED", FailedPrecondition, "Set the VM's checkpoint policy: `stillpoint vm update VM --policy production`.";
     CheckpointLimit, "CHECKPOINT_LIMIT", ResourceExhausted, "A VM has at most 50 checkpoints: delete some.";

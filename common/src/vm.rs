@@ -42,6 +42,9 @@ pub struct Vm {
     /// The machine state it will go on from; never together with a process.
     #[serde(default)]
     pub saved: Option<SavedState>,
+    /// The memory that its process still takes in, kept until it has all of it.
+    #[serde(default)]
+    pub held: Option<HeldMemory>,
     /// Folder with the state of Now's TPM; kept while the definition has no TPM, so that one that comes back is the same.
     #[serde(default)]
     pub tpm: Option<PathBuf>,
@@ -68,6 +71,15 @@ pub struct Vm {
     pub created: Timestamp,
     /// When its record last changed.
     pub updated: Timestamp,
+}
+
+/// A memory state that is kept for a process that takes it in while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeldMemory {
+    /// The name that it has for this.
+    pub id: MemoryId,
+    /// The folder in which it is.
+    pub folder: PathBuf,
 }
 
 /// Whether layers of a VM are merged.

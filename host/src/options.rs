@@ -37,6 +37,10 @@ pub struct Options {
     /// MiB that are held in reserve beside the catalogue, so that it can be written when its file system is full.
     #[arg(long, env = "STILLPOINT_JOURNAL_RESERVE", default_value_t = 16, value_name = "MIB")]
     pub journal_reserve: u32,
+    /// Load all of a VM's memory before it runs again, when a checkpoint is applied or a saved VM is started. Otherwise it runs
+    /// at once and its memory follows, where the host can do so.
+    #[arg(long, env = "STILLPOINT_LOAD_WHOLE")]
+    pub load_whole: bool,
 }
 
 impl Options {

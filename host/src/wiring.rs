@@ -7,11 +7,11 @@ use stillpoint_common::{WriterPolicy, WriterRequest};
 use stillpoint_engine::{Engine, EngineConfig, Ports, layout::RuntimeLayout, ports::SystemClock};
 use stillpoint_guestlink::{GuestLinks, Limits};
 use stillpoint_memory::FileMemoryStates;
-use stillpoint_qemu::{QemuConfig, QemuEndpoints, QemuHypervisor, QemuImages, QemuTpmStates};
+use stillpoint_qemu::{PageServer, QemuConfig, QemuEndpoints, QemuHypervisor, QemuImages, QemuTpmStates};
 use stillpoint_store::{FileDescriptions, RedbStore};
 use stillpoint_transfer::FolderExports;
 
-use crate::options::Options;
+use crate::{options::Options, pages::SERVE_PAGES};
 
 /// The engine, and what the host service asks of QEMU itself.
 pub(crate) struct Wired {
@@ -32,7 +32,8 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
         format!("cannot open the catalogue in {}; does another stillpointd use it?", options.state_folder.display())
     })?;
     let store = Arc::new(store);
-    let qemu = QemuConfig::from_environment();
+    let mut qemu = QemuConfig::from_environment();
+    qemu.page_server = page_server();
     let nbd = qemu.clone();
     let hypervisor = Arc::new(QemuHypervisor::new(qemu.clone(), layout.clone()));
     let ports = Ports {
@@ -53,10 +54,17 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     config.space.keep_free = u64::from(options.keep_free) << 20;
     config.space.layer_room = u64::from(options.layer_room) << 20;
     config.writers = writers(options);
+    config.load_by_page = !options.load_whole;
     // Without it no VM is ever taken for one that ended with the host; a system without /proc has no QEMU either.
     config.host_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let engine = Engine::open(ports, config).await.context("cannot read the catalogue")?;
     Ok(Wired { engine, hypervisor, store })
+}
+
+/// The program that runs, in another mode. Where it cannot be told which that is, memories are loaded as a whole.
+fn page_server() -> Option<PageServer> {
+    let program = std::env::current_exe().ok()?;
+    Some(PageServer { program, arguments: vec![SERVE_PAGES.to_owned()] })
 }
 
 /// Writers have at least ten seconds to become quiet before file systems are held, whatever the lease is.

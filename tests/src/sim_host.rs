@@ -235,6 +235,7 @@ impl SimHost {
         let mut files = self.engine.layer_files(&self.vm()).await.expect("the catalogue can be read");
         files.extend(view.disks.into_iter().map(|(_, head, _)| head.path));
         files.extend(view.vm.saved.map(|saved| saved.memory.path));
+        files.extend(view.vm.held.map(|held| held.folder.join(format!("{}.memory", held.id))));
         for view in self.checkpoints().await {
             files.extend(view.files.into_values());
             files.extend(view.checkpoint.memory.map(|MemoryState { path, .. }| path));

@@ -11,6 +11,7 @@ mod merge;
 mod pair;
 mod production_freeze_window;
 mod script;
+mod standard_apply;
 mod standard_pause;
 mod twin;
 mod writer;
@@ -62,6 +63,12 @@ pub const MEASURES: &[Measure] = &[
         title: "How long a standard checkpoint pauses a VM whose memory is half full (QEMU's own STOP and RESUME)",
         runs: 3,
         run: |effort| Box::pin(standard_pause::run(effort)),
+    },
+    Measure {
+        name: standard_apply::NAME,
+        title: "From the request until a VM that is off runs at a standard checkpoint, and until all of its memory is in",
+        runs: 3,
+        run: |effort| Box::pin(standard_apply::run(effort)),
     },
     Measure {
         name: production_freeze_window::NAME,

@@ -129,7 +129,7 @@ async fn define(client: &Client, set: &GuestSet, memory_mib: u64, files: &Files)
 }
 
 /// A workload that fills memory answers once it is filled; who asks is told after five seconds that it does not.
-async fn fill(lab: &LabChannel, mib: u64) -> Outcome {
+pub(super) async fn fill(lab: &LabChannel, mib: u64) -> Outcome {
     lab.start(&format!("memory filling {mib} 7")).await?;
     let end = Instant::now() + FILLING;
     loop {

@@ -21,6 +21,8 @@ pub struct EngineConfig {
     pub graceful_stop: Duration,
     /// How long loading a memory state may take (10 min).
     pub memory_load: Duration,
+    /// Let a VM whose memory is loaded run before all of it is in, where that is possible (true).
+    pub load_by_page: bool,
     /// How long who reads a memory state may take to say whether it was whole, once it is loaded (10 s).
     pub memory_told: Duration,
     /// How long to try to set the clock after an apply (20 s).
@@ -98,6 +100,7 @@ impl EngineConfig {
             heartbeat: Some(Duration::from_secs(10)),
             graceful_stop: Duration::from_secs(90),
             memory_load: Duration::from_secs(600),
+            load_by_page: true,
             memory_told: Duration::from_secs(10),
             clock_after_apply: Duration::from_secs(20),
             make_way: Duration::from_secs(10),

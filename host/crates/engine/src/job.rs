@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, DiskName, Failure, InstanceId, LayerFile, LayerId, MemoryId, MemoryState, Operation,
-    OperationId, OperationKind, OperationState, Outcome, Progress, Restore, SavedState, SessionId, Vm, VmId,
+    Checkpoint, CheckpointId, DiskName, Failure, HeldMemory, InstanceId, LayerFile, LayerId, MemoryId, MemoryState,
+    Operation, OperationId, OperationKind, OperationState, Outcome, Progress, Restore, SavedState, SessionId, Vm, VmId,
 };
 use uuid::Uuid;
 
@@ -53,6 +53,9 @@ pub(crate) enum Facts {
         instance: InstanceId,
         /// What it goes on from.
         saved: Box<SavedState>,
+        /// Under this name its memory is kept while it takes it in.
+        #[serde(default)]
+        held: Option<MemoryId>,
     },
     /// A saved state to give up.
     Discard(Box<SavedState>),
@@ -165,6 +168,12 @@ pub(crate) struct ApplyFacts {
     /// The saved state to be, if the VM is saved afterwards.
     #[serde(default)]
     pub(crate) new_saved: Option<MemoryId>,
+    /// Under this name the memory is kept while the process to be takes it in.
+    #[serde(default)]
+    pub(crate) held: Option<MemoryId>,
+    /// What was kept in this way for the process of the past.
+    #[serde(default)]
+    pub(crate) old_held: Option<HeldMemory>,
     /// Folder with the state of the TPM of the past, if there is one.
     #[serde(default)]
     pub(crate) old_tpm: Option<PathBuf>,

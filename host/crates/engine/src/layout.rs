@@ -60,6 +60,12 @@ impl RuntimeLayout {
         self.tpm(instance).join("socket")
     }
 
+    /// Folder of the process that serves pages to an instance that takes its memory in.
+    #[must_use]
+    pub fn pages(&self, instance: InstanceId) -> PathBuf {
+        self.instance(instance).join("pages")
+    }
+
     /// What the hypervisor's process printed.
     #[must_use]
     pub fn log(&self, instance: InstanceId) -> PathBuf {

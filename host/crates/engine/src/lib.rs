@@ -36,6 +36,7 @@ mod record;
 mod request;
 mod restore;
 mod saga;
+pub mod served;
 mod space;
 mod speed;
 mod tpm;

@@ -22,6 +22,7 @@ pub(crate) fn new_vm(world: &World, id: VmId, definition: VmDefinition) -> Vm {
         instance: None,
         host_boot: String::new(),
         saved: None,
+        held: None,
         tpm: None,
         generation_id: Uuid::new_v4(),
         accelerator: None,

@@ -20,11 +20,15 @@ mod collect;
 mod files;
 #[cfg(feature = "port")]
 mod plain;
+#[cfg(feature = "port")]
+mod serve;
 pub mod state;
 pub mod stream;
 
 #[cfg(feature = "port")]
 pub use files::{FileMemoryStates, MemoryConfig};
+#[cfg(feature = "port")]
+pub use serve::{Serve, serve};
 /// What [`FileMemoryStates`] does.
 #[cfg(feature = "port")]
 pub use stillpoint_engine::ports::MemoryStates;

@@ -20,6 +20,9 @@ pub struct QemuConfig {
     pub uefi_variables: PathBuf,
     /// The emulator of TPMs. Default: `swtpm`, searched in `PATH`.
     pub swtpm: PathBuf,
+    /// What serves the pages of a memory to a VM that runs before it has all of them; `None`: memories are loaded as a
+    /// whole. Default: `None`; the service names itself.
+    pub page_server: Option<PageServer>,
     /// Machine type. A numbered one, since a memory state can be loaded only into the machine that it was saved from,
     /// and the plain `q35` is another machine after each update of QEMU. Default: `pc-q35-7.2`, which every supported
     /// QEMU has.
@@ -28,6 +31,16 @@ pub struct QemuConfig {
     pub deadlines: Deadlines,
     /// When and how far a merge is slowed down for the guest's sake.
     pub pace: MergePace,
+}
+
+/// A program that serves the pages of a memory on its standard input, a socket. It is told which with `--memory`,
+/// `--blake3` and `--folder`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageServer {
+    /// Its path.
+    pub program: PathBuf,
+    /// Put before the others.
+    pub arguments: Vec<String>,
 }
 
 /// When a merge is slowed down, and how far.
@@ -93,6 +106,7 @@ impl Default for QemuConfig {
             uefi_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             uefi_variables: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
             swtpm: "swtpm".into(),
+            page_server: None,
             machine: "pc-q35-7.2".into(),
             deadlines: Deadlines::default(),
             pace: MergePace::default(),

@@ -7,8 +7,8 @@ use stillpoint_common::{InstanceId, LayerId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
     ports::{
-        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink,
-        Observed, OnPanic, Overlay, ProgressSink,
+        Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, Loaded, MemoryFrom,
+        MemorySink, Observed, OnPanic, Overlay, ProgressSink,
     },
 };
 use tokio::sync::broadcast;
@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use crate::{
     capture,
     config::QemuConfig,
-    disks, launch, merge, observe,
+    disks, launch, merge, observe, pages,
     process::ProcessIdentity,
     qmp::commands::{Quit, SetAction, SystemPowerdown},
     registry::Shared,
@@ -43,12 +43,13 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     async fn observe(&self, instance: InstanceId) -> Result<Observed, HypervisorError> {
+        let folder = self.shared.layout.pages(instance);
         let observed = match self.shared.attach(instance).await {
-            Ok(attached) => observe::observe(&attached).await,
+            Ok(attached) => observe::observe(&attached, pages::intake(&folder)).await,
             Err(error) => Err(error),
         };
         match observed {
-            Err(HypervisorError::Gone) => Ok(observe::gone()),
+            Err(HypervisorError::Gone) => Ok(observe::gone(pages::intake_of_gone(&folder))),
             other => other,
         }
     }
@@ -69,10 +70,20 @@ impl Hypervisor for QemuHypervisor {
     async fn load_memory(
         &self,
         instance: InstanceId,
-        source: OwnedFd,
+        from: MemoryFrom,
         within: Duration,
-    ) -> Result<(), HypervisorError> {
-        capture::load(&*self.shared.attach(instance).await?, source, within).await
+    ) -> Result<Loaded, HypervisorError> {
+        match from {
+            MemoryFrom::Stream(source) => {
+                capture::load(&*self.shared.attach(instance).await?, source, within).await.map(|()| Loaded::Whole)
+            }
+            MemoryFrom::Pages(memory) => capture::load_by_page(&self.shared, instance, &memory, within).await,
+        }
+    }
+
+    async fn memory_is_in(&self, instance: InstanceId, progress: &ProgressSink) -> Result<(), HypervisorError> {
+        let folder = self.shared.layout.pages(instance);
+        capture::is_in(&*self.shared.attach(instance).await?, &folder, progress).await
     }
 
     /// QEMU is told to close its images and end; one that does not within the deadline is killed.
@@ -95,6 +106,8 @@ impl Hypervisor for QemuHypervisor {
         }
         let ended = tpm::end(&self.shared.layout.tpm(instance)).await;
         ended.map_err(|source| io("ending the TPM of the VM", source))?;
+        let ended = pages::end(&self.shared.layout.pages(instance)).await;
+        ended.map_err(|source| io("ending what serves the memory of the VM", source))?;
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(io("removing the runtime folder of the VM", error))

@@ -20,12 +20,13 @@ mod launch;
 mod merge;
 mod nodes;
 mod observe;
+mod pages;
 mod process;
 pub mod qmp;
 mod registry;
 mod tpm;
 
-pub use config::{Deadlines, MergePace, QemuConfig};
+pub use config::{Deadlines, MergePace, PageServer, QemuConfig};
 pub use endpoints::QemuEndpoints;
 pub use hypervisor::QemuHypervisor;
 pub use images::QemuImages;

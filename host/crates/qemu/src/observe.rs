@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stillpoint_common::DiskName;
-use stillpoint_engine::ports::{Capture, HypervisorError, Observed, RunState, Trouble};
+use stillpoint_engine::ports::{Capture, HypervisorError, Intake, Observed, RunState, Trouble};
 
 use crate::{
     attached::Attached,
@@ -12,11 +12,11 @@ use crate::{
 };
 
 /// There is no process.
-pub(crate) const fn gone() -> Observed {
-    Observed { run: RunState::Gone, chains: BTreeMap::new(), attached: BTreeSet::new(), capture: Capture::None }
+pub(crate) const fn gone(intake: Intake) -> Observed {
+    Observed { run: RunState::Gone, chains: BTreeMap::new(), attached: BTreeSet::new(), capture: Capture::None, intake }
 }
 
-pub(crate) async fn observe(at: &Attached) -> Result<Observed, HypervisorError> {
+pub(crate) async fn observe(at: &Attached, intake: Intake) -> Result<Observed, HypervisorError> {
     let status = at.run(&QueryStatus {}).await?.status;
     let layers = at.layers().await?;
     let capture = capture(at.run(&QueryMigrate {}).await?);
@@ -31,7 +31,7 @@ pub(crate) async fn observe(at: &Attached) -> Result<Observed, HypervisorError> 
     };
     // While an instance loads its memory, the same answer speaks of loading.
     let capture = if run == RunState::AwaitingMemory { Capture::None } else { capture };
-    Ok(Observed { run, chains: layers.chains, attached: layers.attached, capture })
+    Ok(Observed { run, chains: layers.chains, attached: layers.attached, capture, intake })
 }
 
 /// QEMU's names of run states. A name we do not know is a VM that does not run.
@@ -63,8 +63,17 @@ pub(crate) fn failed_disk(devices: &[BlockDevice]) -> Option<DiskName> {
     trouble(devices).disk
 }
 
+/// Pages are still to come in: QEMU loads its memory while its guest runs. It tells this in the words that it has for a
+/// migration the other way, but those are never told of a capture.
+pub(crate) fn takes_in(migration: &Migration) -> bool {
+    migration.status.as_deref().is_some_and(|status| status.starts_with("postcopy"))
+}
+
 /// How a capture stands.
 pub(crate) fn capture(migration: Migration) -> Capture {
+    if takes_in(&migration) {
+        return Capture::None;
+    }
     match migration.status.as_deref() {
         None | Some("none" | "cancelled") => Capture::None,
         Some("completed") => Capture::Completed,
@@ -110,6 +119,8 @@ mod tests {
         assert_eq!(migration(json!({})), Capture::None);
         assert_eq!(migration(json!({"status": "cancelled"})), Capture::None);
         assert_eq!(migration(json!({"status": "setup"})), Capture::Active);
+        assert_eq!(migration(json!({"status": "postcopy-active"})), Capture::None);
+        assert_eq!(migration(json!({"status": "postcopy-paused"})), Capture::None);
         assert_eq!(migration(json!({"status": "completed", "ram": {"total": 1}})), Capture::Completed);
         assert!(matches!(migration(json!({"status": "failed"})), Capture::Failed(_)));
     }

@@ -91,6 +91,17 @@ impl Stat {
 ///
 /// What it prints goes to `log`. Its identity is in `folder` before it runs.
 pub(crate) fn start(folder: &Path, program: &Path, arguments: &[OsString], log: &File) -> io::Result<Child> {
+    start_with(folder, program, arguments, log, Stdio::null())
+}
+
+/// The same, with something to read.
+pub(crate) fn start_with(
+    folder: &Path,
+    program: &Path,
+    arguments: &[OsString],
+    log: &File,
+    input: Stdio,
+) -> io::Result<Child> {
     Command::new("sh")
         .arg("-c")
         .arg(START)
@@ -98,7 +109,7 @@ pub(crate) fn start(folder: &Path, program: &Path, arguments: &[OsString], log: 
         .arg(program)
         .args(arguments)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .kill_on_drop(false)

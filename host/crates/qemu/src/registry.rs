@@ -2,16 +2,16 @@
 //! an earlier service left running.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use stillpoint_common::{DiskName, InstanceId};
 use stillpoint_engine::{
     layout::RuntimeLayout,
-    ports::{HypervisorError, HypervisorEvent, HypervisorEventKind},
+    ports::{HypervisorError, HypervisorEvent, HypervisorEventKind, Intake},
 };
 use tokio::{
     sync::{OnceCell, broadcast},
@@ -25,7 +25,7 @@ use crate::{
     config::QemuConfig,
     events::translate,
     launch::AGENT,
-    observe,
+    observe, pages,
     process::ProcessIdentity,
     qmp::{
         Client, Event, QmpError,
@@ -45,13 +45,20 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<HypervisorEvent>,
     /// One cell an instance. The lock covers looking one up; attaching happens in the cell.
     instances: Mutex<HashMap<InstanceId, Cell>>,
+    /// Those that are looked after while they take their memory in. The lock covers the set.
+    taking_in: Mutex<HashSet<InstanceId>>,
 }
 
 impl Shared {
     pub(crate) fn new(config: QemuConfig, layout: RuntimeLayout) -> Self {
         let (events, _) = broadcast::channel(1024);
         let accelerator = AcceleratorTrial::default();
-        Self { config, layout, accelerator, events, instances: Mutex::default() }
+        Self { config, layout, accelerator, events, instances: Mutex::default(), taking_in: Mutex::default() }
+    }
+
+    /// Those that are looked after while they take their memory in.
+    pub(crate) fn taking_in(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
+        self.taking_in.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The instance's connection, made now if there is none. Two callers share one attempt.
@@ -89,6 +96,12 @@ impl Shared {
         instance: InstanceId,
         within: Duration,
     ) -> Result<Arc<Attached>, HypervisorError> {
+        if pages::intake(&self.layout.pages(instance)) != Intake::Over
+            && let Some(process) = ProcessIdentity::read(&self.layout.instance(instance))
+        {
+            // An earlier service has let it run before all of its memory was in. It may not even greet.
+            pages::watch(self, instance, process);
+        }
         let (process, client, events) = self.reach(instance, within).await?;
         let (deadlines, pace) = (self.config.deadlines, self.config.pace);
         let version = client.execute(&QueryVersion {}, deadlines.command).await.map_err(explained)?.qemu;

@@ -90,7 +90,7 @@ async fn awaiting(lab: &Lab, chains: &[DiskChain]) -> LaunchSpec {
 async fn restore(lab: &mut Lab, saved: &Saved) {
     let spec = awaiting(lab, &saved.chains).await;
     let (source, outcome) = lab.states.open(&saved.state).await.unwrap().split();
-    lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap();
+    lab.hypervisor.load_memory(spec.instance, source.into(), LONG).await.unwrap();
     outcome.told(LONG).await.unwrap();
     assert_eq!(lab.hypervisor.observe(spec.instance).await.unwrap().run, RunState::Paused);
     (lab.instance, lab.chains) = (spec.instance, spec.chains);
@@ -166,7 +166,7 @@ async fn real_qemu_a_vm_is_saved_standing_still_and_goes_on_from_it_or_in_the_ol
     (spec.instance, spec.mode) = (InstanceId::generate(), StartMode::Restore);
     lab.hypervisor.launch(&spec).await.unwrap();
     let (source, outcome) = lab.states.open(&state).await.unwrap().split();
-    lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap();
+    lab.hypervisor.load_memory(spec.instance, source.into(), LONG).await.unwrap();
     outcome.told(LONG).await.unwrap();
     lab.instance = spec.instance;
     lab.hypervisor.resume(lab.instance).await.unwrap();
@@ -359,7 +359,8 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
         let spec = awaiting(&lab, &saved.chains).await;
         let path = lab.folder.path().join(name);
         File::create(&path).unwrap().write_all(bytes).unwrap();
-        let loaded = lab.hypervisor.load_memory(spec.instance, File::open(&path).unwrap().into(), LONG).await;
+        let loaded =
+            lab.hypervisor.load_memory(spec.instance, OwnedFd::from(File::open(&path).unwrap()).into(), LONG).await;
         println!("{name}: {loaded:?}");
         // A page that is bent is not noticed by QEMU: the hashes of the state are there for that.
         assert!(name == "bent" || matches!(loaded, Err(HypervisorError::Refused { .. })), "{name}: {loaded:?}");
@@ -373,7 +374,7 @@ async fn real_qemu_says_why_it_does_not_load_a_stream() {
     lab.retire().await;
     lab.hypervisor.launch(&spec).await.unwrap();
     let source = lab.states.open(&saved.state).await.unwrap().stream;
-    let error = lab.hypervisor.load_memory(spec.instance, source, LONG).await.unwrap_err();
+    let error = lab.hypervisor.load_memory(spec.instance, source.into(), LONG).await.unwrap_err();
     println!("other size: {error}");
     assert!(error.to_string().contains("pc.ram"), "{error}");
     lab.hypervisor.retire(spec.instance).await.unwrap();

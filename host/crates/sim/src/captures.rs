@@ -1,4 +1,4 @@
-//! Saving the memory of an instance in the background, and loading it into another.
+//! Saving the memory of an instance in the background.
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     instance::Saving,
-    machines::{Outcome, refused, wrong_state},
+    machines::{Outcome, wrong_state},
     memory::MemoryImage,
     state::State,
 };
@@ -21,6 +21,9 @@ impl State {
         let instance = self.instance(id)?;
         if matches!(instance.saving, Saving::Active { .. }) || instance.run == RunState::AwaitingMemory {
             return wrong_state("memory is being saved or loaded already");
+        }
+        if instance.taking_in.is_some() {
+            return wrong_state("the VM still takes in its memory");
         }
         instance.saving = Saving::Prepared(Arc::new(sink));
         Ok(())
@@ -72,32 +75,6 @@ impl State {
                 instance.saving = saving;
             }
         }
-    }
-
-    pub(crate) fn load_memory(&mut self, id: InstanceId, source: OwnedFd) -> Outcome {
-        let now = self.now();
-        let instance = self.instance(id)?;
-        if instance.run != RunState::AwaitingMemory {
-            return wrong_state("the VM does not await its memory");
-        }
-        let Ok(image) = MemoryImage::load(source) else {
-            self.end_instance(id);
-            return refused("migrate-incoming", "load of migration failed: Invalid argument");
-        };
-        let tpm = image.tpm;
-        instance.memory = image.value;
-        instance.believed = image.disks;
-        instance.clock_behind = now.duration_since(image.captured).unsigned_abs();
-        instance.agent_started = true;
-        instance.run = RunState::Paused;
-        let vm = instance.spec.vm.clone();
-        if let Some(bytes) = tpm {
-            self.set_tpm_of(id, bytes);
-        }
-        if let Some(left) = image.held_for {
-            self.hold_again(id, vm, left);
-        }
-        Ok(())
     }
 }
 

@@ -33,6 +33,7 @@ calls! {
     Observe "hypervisor.observe" false;
     Launch "hypervisor.launch" true;
     LoadMemory "hypervisor.load_memory" true;
+    MemoryIsIn "hypervisor.memory_is_in" true;
     Retire "hypervisor.retire" true;
     PressPowerButton "hypervisor.press_power_button" true;
     Pause "hypervisor.pause" true;
@@ -72,6 +73,7 @@ calls! {
     SealMemory "memory.seal" true;
     OpenMemory "memory.open" false;
     UnneededMemory "memory.unneeded" false;
+    ReachMemory "memory.reach" false;
     KeepMemory "memory.keep" true;
     RemoveMemory "memory.remove" true;
     PutTpm "tpm.put" true;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-use stillpoint_common::{DiskName, KeyValues, LayerId};
-use stillpoint_engine::ports::{Capture, LaunchSpec, Observed, RunState};
+use stillpoint_common::{DiskName, KeyValues, LayerId, Progress};
+use stillpoint_engine::ports::{Capture, Intake, LaunchSpec, Observed, RunState};
 use tokio::time::Instant;
 
 use crate::{files::Content, memory::MemoryImage};
@@ -36,6 +36,8 @@ pub(crate) struct Instance {
     pub(crate) attached: BTreeMap<LayerId, OpenLayer>,
     pub(crate) memory: u64,
     pub(crate) saving: Saving,
+    /// Pages that it still takes in are served from here.
+    pub(crate) taking_in: Option<PathBuf>,
     /// What the guest has reason to believe of its disks. If it is not so, something went wrong below it.
     pub(crate) believed: BTreeMap<DiskName, Content>,
     pub(crate) clock_behind: Duration,
@@ -56,6 +58,10 @@ impl Instance {
                 Saving::Active { .. } => Capture::Active,
                 Saving::Completed => Capture::Completed,
                 Saving::Failed(message) => Capture::Failed(message.clone()),
+            },
+            intake: match &self.taking_in {
+                None => Intake::Over,
+                Some(_) => Intake::Active(Progress { done: 1, total: 2 }),
             },
         }
     }

@@ -58,6 +58,7 @@ impl State {
             attached: BTreeMap::new(),
             memory: 0,
             saving: Saving::None,
+            taking_in: None,
             believed: BTreeMap::new(),
             clock_behind: Duration::ZERO,
             agent_started: false,

@@ -19,6 +19,7 @@ use crate::{
     exports::Manifest,
     files::{BLOCK_BYTES, Files},
     instance::Instance,
+    intake::IntakeScript,
     memory::Memory,
     merging::LiveJob,
     sessions::Session,
@@ -64,6 +65,9 @@ pub(crate) struct State {
     pub(crate) violations: Vec<String>,
     pub(crate) latencies: BTreeMap<Call, Duration>,
     pub(crate) capture_time: Duration,
+    pub(crate) intake: IntakeScript,
+    /// Instances that were ended since the rest of their memory could not be had, and why.
+    pub(crate) lost: BTreeMap<InstanceId, String>,
     pub(crate) full: bool,
     /// Folders that are file systems of their own, and how much each can hold.
     pub(crate) volumes: BTreeMap<PathBuf, u64>,
@@ -124,6 +128,8 @@ impl State {
             violations: vec![],
             latencies: BTreeMap::new(),
             capture_time: Duration::ZERO,
+            intake: IntakeScript::default(),
+            lost: BTreeMap::new(),
             full: false,
             volumes: BTreeMap::new(),
             busy: BTreeSet::new(),

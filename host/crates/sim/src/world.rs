@@ -13,7 +13,7 @@ use stillpoint_common::{
 use stillpoint_engine::{Ports, ports::HypervisorEventKind};
 
 use crate::{
-    AgentScript, Call, FaultPlan, GuestScript, NotWritten,
+    AgentScript, Call, FaultPlan, GuestScript, IntakeScript, NotWritten,
     files::Image,
     ports::ports_of,
     state::{Points, State},
@@ -102,6 +102,22 @@ impl World {
     /// How long an instance takes to save its memory in the background; no time if not said.
     pub fn set_capture_time(&self, time: Duration) {
         self.with(|state| state.capture_time = time);
+    }
+
+    /// How instances take in a memory from now on, where it is loaded while they run.
+    pub fn script_intake(&self, script: IntakeScript) {
+        self.with(|state| state.intake = script);
+    }
+
+    /// An instance has taken in all of its memory.
+    pub fn take_in(&self, instance: InstanceId) {
+        // One that is gone takes nothing in.
+        let _ = self.with(|state| state.take_in(instance));
+    }
+
+    /// The rest of an instance's memory cannot be had: it is ended, with this reason.
+    pub fn lose_memory(&self, instance: InstanceId, why: &str) {
+        self.with(|state| state.lose_memory(instance, why));
     }
 
     /// Whether the file system is full: nothing new can be allocated.

@@ -11,7 +11,7 @@ use super::read_time;
 pub struct VmFailure {
     /// When that was seen; `null`: it never has.
     pub fail_time: Option<Timestamp>,
-    /// `VM_STOPPED_UNEXPECTEDLY` or `GUEST_PANICKED`; empty: it never has.
+    /// `VM_STOPPED_UNEXPECTEDLY`, `MEMORY_LOST` or `GUEST_PANICKED`; empty: it never has.
     pub reason: String,
     /// It is being brought back.
     pub at_work: bool,

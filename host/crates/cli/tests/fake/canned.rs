@@ -65,6 +65,7 @@ pub(crate) fn vm(name: &str, definition: VmDefinition) -> pb::Vm {
         instance: None,
         host_boot: String::new(),
         saved: None,
+        held: None,
         tpm: None,
         undo_checkpoint: false,
         detached: vec![],

@@ -142,6 +142,7 @@ impl VmActor {
             let message = format!("VM {} has reference points: it cannot be deleted", self.vm);
             return Err(Failure::new(Reason::VmHasReferencePoints, message));
         }
+        plans::release_memory(&self.idle_cx()).await?;
         self.nothing_to_collect(&vm).await?;
         self.has_only_its_own_images().await?;
         describe::remove_all(&self.world, &vm).await?;

@@ -45,6 +45,7 @@ impl VmActor {
 
     /// Nothing is at work: backups that are over, then what a failure asks for, then layers.
     pub(super) async fn look_for_work(&mut self) {
+        self.release_memory().await;
         self.see_to_backups().await;
         match self.look_at_failure().await {
             Ok(true) => {}

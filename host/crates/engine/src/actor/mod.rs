@@ -130,6 +130,7 @@ pub(crate) enum Message {
     Panicked {
         instance: InstanceId,
     },
+    MemoryIsIn,
     Look,
     Stop,
 }
@@ -245,6 +246,20 @@ impl VmActor {
             () = sleep(LOOK_AGAIN), if self.looks_again() => self.recovered().await,
         }
         After::GoOn
+    }
+
+    /// Memory that was held for a process that has taken it in is let go of. While something is at work, that comes after it.
+    async fn release_memory(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        if let Err(error) = plans::release_memory(&self.idle_cx()).await {
+            let failure = Failure::from(error);
+            if !is_absent(&failure) {
+                tracing::warn!(vm = %self.vm, %failure, "memory that nobody needs any more could not be removed yet");
+                self.unsettled = true;
+            }
+        }
     }
 
     async fn task_ended(&mut self) {
@@ -379,6 +394,11 @@ impl VmActor {
             Message::Ended { instance } => self.ended(instance).await,
             Message::Stopped { instance } => self.stopped(instance).await,
             Message::Panicked { instance } => self.panicked(instance).await,
+            Message::MemoryIsIn if self.running.is_none() => {
+                self.release_memory().await;
+                self.describe().await;
+            }
+            Message::MemoryIsIn => {}
             Message::Look if self.running.is_none() => self.recovered().await,
             Message::Look => self.stopped(None).await,
             Message::Stop => return After::End,

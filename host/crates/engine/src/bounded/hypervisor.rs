@@ -8,8 +8,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use super::{Bounded, Moving, named, within};
 use crate::ports::{
-    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink, Observed,
-    OnPanic, Overlay, ProgressSink,
+    Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, Loaded, MemoryFrom,
+    MemorySink, Observed, OnPanic, Overlay, ProgressSink,
 };
 
 type Answer<T = ()> = Result<T, HypervisorError>;
@@ -32,9 +32,15 @@ impl Hypervisor for Bounded<dyn Hypervisor> {
         within(self.limits.act, late("launch"), named("launch", self.port.launch(spec))).await
     }
 
-    async fn load_memory(&self, instance: InstanceId, source: OwnedFd, time: Duration) -> Answer {
+    async fn load_memory(&self, instance: InstanceId, from: MemoryFrom, time: Duration) -> Answer<Loaded> {
         let limit = time + self.limits.act;
-        within(limit, late("load_memory"), named("load_memory", self.port.load_memory(instance, source, time))).await
+        within(limit, late("load_memory"), named("load_memory", self.port.load_memory(instance, from, time))).await
+    }
+
+    async fn memory_is_in(&self, instance: InstanceId, progress: &ProgressSink) -> Answer {
+        let Moving { sink, seen } = Moving::new(progress);
+        let call = named("memory_is_in", self.port.memory_is_in(instance, &sink));
+        Moving::within(seen, self.limits.stall, late("memory_is_in"), call).await
     }
 
     async fn retire(&self, instance: InstanceId) -> Answer {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
 
 use super::{Bounded, named, within};
-use crate::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
+use crate::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory, Reach};
 
 fn late(what: &'static str) -> impl FnOnce(Duration) -> MemoryError {
     move |waited| MemoryError::Io {
@@ -39,6 +39,10 @@ impl MemoryStates for Bounded<dyn MemoryStates> {
 
     async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError> {
         within(self.limits.look, late("opening"), named("memory.open", self.port.open(state))).await
+    }
+
+    async fn reach(&self, state: &MemoryState) -> Result<Reach, MemoryError> {
+        within(self.limits.look, late("looking at"), named("memory.reach", self.port.reach(state))).await
     }
 
     /// May copy all of it where the file system knows no second names.

@@ -121,6 +121,9 @@ impl Engine {
                     Ok(HypervisorEvent { instance, kind: HypervisorEventKind::Panicked }) => {
                         tell_all(&actors, || Message::Panicked { instance }).await;
                     }
+                    Ok(HypervisorEvent { kind: HypervisorEventKind::MemoryIsIn, .. }) => {
+                        tell_all(&actors, || Message::MemoryIsIn).await;
+                    }
                     Ok(HypervisorEvent {
                         kind: HypervisorEventKind::Reset | HypervisorEventKind::AgentChannel(_),
                         ..

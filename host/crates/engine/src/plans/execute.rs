@@ -20,6 +20,7 @@ use super::{
     export::Export,
     forget_memory::ForgetMemory,
     hazards,
+    held::release,
     import::{self, Import},
     power::{Power, PowerPlan},
     room,
@@ -55,6 +56,9 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         (Err(_), Some(Request::Stop(_))) => PowerState::Paused,
         (Err(error), _) => return Err(error.into()),
     };
+    if let Err(error) = release(cx).await {
+        tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "memory that nobody needs any more stays for now");
+    }
     follow_devices(cx).await?;
     let Some(request) = journal.job().request.clone() else {
         return run(Delete::new(BTreeSet::new()), journal, cx).await.map(|()| Outcome::Gone);
@@ -142,8 +146,8 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
             (saga::recover(&mut PowerPlan::new(Power::Start(instance)), journal, cx).await, Outcome::Vm)
         }
         Facts::Save(facts) => (saga::recover(&mut Save::new(*facts), journal, cx).await, Outcome::Vm),
-        Facts::Wake { instance, saved } => {
-            (saga::recover(&mut Wake::new(instance, *saved), journal, cx).await, Outcome::Vm)
+        Facts::Wake { instance, saved, held } => {
+            (saga::recover(&mut Wake::new(instance, *saved, held), journal, cx).await, Outcome::Vm)
         }
         Facts::Discard(saved) => (saga::recover(&mut Discard { saved: *saved }, journal, cx).await, Outcome::Vm),
         Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
@@ -233,7 +237,7 @@ async fn save(vm: &Vm, power: PowerState, journal: &mut Journal, cx: &Cx) -> Res
 
 async fn wake(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     if let Some(saved) = vm.saved.clone() {
-        run(Wake::new(InstanceId::generate(), saved), journal, cx).await?;
+        run(Wake::new(InstanceId::generate(), saved, Some(MemoryId::generate())), journal, cx).await?;
     }
     Ok(Outcome::Vm)
 }

@@ -1,15 +1,15 @@
 //! What several plans do with a VM's process and its memory.
 
-use stillpoint_common::{GuestService, InstanceId, MemoryState, Reason, SavedState, Vm};
+use stillpoint_common::{GuestService, HeldMemory, InstanceId, MemoryId, MemoryState, Reason, SavedState, Vm};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::disks::launch_chains;
+use super::{disks::launch_chains, held::held_as};
 use crate::{
     context::Cx,
     error::StepError,
     forest::Forest,
     media,
-    ports::{LaunchSpec, Launched, RunState, StartMode},
+    ports::{HypervisorError, Intake, LaunchSpec, Launched, Loaded, MemoryFrom, Reach, RunState, StartMode},
     restore,
     saga::up_to,
     tpm::folder_of,
@@ -40,13 +40,77 @@ pub(super) async fn launch(
     Ok(cx.ports().hypervisor.launch(&spec).await?)
 }
 
-/// Loads a memory state into a process that awaits one; its VM is paused afterwards.
-pub(super) async fn load_memory(cx: &Cx, instance: InstanceId, memory: &MemoryState) -> Result<(), StepError> {
+/// Loads a memory state into a process that awaits one; its VM is paused afterwards, and can run.
+///
+/// Where that is possible it runs before all of its pages are in: then the state is kept under the name `held` until they
+/// are, and the answer says so. Why it is not possible, is told.
+pub(super) async fn load_memory(
+    cx: &Cx,
+    instance: InstanceId,
+    memory: &MemoryState,
+    held: Option<MemoryId>,
+) -> Result<Option<HeldMemory>, StepError> {
+    if let Some(held) = held.filter(|_| cx.world.config.load_by_page) {
+        match load_by_page(cx, instance, memory, held).await? {
+            Reached::Loaded(held) => return Ok(held),
+            Reached::StreamAlone(why) => {
+                cx.reporter.warn(format!("the VM waits until all of its memory is loaded: {why}"))
+            }
+        }
+    }
     let (source, outcome) = cx.ports().memory.open(memory).await?.split();
-    let loaded = cx.ports().hypervisor.load_memory(instance, source, cx.world.config.memory_load).await;
+    let loaded = cx.ports().hypervisor.load_memory(instance, source.into(), cx.world.config.memory_load).await;
     // Damage that is found while the state is read is the cause of whatever the hypervisor says.
     outcome.told(cx.world.config.memory_told).await?;
-    Ok(loaded.map_err(|error| StepError::from(error).blamed_on(Reason::RestoreFailed))?)
+    loaded.map(|_| None).map_err(not_restored)
+}
+
+/// What came of a load by page.
+enum Reached {
+    /// Loaded; with what is held, if pages are still to come.
+    Loaded(Option<HeldMemory>),
+    /// Nothing is loaded.
+    StreamAlone(String),
+}
+
+async fn load_by_page(cx: &Cx, instance: InstanceId, memory: &MemoryState, id: MemoryId) -> Result<Reached, StepError> {
+    let (states, hypervisor) = (&cx.ports().memory, &cx.ports().hypervisor);
+    if let Reach::StreamAlone(why) = states.reach(memory).await? {
+        return Ok(Reached::StreamAlone(why));
+    }
+    let held = held_as(memory, id);
+    let from = MemoryFrom::Pages(states.keep(memory, id).await?);
+    let loaded = hypervisor.load_memory(instance, from, cx.world.config.memory_load).await.map_err(not_restored)?;
+    match loaded {
+        Loaded::WhileItRuns => return Ok(Reached::Loaded(Some(held))),
+        Loaded::Whole | Loaded::NotByPage(_) => states.remove(&held.folder, id).await?,
+    }
+    Ok(match loaded {
+        Loaded::NotByPage(why) => Reached::StreamAlone(why),
+        Loaded::Whole | Loaded::WhileItRuns => Reached::Loaded(None),
+    })
+}
+
+fn not_restored(error: HypervisorError) -> StepError {
+    StepError::from(error).blamed_on(Reason::RestoreFailed).into()
+}
+
+/// Takes back what a load has kept of a memory.
+pub(super) async fn unload_memory(cx: &Cx, memory: &MemoryState, held: Option<MemoryId>) -> Result<(), StepError> {
+    let Some(held) = held.map(|id| held_as(memory, id)) else { return Ok(()) };
+    Ok(cx.ports().memory.remove(&held.folder, held.id).await?)
+}
+
+/// Waits until a process has all of its memory, if it runs before that: it is not saved before. Told as a phase if there is
+/// something to wait for.
+pub(super) async fn memory_is_in(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
+    if !matches!(cx.ports().hypervisor.observe(instance).await?.intake, Intake::Active(_)) {
+        return Ok(());
+    }
+    let phase = cx.reporter.begin("take in");
+    let waited = cx.ports().hypervisor.memory_is_in(instance, &cx.reporter.progress()).await;
+    cx.reporter.end(phase);
+    Ok(waited?)
 }
 
 /// Lets a machine that was brought back run. It is worth several tries: nothing else would.

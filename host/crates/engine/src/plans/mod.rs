@@ -15,6 +15,7 @@ mod execute;
 mod export;
 mod forget_memory;
 mod hazards;
+mod held;
 mod import;
 mod machine;
 mod power;
@@ -31,5 +32,6 @@ pub(crate) use self::{
     delete::mark_gone,
     disks::{chain_files, verify_layers},
     execute::{collection_is_due, execute, recover},
+    held::release as release_memory,
     settle::{note_panic, release_hold, settle, without_process},
 };

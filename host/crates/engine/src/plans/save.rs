@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use stillpoint_common::{Reason, SavedState, Vm};
 
-use super::create::base;
+use super::{create::base, machine::memory_is_in};
 use crate::{
     catalogue::Changes,
     context::Cx,
@@ -67,7 +67,10 @@ impl Plan for Save {
 
     async fn ensure(&mut self, step: SaveStep, cx: &Cx) -> Result<Changes, StepError> {
         match step {
-            S::Pause => cx.ports().hypervisor.pause(self.facts.instance).await?,
+            S::Pause => {
+                memory_is_in(cx, self.facts.instance).await?;
+                cx.ports().hypervisor.pause(self.facts.instance).await?;
+            }
             S::SaveMemory => self.save_memory(cx).await?,
             S::MarkSaved => return self.mark_saved(cx).await,
             S::Retire => {

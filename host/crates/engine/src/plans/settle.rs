@@ -11,7 +11,7 @@ use crate::{
     describe,
     error::StepError,
     failing::FailureRecord,
-    ports::{Observed, RunState},
+    ports::{Intake, Observed, RunState},
 };
 
 /// If the VM's process has ended, or its guest has switched itself off, the VM is off. Answers what is true then.
@@ -44,7 +44,7 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
                 | RunState::Paused
                 | RunState::Running
                 | RunState::Panicked
-                | RunState::Critical(_) => died(cx, &vm, instance).await?,
+                | RunState::Critical(_) => died(cx, &vm, instance, observed.intake).await?,
             };
             cx.catalogue().commit(changes.set_vm(&vm)).await?;
             Ok(PowerState::Off)
@@ -60,13 +60,21 @@ async fn switched_off(cx: &Cx, vm: &mut Vm) -> Result<Changes, StepError> {
 }
 
 /// The process has ended by itself: a failure, unless what is at work has ended it, or the host has.
-async fn died(cx: &Cx, vm: &Vm, instance: InstanceId) -> Result<Changes, StepError> {
-    let (now, reason) = (cx.ports().clock.now(), Reason::VmStoppedUnexpectedly);
+async fn died(cx: &Cx, vm: &Vm, instance: InstanceId, intake: Intake) -> Result<Changes, StepError> {
+    let now = cx.ports().clock.now();
+    let (reason, text) = match intake {
+        Intake::Lost(why) => {
+            (Reason::MemoryLost, format!("it was stopped while it was still taking in its memory: {why}"))
+        }
+        Intake::Over | Intake::Active(_) => {
+            (Reason::VmStoppedUnexpectedly, "its process has ended by itself".to_owned())
+        }
+    };
     if vm.host_boot != cx.world.config.host_boot {
         let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended with the host");
         return Ok(Changes::default().event(&event));
     }
-    let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended by itself");
+    let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, text);
     let changes = Changes::default().event(&Event { reason: Some(reason), ..event });
     if ends_processes(cx.reporter.now().kind) {
         return Ok(changes);

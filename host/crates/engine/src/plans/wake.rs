@@ -4,11 +4,11 @@
 //! instruction: a state whose disks may have been written to must never be loaded again.
 
 use async_trait::async_trait;
-use stillpoint_common::{Accelerator, InstanceId, SavedState, Vm};
+use stillpoint_common::{Accelerator, HeldMemory, InstanceId, MemoryId, SavedState, Vm};
 
 use super::{
     disks::verify_layers,
-    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored, unload_memory},
 };
 use crate::{
     catalogue::Changes,
@@ -24,6 +24,9 @@ use crate::{
 pub(super) struct Wake {
     instance: InstanceId,
     saved: SavedState,
+    /// The name that its memory may be held by.
+    hold: Option<MemoryId>,
+    held: Option<HeldMemory>,
     accelerator: Option<Accelerator>,
 }
 
@@ -72,13 +75,13 @@ impl Plan for Wake {
     }
 
     fn facts(&self) -> Facts {
-        Facts::Wake { instance: self.instance, saved: Box::new(self.saved.clone()) }
+        Facts::Wake { instance: self.instance, saved: Box::new(self.saved.clone()), held: self.hold }
     }
 
     async fn ensure(&mut self, step: WakeStep, cx: &Cx) -> Result<Changes, StepError> {
         match step {
             S::Launch => self.launch(cx).await?,
-            S::LoadMemory => load_memory(cx, self.instance, &self.saved.memory).await?,
+            S::LoadMemory => self.held = load_memory(cx, self.instance, &self.saved.memory, self.hold).await?,
             S::MarkStarted => return self.mark(cx).await,
             // Were the catalogue lost, it must not come back with a state that is used up.
             S::Describe => describe::now_only(cx).await,
@@ -97,7 +100,8 @@ impl Plan for Wake {
         match step {
             S::Launch => {
                 cx.ports().guest.forget(self.instance).await;
-                Ok(cx.ports().hypervisor.retire(self.instance).await?)
+                cx.ports().hypervisor.retire(self.instance).await?;
+                unload_memory(cx, &self.saved.memory, self.hold).await
             }
             S::LoadMemory | S::MarkStarted | S::Describe | S::Run | S::SetClock | S::DropState => Ok(()),
         }
@@ -105,8 +109,8 @@ impl Plan for Wake {
 }
 
 impl Wake {
-    pub(super) const fn new(instance: InstanceId, saved: SavedState) -> Self {
-        Self { instance, saved, accelerator: None }
+    pub(super) const fn new(instance: InstanceId, saved: SavedState, hold: Option<MemoryId>) -> Self {
+        Self { instance, saved, hold, held: None, accelerator: None }
     }
 
     async fn launch(&mut self, cx: &Cx) -> Result<(), StepError> {
@@ -122,6 +126,7 @@ impl Wake {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let (instance, accelerator) = (Some(self.instance), self.accelerator.clone().or(vm.accelerator));
         let (updated, host_boot) = (cx.ports().clock.now(), cx.world.config.host_boot.clone());
-        Ok(Changes::default().set_vm(&Vm { instance, host_boot, accelerator, saved: None, updated, ..vm }))
+        let held = self.held.clone();
+        Ok(Changes::default().set_vm(&Vm { instance, host_boot, accelerator, saved: None, held, updated, ..vm }))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Accelerator, DiskName, InstanceId, LayerFile, LayerId, OnFailure, Progress, VmDefinition, VmId,
+    Accelerator, DiskName, InstanceId, LayerFile, LayerId, MemoryState, OnFailure, Progress, VmDefinition, VmId,
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -34,11 +34,22 @@ pub trait Hypervisor: Send + Sync {
     /// process is left, neither the instance's nor its TPM's. Called for an instance that runs already, it only answers.
     async fn launch(&self, spec: &LaunchSpec) -> Result<Launched, HypervisorError>;
 
-    /// Loads memory and devices from `source` into an instance that awaits them; it is paused afterwards.
+    /// Loads memory and devices into an instance that awaits them; it is paused afterwards, and can run.
+    ///
+    /// From [`MemoryFrom::Pages`] it answers as soon as the devices are loaded: [`Loaded::WhileItRuns`]. Pages follow, those
+    /// that the guest waits for first; [`Observed::intake`] tells how far that is. The state must stay until then. A
+    /// dropped service changes nothing of it. [`Loaded::NotByPage`]: this instance cannot do so; it still awaits its memory.
     ///
     /// On failure the instance is of no use any more: retire it.
-    async fn load_memory(&self, instance: InstanceId, source: OwnedFd, within: Duration)
-    -> Result<(), HypervisorError>;
+    async fn load_memory(
+        &self,
+        instance: InstanceId,
+        from: MemoryFrom,
+        within: Duration,
+    ) -> Result<Loaded, HypervisorError>;
+
+    /// Returns when the instance has taken in all of its memory, at once if it has. Reports pages to `progress`.
+    async fn memory_is_in(&self, instance: InstanceId, progress: &ProgressSink) -> Result<(), HypervisorError>;
 
     /// Ends the process at once, as pulling the plug does, and removes its runtime files. Its layers are closed, and its
     /// TPM has ended.
@@ -152,6 +163,45 @@ pub struct Observed {
     pub attached: BTreeSet<LayerId>,
     /// The memory capture.
     pub capture: Capture,
+    /// How it stands with the memory that it was started with.
+    pub intake: Intake,
+}
+
+/// Where a memory comes from.
+#[derive(Debug)]
+pub enum MemoryFrom {
+    /// A stream with all of it.
+    Stream(OwnedFd),
+    /// A sealed state, page by page, while the VM runs.
+    Pages(MemoryState),
+}
+
+impl From<OwnedFd> for MemoryFrom {
+    fn from(stream: OwnedFd) -> Self {
+        Self::Stream(stream)
+    }
+}
+
+/// How far a load has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// All is in.
+    Whole,
+    /// The VM can run; pages follow.
+    WhileItRuns,
+    /// Nothing is loaded: this instance can only load a stream, for this reason.
+    NotByPage(String),
+}
+
+/// How it stands with the memory that an instance was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intake {
+    /// It has all of it, or was started without.
+    Over,
+    /// It takes it in; so many pages.
+    Active(Progress),
+    /// It was stopped, since the rest of it cannot be had; why, in words. Its process is gone.
+    Lost(String),
 }
 
 /// Whether and how an instance runs.
@@ -321,6 +371,8 @@ pub enum HypervisorEventKind {
     Panicked,
     /// A disk could not be read or written and the VM was stopped.
     Critical(Option<DiskName>),
+    /// It has taken in all of its memory.
+    MemoryIsIn,
     /// The agent opened (true) or closed (false) its channel.
     AgentChannel(bool),
 }

@@ -33,6 +33,9 @@ pub trait MemoryStates: Send + Sync {
     /// Opens a sealed state for a hypervisor to load. Damage that can be seen at once (size, absence) is refused.
     async fn open(&self, state: &MemoryState) -> Result<OpenedMemory, MemoryError>;
 
+    /// How a sealed state can be loaded. Damage that can be seen at once is refused.
+    async fn reach(&self, state: &MemoryState) -> Result<Reach, MemoryError>;
+
     /// Keeps a sealed state a second time, in the folder where it is and under another id, durable on return: each of the
     /// two is removed by itself and the other stays. Takes next to no space. What was there under that id is overwritten.
     async fn keep(&self, state: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError>;
@@ -43,6 +46,15 @@ pub trait MemoryStates: Send + Sync {
 
     /// Removes what is kept under an id, sealed or not. Nothing there is fine.
     async fn remove(&self, location: &Path, id: MemoryId) -> Result<(), MemoryError>;
+}
+
+/// How a sealed state can be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// At any page: as a stream, or by page while the VM runs.
+    AnyPage,
+    /// As a stream alone; why, in words.
+    StreamAlone(String),
 }
 
 /// Why a memory state was not kept or found.

@@ -26,11 +26,12 @@ pub use endpoints::Endpoints;
 pub use exports::{ExportError, ExportTargets, MemorySource};
 pub use guest::{GuestQuiesce, PowerAction, QuiesceError};
 pub use hypervisor::{
-    Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, LaunchSpec, Launched,
-    LiveMerge, LiveStream, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode, Trouble,
+    Capture, DiskChain, Hypervisor, HypervisorError, HypervisorEvent, HypervisorEventKind, Intake, LaunchSpec,
+    Launched, LiveMerge, LiveStream, Loaded, MemoryFrom, Observed, OnPanic, Overlay, ProgressSink, RunState, StartMode,
+    Trouble,
 };
 pub use images::{Extent, FileUser, Flatten, ImageError, ImageFacts, Images, Moved, OfflineMerge, Seen, Space};
-pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory};
+pub use memory::{FirstPage, MemoryError, MemoryOutcome, MemorySink, MemoryStates, OpenedMemory, Reach};
 pub use sources::{Depth, ExportSources, FileDamage};
 pub use stop::Stop;
 pub use store::{Guard, Put, Store, StoreError, Stored, Txn};

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
+use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory, Reach};
 
 use tokio::time::timeout;
 
@@ -134,6 +134,18 @@ impl MemoryStates for FileMemoryStates {
         blocking(move || match state.format {
             MemoryFormat::Stream => work::open_plain(&state),
             MemoryFormat::Pages => sealed::open(&state),
+        })
+        .await
+    }
+
+    async fn reach(&self, state: &MemoryState) -> Result<Reach, MemoryError> {
+        let state = state.clone();
+        blocking(move || match state.format {
+            MemoryFormat::Stream => {
+                work::open_plain(&state)?;
+                Ok(Reach::StreamAlone("it is a plain stream, as older versions kept them".to_owned()))
+            }
+            MemoryFormat::Pages => sealed::whole(&state).map(|saved| sealed::reach(&saved)),
         })
         .await
     }

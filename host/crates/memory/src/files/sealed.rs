@@ -8,7 +8,7 @@ use std::{
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use stillpoint_common::{MemoryFormat, MemoryId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, OpenedMemory};
+use stillpoint_engine::ports::{MemoryError, OpenedMemory, Reach};
 
 use super::work::{damaged, described, explained, sync_folder};
 use crate::{
@@ -67,6 +67,15 @@ pub(super) fn whole(state: &MemoryState) -> Result<SavedMemory, MemoryError> {
     let mut saved = saved.ok_or_else(|| damaged(path, "not what was written"))?;
     saved.open_packs().map_err(|error| described(path, error.into()))?;
     Ok(saved)
+}
+
+/// QEMU reads the variables of a firmware from their image when it starts, and they must not come from the state; but what
+/// is loaded by page replaces all memory.
+pub(super) fn reach(saved: &SavedMemory) -> Reach {
+    if saved.has_variables() {
+        return Reach::StreamAlone("its machine has a firmware with variables".to_owned());
+    }
+    Reach::AnyPage
 }
 
 /// Opens a state as a stream, which a thread writes as it is read.

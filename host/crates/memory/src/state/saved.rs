@@ -145,6 +145,12 @@ impl SavedMemory {
         place.as_mut().ok_or_else(|| StateError::Missing { path: self.folder.clone() })
     }
 
+    /// It has [`VARIABLES`], which must not be loaded.
+    #[must_use]
+    pub fn has_variables(&self) -> bool {
+        self.prologue.blocks.iter().any(|block| block.name == VARIABLES)
+    }
+
     /// Writes it as a plain stream that QEMU loads. `each` is told how many of all pages are written.
     ///
     /// Without the pages of [`VARIABLES`]: QEMU reads them from their image when it starts. That was cut in the instant of

@@ -18,6 +18,7 @@
 
 mod devices;
 mod error;
+pub mod postcopy;
 mod prologue;
 mod reader;
 mod version;
@@ -57,6 +58,7 @@ mod mark {
     pub(super) const SUBSECTION: u8 = 5;
     pub(super) const DESCRIPTION: u8 = 6;
     pub(super) const CONFIGURATION: u8 = 7;
+    pub(super) const COMMAND: u8 = 8;
     pub(super) const FOOTER: u8 = 0x7e;
 }
 

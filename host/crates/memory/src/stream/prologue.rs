@@ -32,6 +32,8 @@ impl Block {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prologue {
     pub(super) bytes: Vec<u8>,
+    /// Where the section `ram` begins in them.
+    start_of_ram: usize,
     /// The numbered machine type.
     pub machine: String,
     /// The id of the section `ram`.
@@ -58,9 +60,9 @@ impl Prologue {
         let limited = &input[..input.len().min(MAX_PROLOGUE)];
         let mut cursor = Cursor { rest: limited };
         match prologue(&mut cursor) {
-            Ok((machine, ram, blocks)) => {
+            Ok((machine, start_of_ram, ram, blocks)) => {
                 let length = limited.len() - cursor.rest.len();
-                Ok(Some(Self { bytes: limited[..length].to_vec(), machine, ram, blocks }))
+                Ok(Some(Self { bytes: limited[..length].to_vec(), start_of_ram, machine, ram, blocks }))
             }
             Err(Stop::Wrong(error)) => Err(error),
             Err(Stop::Short) if limited.len() == MAX_PROLOGUE => Err(StreamError::TooMuch(Limit::Prologue)),
@@ -72,6 +74,11 @@ impl Prologue {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What comes before the section `ram`, and its start.
+    pub(super) fn split(&self) -> (&[u8], &[u8]) {
+        self.bytes.split_at_checked(self.start_of_ram).unwrap_or((&self.bytes, &[]))
     }
 
     /// RAM of all blocks.
@@ -116,6 +123,10 @@ impl<'a> Cursor<'a> {
         self.array().map(u8::from_be_bytes)
     }
 
+    pub(super) fn u16(&mut self) -> Result<u16, Stop> {
+        self.array().map(u16::from_be_bytes)
+    }
+
     pub(super) fn u32(&mut self) -> Result<u32, Stop> {
         self.array().map(u32::from_be_bytes)
     }
@@ -142,7 +153,9 @@ fn text(bytes: &[u8]) -> Result<&str, Stop> {
     std::str::from_utf8(bytes).map_err(|_| StreamError::Malformed("a name is not text").into())
 }
 
-fn prologue(cursor: &mut Cursor<'_>) -> Result<(String, u32, Vec<Block>), Stop> {
+/// Its machine, where the section `ram` begins, the id of that, and the blocks.
+fn prologue(cursor: &mut Cursor<'_>) -> Result<(String, usize, u32, Vec<Block>), Stop> {
+    let all = cursor.rest.len();
     let known = cursor.rest.len().min(MAGIC.len());
     if cursor.rest[..known] != MAGIC[..known] {
         return Err(StreamError::NotAStream.into());
@@ -153,8 +166,9 @@ fn prologue(cursor: &mut Cursor<'_>) -> Result<(String, u32, Vec<Block>), Stop> 
         other => return Err(StreamError::Version(other).into()),
     }
     let machine = configuration(cursor)?;
+    let before = all - cursor.rest.len();
     let (ram, blocks) = start_of_ram(cursor)?;
-    Ok((machine, ram, blocks))
+    Ok((machine, before, ram, blocks))
 }
 
 fn configuration(cursor: &mut Cursor<'_>) -> Result<String, Stop> {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{QUICK, SINK};
 use crate::{
     attached::Attached,
-    observe::capture,
+    observe::{capture, takes_in},
     qmp::commands::{CloseFd, MigrateCancel, QueryMigrate, QueryYank},
 };
 
@@ -18,6 +18,10 @@ pub(crate) async fn cancel(at: &Attached) -> Result<(), HypervisorError> {
     let mut waited = Waited::new(at.deadlines.drain);
     loop {
         let migration = at.run(&QueryMigrate {}).await?;
+        if takes_in(&migration) {
+            // None was begun: that waits until all memory is in.
+            return Ok(());
+        }
         let remaining = migration.ram.remaining;
         if capture(migration) != Capture::Active {
             break;

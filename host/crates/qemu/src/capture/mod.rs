@@ -14,6 +14,7 @@
 //! - It lets the VM run by itself as soon as memory is protected. A VM that stood still before is stopped again at once;
 //!   it may have run for some milliseconds, after the instant that is saved.
 
+mod by_page;
 mod cancel;
 mod load;
 mod pause;
@@ -34,6 +35,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(crate) use by_page::{is_in, load_by_page};
 pub(crate) use cancel::cancel;
 pub(crate) use load::load;
 use pause::stop_again;
@@ -62,6 +64,9 @@ const EASY: Duration = Duration::from_millis(25);
 /// The name QEMU knows the descriptor by.
 const SINK: &str = "capture";
 
+/// What was set to load a memory by page, and does not go with saving one.
+const OF_LOADING: [&str; 2] = ["postcopy-ram", "return-path"];
+
 /// What we remember of the capture that was last prepared. Lost with the service: its capture is given up then.
 #[derive(Debug, Default)]
 pub(crate) struct Memo(Mutex<Remembered>);
@@ -88,8 +93,9 @@ impl Memo {
 pub(crate) async fn prepare(at: &Attached, sink: MemorySink) -> Result<(), HypervisorError> {
     cancel(at).await?;
     let stood_still = run_state(&at.run(&QueryStatus {}).await?.status) != RunState::Running;
-    let on = |capability: &str| json!({"capability": capability, "state": true});
-    let capabilities = vec![on("background-snapshot"), on("events")];
+    let set = |capability: &str, state| json!({"capability": capability, "state": state});
+    let mut capabilities = vec![set("background-snapshot", true), set("events", true)];
+    capabilities.extend(OF_LOADING.map(|capability| set(capability, false)));
     match at.run(&MigrateSetCapabilities { capabilities }).await {
         Err(HypervisorError::Refused { message, .. }) => return Err(impossible(&message)),
         other => other?,

@@ -10,7 +10,7 @@ use serde_json::json;
 use stillpoint_engine::ports::{HypervisorError, ProgressSink};
 use tokio::time::Instant;
 
-use super::{Remembered, SINK, Sink, begin, cancel, finish};
+use super::{OF_LOADING, Remembered, SINK, Sink, begin, cancel, finish};
 use crate::{
     attached::Attached,
     qmp::commands::{GetFd, MigrateSetCapabilities, MigrateSetParameters, QueryStatus},
@@ -26,7 +26,8 @@ pub(crate) async fn save(at: &Attached, sink: OwnedFd, progress: &ProgressSink) 
         )));
     }
     let set = |capability: &str, state| json!({"capability": capability, "state": state});
-    let capabilities = vec![set("background-snapshot", false), set("events", true)];
+    let mut capabilities = vec![set("background-snapshot", false), set("events", true)];
+    capabilities.extend(OF_LOADING.map(|capability| set(capability, false)));
     at.run(&MigrateSetCapabilities { capabilities }).await?;
     at.run(&MigrateSetParameters { max_bandwidth: 0 }).await?;
     *at.capture.lock() =

@@ -5,8 +5,8 @@ use std::{os::fd::OwnedFd, time::Duration};
 use async_trait::async_trait;
 use stillpoint_common::{InstanceId, LayerId, Progress};
 use stillpoint_engine::ports::{
-    Capture, Hypervisor, HypervisorError, HypervisorEvent, LaunchSpec, Launched, LiveMerge, LiveStream, MemorySink,
-    Observed, OnPanic, Overlay, ProgressSink, RunState,
+    Capture, Hypervisor, HypervisorError, HypervisorEvent, Intake, LaunchSpec, Launched, LiveMerge, LiveStream, Loaded,
+    MemoryFrom, MemorySink, Observed, OnPanic, Overlay, ProgressSink, RunState,
 };
 use tokio::{sync::broadcast, time::Instant};
 
@@ -18,6 +18,7 @@ use crate::{
     machines::{VERSION, refused},
     merging::Merged,
     process::{Point, Process},
+    state::State,
 };
 
 type Outcome<T = ()> = Result<T, HypervisorError>;
@@ -95,15 +96,16 @@ impl SimHypervisor {
 #[async_trait]
 impl Hypervisor for SimHypervisor {
     async fn observe(&self, instance: InstanceId) -> Outcome<Observed> {
-        let gone = || Observed {
+        let gone = |state: &State| Observed {
             run: RunState::Gone,
             chains: Default::default(),
             attached: Default::default(),
             capture: Capture::None,
+            intake: state.lost.get(&instance).cloned().map_or(Intake::Over, Intake::Lost),
         };
         self.process
             .call(Call::Observe, |state| {
-                Ok(state.instances.get(&instance).map_or_else(gone, |instance| instance.observed()))
+                Ok(state.instances.get(&instance).map_or_else(|| gone(state), |instance| instance.observed()))
             })
             .await
     }
@@ -116,8 +118,16 @@ impl Hypervisor for SimHypervisor {
         self.process.call(Call::Launch, |state| state.launch(spec)).await
     }
 
-    async fn load_memory(&self, instance: InstanceId, source: OwnedFd, _within: Duration) -> Outcome {
-        self.process.call(Call::LoadMemory, |state| state.load_memory(instance, source)).await
+    async fn load_memory(&self, instance: InstanceId, from: MemoryFrom, _within: Duration) -> Outcome<Loaded> {
+        let load = |state: &mut State| match from {
+            MemoryFrom::Stream(source) => state.load_memory(instance, source).map(|()| Loaded::Whole),
+            MemoryFrom::Pages(memory) => state.load_pages(instance, &memory),
+        };
+        self.process.call(Call::LoadMemory, load).await
+    }
+
+    async fn memory_is_in(&self, instance: InstanceId, _progress: &ProgressSink) -> Outcome {
+        self.process.call(Call::MemoryIsIn, |state| state.take_in(instance)).await
     }
 
     async fn retire(&self, instance: InstanceId) -> Outcome {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use stillpoint_common::{MemoryId, MemoryState};
-use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory};
+use stillpoint_engine::ports::{MemoryError, MemorySink, MemoryStates, OpenedMemory, Reach};
 
-use crate::{Call, memory::path_of, process::Process};
+use crate::{Call, memory::path_of, process::Process, state::State};
 
 pub(super) struct SimMemory {
     process: Process,
@@ -40,6 +40,11 @@ impl MemoryStates for SimMemory {
         opened.map(|stream| OpenedMemory::file(stream, memory.bytes))
     }
 
+    async fn reach(&self, memory: &MemoryState) -> Result<Reach, MemoryError> {
+        let reach = |state: &mut State| state.open_memory(memory).map(|_| Reach::AnyPage);
+        self.process.call(Call::ReachMemory, reach).await
+    }
+
     async fn keep(&self, memory: &MemoryState, id: MemoryId) -> Result<MemoryState, MemoryError> {
         let path = path_of(memory.path.parent().unwrap_or(&memory.path), id);
         self.process.call(Call::KeepMemory, |state| state.keep_memory(memory, &path)).await
@@ -53,7 +58,7 @@ impl MemoryStates for SimMemory {
         let path = path_of(location, id);
         self.process
             .call(Call::RemoveMemory, |state| {
-                state.memories.remove(&path);
+                state.remove_memory(&path);
                 Ok(())
             })
             .await

@@ -42,7 +42,7 @@ async fn what_is_saved_is_the_memory_of_the_instant_in_which_the_capture_started
     assert_eq!(lab.world.run_state(spec.instance), RunState::AwaitingMemory);
     assert!(lab.ports.hypervisor.resume(spec.instance).await.is_err());
     let source = lab.ports.memory.open(&state.unwrap()).await.unwrap().stream;
-    lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.unwrap();
+    lab.ports.hypervisor.load_memory(spec.instance, source.into(), PATIENCE).await.unwrap();
     lab.ports.hypervisor.resume(spec.instance).await.unwrap();
     assert_eq!(lab.world.guest_memory(&lab.vm), Some(42));
     lab.world.assert_sound();
@@ -72,7 +72,7 @@ async fn memory_loaded_over_other_disks_breaks_a_rule() {
     let spec = lab.spec(&[&lab.bases[0], &head], &[&lab.bases[1]], StartMode::Restore);
     lab.launch(&spec).await.unwrap();
     let source = lab.ports.memory.open(&state.unwrap()).await.unwrap().stream;
-    lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.unwrap();
+    lab.ports.hypervisor.load_memory(spec.instance, source.into(), PATIENCE).await.unwrap();
     assert!(lab.world.violations()[0].contains("disk system of web changed"));
 }
 
@@ -115,7 +115,7 @@ async fn spoiled_memory_costs_the_new_instance_and_nothing_else() {
     let spec = lab.spec(&[&lab.bases[0]], &[&lab.bases[1]], StartMode::Restore);
     lab.launch(&spec).await.unwrap();
     let source = lab.ports.memory.open(&state).await.unwrap().stream;
-    assert!(lab.ports.hypervisor.load_memory(spec.instance, source, PATIENCE).await.is_err());
+    assert!(lab.ports.hypervisor.load_memory(spec.instance, source.into(), PATIENCE).await.is_err());
     assert_eq!(lab.world.run_state(spec.instance), RunState::Gone);
     lab.world.lose_file(&state.path);
     assert!(matches!(lab.ports.memory.open(&state).await, Err(MemoryError::Damaged { .. })));

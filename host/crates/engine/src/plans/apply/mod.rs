@@ -5,7 +5,8 @@ mod run;
 
 use async_trait::async_trait;
 use stillpoint_common::{
-    Checkpoint, InstanceId, Layer, MemoryState, NicBackend, Restore, RestoredWriter, SavedState, Vm, VmDefinition,
+    Checkpoint, HeldMemory, InstanceId, Layer, MemoryState, NicBackend, Restore, RestoredWriter, SavedState, Vm,
+    VmDefinition,
 };
 
 pub(crate) use self::{
@@ -14,7 +15,8 @@ pub(crate) use self::{
 };
 use super::{
     disks::{create_overlays, remove_overlays, verify_layers},
-    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored},
+    held::drop_held,
+    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored, unload_memory},
 };
 use crate::{
     catalogue::Changes,
@@ -36,6 +38,8 @@ pub(super) struct Apply {
     launched: Option<stillpoint_common::Accelerator>,
     /// The checkpoint's memory, kept once more for the VM, if it is saved afterwards.
     kept: Option<MemoryState>,
+    /// The same memory, held for the process while it takes it in.
+    held: Option<HeldMemory>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +159,8 @@ impl Plan for Apply {
             (S::PutTpm, _) => self.remove_tpm(cx).await,
             (S::LaunchNew, Some(new)) => {
                 cx.ports().guest.forget(new).await;
-                Ok(cx.ports().hypervisor.retire(new).await?)
+                cx.ports().hypervisor.retire(new).await?;
+                self.forget_held(cx).await
             }
             (S::KeepState, _) => self.forget_kept(cx).await,
             (
@@ -176,7 +181,7 @@ impl Plan for Apply {
 
 impl Apply {
     pub(super) fn new(facts: ApplyFacts, checkpoint: Checkpoint) -> Self {
-        Self { facts, checkpoint, made: Vec::new(), launched: None, kept: None }
+        Self { facts, checkpoint, made: Vec::new(), launched: None, kept: None, held: None }
     }
 
     fn new_instance(&self) -> Result<InstanceId, StepError> {
@@ -215,6 +220,7 @@ impl Apply {
             instance: self.facts.new,
             host_boot: cx.world.config.host_boot.clone(),
             saved: self.saved(now),
+            held: self.held.clone(),
             tpm: self.facts.new_tpm.clone(),
             generation_id: self.facts.generation_id,
             accelerator: self.launched.clone().or(vm.accelerator),
@@ -246,9 +252,10 @@ impl Apply {
         Ok(())
     }
 
-    async fn load(&self, cx: &Cx) -> Result<(), StepError> {
+    async fn load(&mut self, cx: &Cx) -> Result<(), StepError> {
         let Some(memory) = &self.checkpoint.memory else { return Ok(()) };
-        load_memory(cx, self.new_instance()?, memory).await
+        self.held = load_memory(cx, self.new_instance()?, memory, self.facts.held).await?;
+        Ok(())
     }
 
     /// The checkpoint's own state stays with it: the VM gives its own up when it starts.
@@ -264,9 +271,20 @@ impl Apply {
         Ok(cx.ports().memory.remove(&vm.checkpoint_location, saved).await?)
     }
 
+    /// Only when the process that may take it in is gone.
+    async fn forget_held(&self, cx: &Cx) -> Result<(), StepError> {
+        match &self.checkpoint.memory {
+            Some(memory) => unload_memory(cx, memory, self.facts.held).await,
+            None => Ok(()),
+        }
+    }
+
     async fn drop_state(&self, cx: &Cx) {
         if let Some(saved) = &self.facts.old_saved {
             drop_saved(cx, saved).await;
+        }
+        if let Some(held) = &self.facts.old_held {
+            drop_held(cx, held).await;
         }
         if let Some(folder) = &self.facts.old_tpm {
             drop_folder(cx, folder).await;

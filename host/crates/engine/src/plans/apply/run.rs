@@ -77,6 +77,8 @@ async fn facts(vm: &Vm, checkpoint: &Checkpoint, landing: Landing, cx: &Cx) -> R
         old_saved: vm.saved.clone(),
         new: (landing == Landing::Process).then(InstanceId::generate),
         new_saved: (landing == Landing::Saved).then(MemoryId::generate),
+        held: (landing == Landing::Process).then(MemoryId::generate),
+        old_held: vm.held.clone(),
         old_tpm: vm.tpm.clone(),
         new_tpm: has_tpm(&checkpoint.definition).then(|| new_folder(vm)),
         generation_id: Uuid::new_v4(),

@@ -16,6 +16,7 @@ pub(super) use self::decide::{cannot_be_asked, default_name, quiesce_reason};
 use super::{
     critical::while_it_runs,
     disks::{as_overlays, create_overlays, remove_overlays},
+    machine::memory_is_in,
 };
 use crate::{
     catalogue::Changes,
@@ -316,6 +317,7 @@ impl Create {
     }
 
     async fn begin_memory(&mut self, cx: &Cx) -> Result<(), StepError> {
+        memory_is_in(cx, self.instance()?).await?;
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let base = base::of(&cx.catalogue().checkpoints(&cx.vm).await?, vm.parent);
         let (location, checkpoint) = (&vm.checkpoint_location, self.facts.checkpoint.id.into());
