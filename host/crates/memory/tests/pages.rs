@@ -11,6 +11,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::FileExt as _, unix::net::UnixStream},
     path::PathBuf,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use proptest::prelude::*;
@@ -29,6 +30,8 @@ use stillpoint_memory::{
 use support::{Machine, machine, write};
 use tempfile::TempDir;
 
+/// A side that waits for longer waits in vain.
+const SOON: Duration = Duration::from_secs(20);
 const BLOCKS: &[(&str, u64)] = &[("pc.ram", 300), ("rom", 5)];
 
 fn small() -> Machine {
@@ -141,6 +144,7 @@ impl Lab {
     /// The side of QEMU, which has read the head.
     fn served(&self) -> (Other<'_>, JoinHandle<ServedEnd>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_read_timeout(Some(SOON)).unwrap();
         let what = Serve {
             memory: self.state.path.clone(),
             blake3: self.state.blake3.clone(),

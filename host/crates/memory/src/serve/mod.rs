@@ -105,7 +105,8 @@ fn served(what: &Serve, socket: &OwnedFd, told: &mut Served) -> Result<(), Serve
     let (prologue, devices) = (state.prologue().clone(), state.devices()?);
     let order = Order::new(&prologue.blocks);
     (told.sent, told.pages) = (0, order.left());
-    told.tell(&what.folder)?;
+    // A full file system is no reason to let a guest wait: how far it is, is told again.
+    let _ = told.tell(&what.folder);
     ioctl_fionbio(socket, true)?;
     let out = postcopy::head(&prologue, &devices);
     let mut serving = Serving {
@@ -174,7 +175,7 @@ impl Serving<'_> {
             if last.elapsed() >= TELL {
                 last = Instant::now();
                 told.sent = told.pages - self.order.left();
-                told.tell(&what.folder)?;
+                let _ = told.tell(&what.folder);
             }
         }
     }

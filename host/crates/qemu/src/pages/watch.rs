@@ -61,7 +61,8 @@ async fn look_after(shared: Weak<Shared>, instance: InstanceId, process: Process
             Stand::Whole => return shared.tell(instance, HypervisorEventKind::MemoryIsIn),
             // One that does not answer waits for a page itself: where a device of its reads the guest's memory, all of it does.
             Stand::Ended(why) => match timeout(ANSWER, has_all(&shared, instance)).await {
-                Ok(Some(true)) => note_whole(&folder),
+                Ok(Some(true)) if note_whole(&folder) => {}
+                Ok(Some(true)) => sleep(ANSWER).await,
                 Ok(Some(false) | None) | Err(_) => return lose(&folder, instance, &process, &why),
             },
         }
@@ -75,11 +76,14 @@ async fn has_all(shared: &Arc<Shared>, instance: InstanceId) -> Option<bool> {
     Some(!takes_in(&migration) && migration.status.as_deref() != Some("failed"))
 }
 
-fn note_whole(folder: &Path) {
+/// False if it has to be tried again: the file system is full, say.
+fn note_whole(folder: &Path) -> bool {
     let told = Served { end: Some(ServedEnd::Whole), ..Served::heard(folder).unwrap_or_default() };
-    if let Err(error) = told.tell(folder) {
+    let noted = told.tell(folder);
+    if let Err(error) = &noted {
         tracing::warn!(folder = %folder.display(), %error, "it could not be noted that a VM has all of its memory");
     }
+    noted.is_ok()
 }
 
 /// Why is written down first: whoever finds QEMU gone finds it.
