@@ -1,4 +1,4 @@
-//! MariaDB: a writer for each server, 10.4.1 or newer, that listens on a unix socket.
+//! MariaDB: a writer for each server, 10.5 or newer, that listens on a unix socket.
 //!
 //! InnoDB recovers from a cut of all disks at one instant; tables of other engines may be torn by it, and with
 //! `innodb_flush_log_at_trx_commit = 0` commits are acknowledged that no disk has. So the server holds its commits for the
@@ -6,8 +6,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | `PrepareSnapshot` | `BACKUP STAGE START`, `FLUSH`: tables of other engines are written, nobody waits yet |
-//! | `Freeze` | `BACKUP STAGE BLOCK_DDL`, `BLOCK_COMMIT`, `FLUSH ENGINE LOGS`: nothing is acknowledged; all that was is in files |
+//! | `PrepareSnapshot` | a connection, and `BACKUP STAGE START`, which holds nobody |
+//! | `Freeze` | `BACKUP STAGE FLUSH`, `BLOCK_DDL`, `BLOCK_COMMIT`, `FLUSH ENGINE LOGS`: nothing is acknowledged; all that was is in files |
 //! | kept with the checkpoint | `binlog_file`, `binlog_position`, `gtid`, and in `lsn` up to where InnoDB's log was |
 //! | `Thaw` | `BACKUP STAGE END`: the server says that it was held until now |
 //! | `PostRestore` | says whether recovery has reached `lsn` |
@@ -37,8 +37,8 @@ const KIND: &str = "2a7f4f0e-6f0b-4b8e-8f6a-1d1c5a3b7c05";
 const ANSWER: Duration = Duration::from_secs(1);
 /// How often it is looked whether InnoDB's log is written.
 const WRITTEN: Duration = Duration::from_millis(20);
-/// The first version that can hold commits.
-const OLDEST: [u32; 3] = [10, 4, 1];
+/// The first version that can hold commits, and tells how far InnoDB's log is written.
+const OLDEST: [u32; 3] = [10, 5, 0];
 
 /// Servers on sockets in these folders.
 pub(super) struct Servers(pub(super) Sockets);
@@ -80,7 +80,7 @@ fn unfit(version: &str) -> Option<String> {
         return None;
     }
     Some(format!(
-        "{version} cannot hold its commits (MariaDB 10.4.1 and newer can): InnoDB recovers as after a power failure, tables \
+        "{version} cannot hold its commits (MariaDB 10.5 and newer can): InnoDB recovers as after a power failure, tables \
          of other engines may need a repair"
     ))
 }
@@ -164,8 +164,7 @@ impl MariaDb {
         let (patience, idle) = (whole_seconds(budget), 2 * whole_seconds(budget) + 60);
         let connection = self.connection().await?;
         connection.query(&format!("SET SESSION lock_wait_timeout = {patience}, wait_timeout = {idle}")).await?;
-        connection.query("BACKUP STAGE START").await?;
-        connection.query("BACKUP STAGE FLUSH").await.map(drop)
+        connection.query("BACKUP STAGE START").await.map(drop)
     }
 
     /// No commit is acknowledged from now on, and what was acknowledged is written.
@@ -177,9 +176,11 @@ impl MariaDb {
         self.held_until = Some(Instant::now() + window);
         let (patience, idle) = (whole_seconds(budget), window.as_secs() + 1);
         connection.query(&format!("SET SESSION lock_wait_timeout = {patience}, wait_timeout = {idle}")).await?;
-        for stage in ["BACKUP STAGE BLOCK_DDL", "BACKUP STAGE BLOCK_COMMIT", "FLUSH ENGINE LOGS"] {
-            connection.query(stage).await?;
+        // Of these already the first keeps others waiting: whoever would write to a table that does not recover.
+        for stage in ["STAGE FLUSH", "STAGE BLOCK_DDL", "STAGE BLOCK_COMMIT"] {
+            connection.query(&format!("BACKUP {stage}")).await?;
         }
+        connection.query("FLUSH ENGINE LOGS").await?;
         let flushed = flushed(connection).await?;
         let log = connection.query("SHOW MASTER STATUS").await?.into_iter().next().unwrap_or_default();
         let [gtid, server] = texts(connection.row(POSITION).await?)?;
@@ -262,10 +263,10 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_hold_its_commits_has_no_writer() {
-        for fit in ["10.11.6-MariaDB-0+deb12u1-log", "10.4.1-MariaDB", "11.4.2-MariaDB"] {
+        for fit in ["10.11.6-MariaDB-0+deb12u1-log", "10.5.0-MariaDB", "11.4.2-MariaDB"] {
             assert_eq!(unfit(fit), None, "{fit}");
         }
-        for unfit_one in ["8.0.36", "10.4.0-MariaDB", "10.3.39-MariaDB-0ubuntu0.20.04.2", "MariaDB", ""] {
+        for unfit_one in ["8.0.36", "10.4.34-MariaDB", "10.3.39-MariaDB-0ubuntu0.20.04.2", "MariaDB", ""] {
             let why = unfit(unfit_one).unwrap_or_else(|| panic!("{unfit_one} is fit"));
             assert!(why.contains("recovers as after a power failure"), "{why}");
         }
