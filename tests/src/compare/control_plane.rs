@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use stillpoint_cli::client::{Client, ClientError};
-use stillpoint_engine::{Engine, EngineConfig};
+use stillpoint_engine::{Engine, EngineConfig, ports::Store};
 use stillpoint_store::RedbStore;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -77,9 +77,10 @@ async fn populate(folder: &std::path::Path) -> Outcome {
     // A service that starts forgets old operations.
     crowd.engine.stop().await;
     Engine::open(crowd.world.restart(), EngineConfig::new("/state")).await?.stop().await;
-    let store = RedbStore::open(&folder.join("s/catalogue.redb")).await?;
-    crowd.copy_catalogue(&store).await?;
     eprintln!("  {VMS} VMs with {CHECKPOINTS} checkpoints each, made in {:.0?}", begun.elapsed());
+    let store: Arc<dyn Store> = Arc::new(RedbStore::open(&folder.join("s/catalogue.redb")).await?);
+    crowd.copy_catalogue(&store).await?;
+    eprintln!("  and copied after {:.0?}", begun.elapsed());
     Ok(())
 }
 

@@ -9,10 +9,14 @@ use stillpoint_engine::{
 };
 use stillpoint_sim::{World, definition};
 
+use tokio::task::JoinSet;
+
 use super::Outcome;
 
 /// Records that are copied at once; less than a store must accept.
 const AT_ONCE: usize = 100;
+/// Transactions of a copy that wait at the same time.
+const TOGETHER: usize = 48;
 /// How long one operation may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -67,16 +71,24 @@ impl Crowd {
         self.run(number, Request::CreateCheckpoint(NewCheckpoint::default())).await
     }
 
-    /// Copies the whole catalogue into another store.
-    pub(super) async fn copy_catalogue(&self, to: &dyn Store) -> Outcome {
+    /// Copies the whole catalogue into another store. Transactions that wait beside each other share a sync.
+    pub(super) async fn copy_catalogue(&self, to: &Arc<dyn Store>) -> Outcome {
         let from = self.world.ports().store;
-        let mut after = None;
+        let (mut after, mut writing) = (None, JoinSet::new());
         loop {
             let records = from.scan("", after.as_deref(), AT_ONCE).await?;
-            let Some((last, _)) = records.last() else { return Ok(()) };
+            let Some((last, _)) = records.last() else { break };
             after = Some(last.clone());
             let writes = records.into_iter().map(|(key, stored)| Put::Set(key, stored.value)).collect();
-            to.commit(Txn { guards: Vec::new(), writes }).await?;
+            let to = Arc::clone(to);
+            writing.spawn(async move { to.commit(Txn { guards: Vec::new(), writes }).await });
+            if writing.len() >= TOGETHER {
+                writing.join_next().await.transpose()?.transpose()?;
+            }
         }
+        while let Some(written) = writing.join_next().await {
+            written??;
+        }
+        Ok(())
     }
 }
