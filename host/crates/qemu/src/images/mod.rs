@@ -140,7 +140,11 @@ impl Images for QemuImages {
             let (format, size) = (backing.format.driver(), virtual_size.to_string());
             let target = said(&new)?;
             let words = ["create", "-q", "-f", "qcow2", "-u", "-b", &name, "-F", format, target, &size];
-            let made = self.quick(overlay, words).await.and_then(|_| place(&new, overlay));
+            let made = match self.quick(overlay, words).await {
+                // Whole on the disk before it has its name: after a power cut a file of that name can be read.
+                Ok(_) => sync(&new).await.and_then(|()| place(&new, overlay)),
+                Err(error) => Err(error),
+            };
             let _ = fs::remove_file(&new);
             match made {
                 // Somebody was quicker; below we see whether it is what we want.
