@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stillpoint_common::{Checkpoint, CheckpointPolicy, EventKind, InstanceId, Operation, PowerState, Reason};
 use stillpoint_engine::{EventsFrom, Request, VmView};
-use stillpoint_sim::{Fault, FaultPlan, IntakeScript};
+use stillpoint_sim::{Call, Fault, FaultPlan, IntakeScript};
 use stillpoint_tests::sim_host::SimHost;
 
 async fn now(host: &SimHost) -> VmView {
@@ -65,9 +65,59 @@ async fn what_saves_a_memory_waits_until_all_of_it_is_in() {
     host.run(Request::Apply(again.id.into())).await.unwrap();
     host.run(Request::Save).await.unwrap();
     has_let_go(&host).await;
+    // Its only copy is given up by the start: all of it is loaded before.
     host.run(Request::Start).await.unwrap();
+    assert_eq!((host.world.guest_memory(&host.vm()), now(&host).await.vm.held), (Some(7), None));
+    host.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_held_a_check_knows_whose_it_is() {
+    let (host, made) = slow().await;
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     taking_in(&host).await;
+    assert_eq!(host.engine.check(Some(&host.vm())).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_stays_paused_is_loaded_as_a_whole() {
+    let host = SimHost::running().await;
+    host.run(Request::Pause).await.unwrap();
+    let made = host.create(CheckpointPolicy::Standard).await.unwrap();
+    host.world.script_intake(IntakeScript::Slow);
+    host.run(Request::Apply(made.id.into())).await.unwrap();
+    assert_eq!((now(&host).await.power, now(&host).await.vm.held), (PowerState::Paused, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_that_is_lost_before_the_vm_has_gone_over_leaves_now_as_it_was() {
+    let (host, made) = slow().await;
+    let before = now(&host).await.vm;
+    host.world.script_intake(IntakeScript::Lost("a page is damaged".to_owned()));
+    let failed = host.run(Request::Apply(made.id.into())).await.unwrap_err();
+    assert_eq!((failed.reason, failed.message.as_str()), (Reason::MemoryLost, "a page is damaged"));
+    let after = now(&host).await;
+    assert_eq!((after.power, after.vm.instance), (PowerState::Running, before.instance));
+    assert_eq!(host.world.guest_memory(&host.vm()), Some(8));
+    has_let_go(&host).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_folder_in_which_nothing_can_be_written_keeps_nobody_from_going_back() {
+    let (host, made) = slow().await;
+    let faults =
+        || FaultPlan::none().every(Call::KeepMemory, Fault::FailBefore).every(Call::RemoveMemory, Fault::FailBefore);
+    host.world.set_faults(faults());
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!(host.world.guest_memory(&host.vm()), Some(7));
+    let told = last(&host).await.warnings;
+    assert!(told.iter().any(|told| told.contains("cannot be held until it is")), "{told:?}");
+    // Nor does an undo wait for ever for it.
+    host.world.set_faults(faults().every(Call::LoadMemory, Fault::FailBefore));
+    host.run(Request::Apply(made.id.into())).await.unwrap_err();
+    assert_eq!(now(&host).await.power, PowerState::Running);
+    host.world.set_faults(FaultPlan::none());
+    host.run(Request::Apply(made.id.into())).await.unwrap();
     host.world.assert_sound();
 }
 
@@ -126,6 +176,7 @@ async fn a_vm_whose_memory_does_not_come_has_failed_for_that_reason_and_can_be_b
     has_let_go(&host).await;
     host.run(Request::Apply(made.id.into())).await.unwrap();
     assert_eq!((now(&host).await.power, host.world.guest_memory(&host.vm())), (PowerState::Running, Some(7)));
+    assert_eq!(now(&host).await.vm.held, None, "this time it is loaded as a whole before anything is given up");
 }
 
 #[tokio::test(start_paused = true)]

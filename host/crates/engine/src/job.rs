@@ -53,9 +53,6 @@ pub(crate) enum Facts {
         instance: InstanceId,
         /// What it goes on from.
         saved: Box<SavedState>,
-        /// Under this name its memory is kept while it takes it in.
-        #[serde(default)]
-        held: Option<MemoryId>,
     },
     /// A saved state to give up.
     Discard(Box<SavedState>),

@@ -19,6 +19,8 @@ pub enum IntakeScript {
     AtOnce,
     /// It takes until somebody waits for it, or [`World::take_in`](crate::World::take_in).
     Slow,
+    /// The rest of it cannot be had, for this reason.
+    Lost(String),
     /// They cannot, for this reason.
     Impossible(String),
 }
@@ -35,8 +37,10 @@ impl State {
         }
         let image = self.sealed_memory(memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         self.load(id, image)?;
-        if self.intake == IntakeScript::Slow {
-            self.instance(id)?.taking_in = Some(memory.path.clone());
+        match self.intake.clone() {
+            IntakeScript::Slow => self.instance(id)?.taking_in = Some(memory.path.clone()),
+            IntakeScript::Lost(why) => self.lose_memory(id, &why),
+            IntakeScript::AtOnce | IntakeScript::Impossible(_) => {}
         }
         Ok(Loaded::WhileItRuns)
     }

@@ -79,7 +79,8 @@ pub(crate) fn expected(vm: &Vm, checkpoints: &[Checkpoint], forest: &Forest) -> 
 pub(crate) fn names_of(vm: &Vm, checkpoints: &[Checkpoint]) -> BTreeSet<String> {
     let of = |checkpoint: &Checkpoint| [checkpoint_file(checkpoint.id), format!("{}.memory", checkpoint.id)];
     let saved = vm.saved.iter().map(|saved| format!("{}.memory", saved.id));
-    checkpoints.iter().flat_map(of).chain(saved).chain([vm_file(&vm.id)]).collect()
+    let held = vm.held.iter().map(|held| format!("{}.memory", held.id));
+    checkpoints.iter().flat_map(of).chain(saved).chain(held).chain([vm_file(&vm.id)]).collect()
 }
 
 /// Undoes the description of a checkpoint that was not published.

@@ -56,7 +56,8 @@ pub(crate) async fn execute(journal: &mut Journal, cx: &Cx) -> Result<Outcome, F
         (Err(_), Some(Request::Stop(_))) => PowerState::Paused,
         (Err(error), _) => return Err(error.into()),
     };
-    if let Err(error) = release(cx).await {
+    let stops = matches!(journal.job().request, Some(Request::Stop(_)));
+    if !stops && let Err(error) = release(cx).await {
         tracing::warn!(vm = %cx.vm, error = %Failure::from(error), "memory that nobody needs any more stays for now");
     }
     follow_devices(cx).await?;
@@ -146,8 +147,8 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
             (saga::recover(&mut PowerPlan::new(Power::Start(instance)), journal, cx).await, Outcome::Vm)
         }
         Facts::Save(facts) => (saga::recover(&mut Save::new(*facts), journal, cx).await, Outcome::Vm),
-        Facts::Wake { instance, saved, held } => {
-            (saga::recover(&mut Wake::new(instance, *saved, held), journal, cx).await, Outcome::Vm)
+        Facts::Wake { instance, saved } => {
+            (saga::recover(&mut Wake::new(instance, *saved), journal, cx).await, Outcome::Vm)
         }
         Facts::Discard(saved) => (saga::recover(&mut Discard { saved: *saved }, journal, cx).await, Outcome::Vm),
         Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
@@ -237,7 +238,7 @@ async fn save(vm: &Vm, power: PowerState, journal: &mut Journal, cx: &Cx) -> Res
 
 async fn wake(vm: &Vm, journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure> {
     if let Some(saved) = vm.saved.clone() {
-        run(Wake::new(InstanceId::generate(), saved, Some(MemoryId::generate())), journal, cx).await?;
+        run(Wake::new(InstanceId::generate(), saved), journal, cx).await?;
     }
     Ok(Outcome::Vm)
 }

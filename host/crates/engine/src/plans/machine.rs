@@ -1,9 +1,12 @@
 //! What several plans do with a VM's process and its memory.
 
-use stillpoint_common::{GuestService, HeldMemory, InstanceId, MemoryId, MemoryState, Reason, SavedState, Vm};
+use stillpoint_common::{Failure, GuestService, HeldMemory, InstanceId, MemoryId, MemoryState, Reason, SavedState, Vm};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{disks::launch_chains, held::held_as};
+use super::{
+    disks::launch_chains,
+    held::{drop_held, held_as},
+};
 use crate::{
     context::Cx,
     error::StepError,
@@ -79,15 +82,26 @@ async fn load_by_page(cx: &Cx, instance: InstanceId, memory: &MemoryState, id: M
         return Ok(Reached::StreamAlone(why));
     }
     let held = held_as(memory, id);
-    let from = MemoryFrom::Pages(states.keep(memory, id).await?);
+    let kept = match states.keep(memory, id).await {
+        Ok(kept) => kept,
+        // A folder in which nothing can be written can be read.
+        Err(error) => {
+            drop_held(cx, &held).await;
+            return Ok(Reached::StreamAlone(format!("it cannot be held until it is: {error}")));
+        }
+    };
+    let from = MemoryFrom::Pages(kept);
     let loaded = hypervisor.load_memory(instance, from, cx.world.config.memory_load).await.map_err(not_restored)?;
-    match loaded {
-        Loaded::WhileItRuns => return Ok(Reached::Loaded(Some(held))),
-        Loaded::Whole | Loaded::NotByPage(_) => states.remove(&held.folder, id).await?,
-    }
     Ok(match loaded {
-        Loaded::NotByPage(why) => Reached::StreamAlone(why),
-        Loaded::Whole | Loaded::WhileItRuns => Reached::Loaded(None),
+        Loaded::WhileItRuns => Reached::Loaded(Some(held)),
+        Loaded::Whole => {
+            drop_held(cx, &held).await;
+            Reached::Loaded(None)
+        }
+        Loaded::NotByPage(why) => {
+            drop_held(cx, &held).await;
+            Reached::StreamAlone(why)
+        }
     })
 }
 
@@ -95,10 +109,22 @@ fn not_restored(error: HypervisorError) -> StepError {
     StepError::from(error).blamed_on(Reason::RestoreFailed).into()
 }
 
-/// Takes back what a load has kept of a memory.
-pub(super) async fn unload_memory(cx: &Cx, memory: &MemoryState, held: Option<MemoryId>) -> Result<(), StepError> {
-    let Some(held) = held.map(|id| held_as(memory, id)) else { return Ok(()) };
-    Ok(cx.ports().memory.remove(&held.folder, held.id).await?)
+/// Takes back what a load has kept of a memory. What cannot be removed is left over, and said: a VM is not kept from
+/// anything by it.
+pub(super) async fn unload_memory(cx: &Cx, memory: &MemoryState, held: Option<MemoryId>) {
+    if let Some(held) = held.map(|id| held_as(memory, id)) {
+        drop_held(cx, &held).await;
+    }
+}
+
+/// Of a process that runs before its memory is in: that it still can.
+pub(super) async fn can_take_in(cx: &Cx, instance: InstanceId) -> Result<(), StepError> {
+    let observed = cx.ports().hypervisor.observe(instance).await?;
+    match (observed.run, observed.intake) {
+        (_, Intake::Lost(why)) => Err(Failure::new(Reason::MemoryLost, why).into()),
+        (RunState::Gone, _) => Err(HypervisorError::Gone.into()),
+        (_, Intake::Over | Intake::Active(_)) => Ok(()),
+    }
 }
 
 /// Waits until a process has all of its memory, if it runs before that: it is not saved before. Told as a phase if there is

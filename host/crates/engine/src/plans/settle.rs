@@ -34,6 +34,10 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
             Ok(PowerState::Paused)
         }
         RunState::Gone | RunState::ShutDown => {
+            if let Intake::Lost(why) = &observed.intake {
+                // Why goes with the files of the process: it is written down before.
+                note_lost(cx, &vm, instance, why).await?;
+            }
             clear(cx, instance).await?;
             vm.instance = None;
             vm.updated = cx.ports().clock.now();
@@ -44,7 +48,7 @@ pub(crate) async fn settle(cx: &Cx) -> Result<PowerState, StepError> {
                 | RunState::Paused
                 | RunState::Running
                 | RunState::Panicked
-                | RunState::Critical(_) => died(cx, &vm, instance, observed.intake).await?,
+                | RunState::Critical(_) => died(cx, &vm, instance).await?,
             };
             cx.catalogue().commit(changes.set_vm(&vm)).await?;
             Ok(PowerState::Off)
@@ -60,28 +64,36 @@ async fn switched_off(cx: &Cx, vm: &mut Vm) -> Result<Changes, StepError> {
 }
 
 /// The process has ended by itself: a failure, unless what is at work has ended it, or the host has.
-async fn died(cx: &Cx, vm: &Vm, instance: InstanceId, intake: Intake) -> Result<Changes, StepError> {
-    let now = cx.ports().clock.now();
-    let (reason, text) = match intake {
-        Intake::Lost(why) => {
-            (Reason::MemoryLost, format!("it was stopped while it was still taking in its memory: {why}"))
-        }
-        Intake::Over | Intake::Active(_) => {
-            (Reason::VmStoppedUnexpectedly, "its process has ended by itself".to_owned())
-        }
-    };
+async fn died(cx: &Cx, vm: &Vm, instance: InstanceId) -> Result<Changes, StepError> {
+    let (now, reason) = (cx.ports().clock.now(), Reason::VmStoppedUnexpectedly);
+    let earlier = cx.catalogue().failure(&cx.vm).await?;
+    if earlier.as_ref().is_some_and(|known| known.is_of(instance, Reason::MemoryLost)) {
+        return Ok(Changes::default());
+    }
     if vm.host_boot != cx.world.config.host_boot {
         let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended with the host");
         return Ok(Changes::default().event(&event));
     }
-    let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, text);
+    let event = Event::of_vm(now, EventKind::VmDied, &cx.vm, "its process has ended by itself");
     let changes = Changes::default().event(&Event { reason: Some(reason), ..event });
     if ends_processes(cx.reporter.now().kind) {
         return Ok(changes);
     }
-    let earlier = cx.catalogue().failure(&cx.vm).await?;
     let record = FailureRecord::seen(earlier, reason, instance, vm.settings.on_failure, now);
     Ok(changes.set_failure(&cx.vm, &record))
+}
+
+/// Writes down, once, that a process was ended because the rest of its memory could not be had.
+async fn note_lost(cx: &Cx, vm: &Vm, instance: InstanceId, why: &str) -> Result<(), StepError> {
+    let (earlier, reason) = (cx.catalogue().failure(&cx.vm).await?, Reason::MemoryLost);
+    if earlier.as_ref().is_some_and(|known| known.is_of(instance, reason)) {
+        return Ok(());
+    }
+    let text = format!("it was stopped while it was still taking in its memory: {why}");
+    let event = Event::of_vm(cx.ports().clock.now(), EventKind::VmDied, &cx.vm, text);
+    let record = FailureRecord::seen(earlier, reason, instance, vm.settings.on_failure, event.time);
+    let changes = Changes::default().set_failure(&cx.vm, &record).event(&Event { reason: Some(reason), ..event });
+    Ok(cx.catalogue().commit(changes).await?)
 }
 
 /// A process that is gone while this is at work may have been ended by it, which was not written down.

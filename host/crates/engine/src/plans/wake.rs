@@ -1,14 +1,15 @@
 //! Starting a saved VM: it goes on at the instant at which it was saved. No apply: its generation id stays.
 //!
 //! The saved state is given up in the same transaction that records the new process, before the guest's first
-//! instruction: a state whose disks may have been written to must never be loaded again.
+//! instruction: a state whose disks may have been written to must never be loaded again. So all of its memory is loaded before
+//! that: it is the only copy, and what is wrong with it is found while nothing is lost yet.
 
 use async_trait::async_trait;
-use stillpoint_common::{Accelerator, HeldMemory, InstanceId, MemoryId, SavedState, Vm};
+use stillpoint_common::{Accelerator, InstanceId, SavedState, Vm};
 
 use super::{
     disks::verify_layers,
-    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored, unload_memory},
+    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored},
 };
 use crate::{
     catalogue::Changes,
@@ -24,9 +25,6 @@ use crate::{
 pub(super) struct Wake {
     instance: InstanceId,
     saved: SavedState,
-    /// The name that its memory may be held by.
-    hold: Option<MemoryId>,
-    held: Option<HeldMemory>,
     accelerator: Option<Accelerator>,
 }
 
@@ -75,13 +73,13 @@ impl Plan for Wake {
     }
 
     fn facts(&self) -> Facts {
-        Facts::Wake { instance: self.instance, saved: Box::new(self.saved.clone()), held: self.hold }
+        Facts::Wake { instance: self.instance, saved: Box::new(self.saved.clone()) }
     }
 
     async fn ensure(&mut self, step: WakeStep, cx: &Cx) -> Result<Changes, StepError> {
         match step {
             S::Launch => self.launch(cx).await?,
-            S::LoadMemory => self.held = load_memory(cx, self.instance, &self.saved.memory, self.hold).await?,
+            S::LoadMemory => drop(load_memory(cx, self.instance, &self.saved.memory, None).await?),
             S::MarkStarted => return self.mark(cx).await,
             // Were the catalogue lost, it must not come back with a state that is used up.
             S::Describe => describe::now_only(cx).await,
@@ -100,8 +98,7 @@ impl Plan for Wake {
         match step {
             S::Launch => {
                 cx.ports().guest.forget(self.instance).await;
-                cx.ports().hypervisor.retire(self.instance).await?;
-                unload_memory(cx, &self.saved.memory, self.hold).await
+                Ok(cx.ports().hypervisor.retire(self.instance).await?)
             }
             S::LoadMemory | S::MarkStarted | S::Describe | S::Run | S::SetClock | S::DropState => Ok(()),
         }
@@ -109,8 +106,8 @@ impl Plan for Wake {
 }
 
 impl Wake {
-    pub(super) const fn new(instance: InstanceId, saved: SavedState, hold: Option<MemoryId>) -> Self {
-        Self { instance, saved, hold, held: None, accelerator: None }
+    pub(super) const fn new(instance: InstanceId, saved: SavedState) -> Self {
+        Self { instance, saved, accelerator: None }
     }
 
     async fn launch(&mut self, cx: &Cx) -> Result<(), StepError> {
@@ -126,7 +123,6 @@ impl Wake {
         let vm = cx.catalogue().vm(&cx.vm).await?;
         let (instance, accelerator) = (Some(self.instance), self.accelerator.clone().or(vm.accelerator));
         let (updated, host_boot) = (cx.ports().clock.now(), cx.world.config.host_boot.clone());
-        let held = self.held.clone();
-        Ok(Changes::default().set_vm(&Vm { instance, host_boot, accelerator, saved: None, held, updated, ..vm }))
+        Ok(Changes::default().set_vm(&Vm { instance, host_boot, accelerator, saved: None, updated, ..vm }))
     }
 }

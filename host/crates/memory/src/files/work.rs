@@ -2,9 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Metadata},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::Path,
 };
 
@@ -63,10 +63,14 @@ pub(super) fn open_plain(state: &MemoryState) -> Result<OpenedMemory, MemoryErro
 pub(super) fn remove(location: &Path, checkpoint: MemoryId, busy: &BTreeSet<MemoryId>) -> Result<(), MemoryError> {
     let path = manifest_path(location, checkpoint);
     let used = SavedMemory::open(&path).ok().flatten().map(|saved| saved.packs().collect());
+    let stays = has_another_name(location, &path);
     let had = remove_file(&path)?;
     let had_parts = remove_unfinished(location, checkpoint)?;
     if had || had_parts {
         sync_folder(location)?;
+    }
+    if stays {
+        return Ok(()); // all that it needed is needed
     }
     // A plain stream, or nothing: what is there to be collected is only a pack of its own.
     let changed = used.unwrap_or_else(|| BTreeSet::from([checkpoint]));
@@ -75,6 +79,15 @@ pub(super) fn remove(location: &Path, checkpoint: MemoryId, busy: &BTreeSet<Memo
         tracing::warn!(because = %because.display(), "nothing is collected: a memory state cannot be read");
     }
     if collected.packs.is_empty() { Ok(()) } else { sync_folder(location) }
+}
+
+/// Whether the same state is kept in its folder under another name, too.
+fn has_another_name(location: &Path, path: &Path) -> bool {
+    let identity = |facts: &Metadata| (facts.dev(), facts.ino());
+    let Some(one) = fs::symlink_metadata(path).ok().filter(|facts| facts.nlink() > 1) else { return false };
+    let others = fs::read_dir(location).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut others = others.filter(|other| other != path && other.extension() == path.extension());
+    others.any(|other| fs::symlink_metadata(other).is_ok_and(|facts| identity(&facts) == identity(&one)))
 }
 
 /// True if there was one.

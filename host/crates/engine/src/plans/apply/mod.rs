@@ -16,7 +16,7 @@ pub(crate) use self::{
 use super::{
     disks::{create_overlays, remove_overlays, verify_layers},
     held::drop_held,
-    machine::{drop_saved, launch, let_run, load_memory, set_clock, tell_restored, unload_memory},
+    machine::{can_take_in, drop_saved, launch, let_run, load_memory, set_clock, tell_restored, unload_memory},
 };
 use crate::{
     catalogue::Changes,
@@ -160,7 +160,8 @@ impl Plan for Apply {
             (S::LaunchNew, Some(new)) => {
                 cx.ports().guest.forget(new).await;
                 cx.ports().hypervisor.retire(new).await?;
-                self.forget_held(cx).await
+                self.forget_held(cx).await;
+                Ok(())
             }
             (S::KeepState, _) => self.forget_kept(cx).await,
             (
@@ -272,10 +273,9 @@ impl Apply {
     }
 
     /// Only when the process that may take it in is gone.
-    async fn forget_held(&self, cx: &Cx) -> Result<(), StepError> {
-        match &self.checkpoint.memory {
-            Some(memory) => unload_memory(cx, memory, self.facts.held).await,
-            None => Ok(()),
+    async fn forget_held(&self, cx: &Cx) {
+        if let Some(memory) = &self.checkpoint.memory {
+            unload_memory(cx, memory, self.facts.held).await;
         }
     }
 
@@ -293,6 +293,10 @@ impl Apply {
 
     /// The configuration goes back too; the operation tells what that changes.
     async fn move_head(&self, cx: &Cx) -> Result<Changes, StepError> {
+        if self.held.is_some() {
+            // Nothing of Now has been given up yet.
+            can_take_in(cx, self.new_instance()?).await?;
+        }
         let now = cx.catalogue().vm(&cx.vm).await?;
         cx.reporter.set_changes(now.definition.changes(&self.checkpoint.definition));
         let vm = self.applied(now, cx);

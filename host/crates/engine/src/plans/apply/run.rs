@@ -77,12 +77,19 @@ async fn facts(vm: &Vm, checkpoint: &Checkpoint, landing: Landing, cx: &Cx) -> R
         old_saved: vm.saved.clone(),
         new: (landing == Landing::Process).then(InstanceId::generate),
         new_saved: (landing == Landing::Saved).then(MemoryId::generate),
-        held: (landing == Landing::Process).then(MemoryId::generate),
+        held: (landing == Landing::Process && may_run_early(checkpoint, cx).await?).then(MemoryId::generate),
         old_held: vm.held.clone(),
         old_tpm: vm.tpm.clone(),
         new_tpm: has_tpm(&checkpoint.definition).then(|| new_folder(vm)),
         generation_id: Uuid::new_v4(),
     })
+}
+
+/// Whether the machine may run before its memory is in. One that stays paused wins nothing by it; and where a memory did not
+/// come in the last time, it is looked at as a whole before anything is given up for it.
+async fn may_run_early(checkpoint: &Checkpoint, cx: &Cx) -> Result<bool, Failure> {
+    let failure = cx.catalogue().failure(&cx.vm).await?;
+    Ok(checkpoint.was_running && failure.is_none_or(|failure| failure.reason != Reason::MemoryLost))
 }
 
 /// Says of a failure that the checkpoint of Now, if one was made, is there.
