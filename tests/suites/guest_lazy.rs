@@ -100,6 +100,26 @@ impl Held {
         until("nothing is held", async || Ok(self.files("memory").len() == states)).await
     }
 
+    /// All of its memory is in although pages are held back: it is what it was, and nothing is held for it.
+    async fn is_whole(&self) -> Tested {
+        assert_ne!(self.migration().await?, "postcopy-active");
+        assert!(self.server().is_err(), "nothing serves pages");
+        assert_eq!(self.service.lab().await?.sh(LOOK).await?, self.pattern);
+        self.let_go()
+    }
+
+    /// QEMU is killed; this process, which serves it or is it, ends, and the VM has failed for no other reason.
+    async fn loses_qemu(&self, ends: u32) -> Tested {
+        let [qemu] = self.service.qemu_pids()[..] else { return Err("not one VM runs".into()) };
+        kill(qemu).await?;
+        until("it has ended", async || Ok(!lives(ends))).await?;
+        let failed = async || {
+            let failure = self.client.vm(&self.vm).await?.failure;
+            Ok(failure.is_some_and(|failure| failure.reason == "VM_STOPPED_UNEXPECTEDLY"))
+        };
+        until("the VM has failed", failed).await
+    }
+
     /// The VM was stopped for this reason.
     async fn is_lost(&self, why: &str) -> Tested {
         let lost = async || {
@@ -187,13 +207,11 @@ async fn a_guest_runs_before_its_memory_is_in_and_all_of_it_comes_whatever_is_do
     held.comes_in(&lab, 0).await?;
     until("its pages are gone", async || Ok(held.files("pages").is_empty())).await?;
 
-    // A saved VM goes on before its memory is in, too.
+    // Of a saved VM it is the only copy: all of it is loaded before the VM runs.
     held.client.wait(&held.client.save_vm(&held.vm).await?.id).await?;
     held.hold()?;
     held.client.wait(&held.client.start_vm(&held.vm).await?.id).await?;
-    assert_eq!(held.migration().await?, "postcopy-active");
-    let lab = held.service.lab().await?;
-    held.comes_in(&lab, 0).await?;
+    held.is_whole().await?;
     quiet(&held.client, &held.vm).await?;
     assert_layers_sound(&held.client, &held.vm, held.set.path(), "afterwards").await
 }
@@ -202,12 +220,10 @@ async fn a_guest_runs_before_its_memory_is_in_and_all_of_it_comes_whatever_is_do
 async fn a_guest_whose_memory_does_not_come_is_stopped_with_the_reason_and_brought_back_again() -> Tested {
     let held = Held::new().await?;
 
-    // What serves the pages is killed.
-    held.apply_held(held.first).await?;
-    kill(held.server()?).await?;
-    held.is_lost("ended without a word").await?;
+    // QEMU dies: what serves its pages ends by itself.
     let lab = held.apply_held(held.first).await?;
-    held.comes_in(&lab, 1).await?;
+    held.loses_qemu(held.server()?).await?;
+    drop(lab);
 
     // A page is not what was written: it does not reach the guest.
     let pack = held.files("pages").pop().ok_or("there are no pages")?;
@@ -215,20 +231,21 @@ async fn a_guest_whose_memory_does_not_come_is_stopped_with_the_reason_and_broug
     bend(&pack)?;
     held.let_go()?;
     held.is_lost("is not what was written").await?;
-    bend(&pack)?;
-    let lab = held.apply_held(held.first).await?;
 
-    // QEMU dies: what serves its pages ends by itself.
+    // From then on nothing is given up for a memory that was not read as a whole.
+    held.hold()?;
+    let failed = held.client.wait(&held.client.apply_checkpoint(&held.vm, held.first).await?.id).await;
+    assert!(failed.is_err(), "it is damaged");
+    bend(&pack)?;
+    held.client.wait(&held.client.apply_checkpoint(&held.vm, held.first).await?.id).await?;
+    held.is_whole().await?;
+
+    // What serves the pages is killed.
     let [qemu] = held.service.qemu_pids()[..] else { return Err("not one VM runs".into()) };
-    let server = held.server()?;
-    kill(qemu).await?;
-    drop(lab);
-    until("what served it has ended", async || Ok(!lives(server))).await?;
-    let failed = async || {
-        let failure = held.client.vm(&held.vm).await?.failure;
-        Ok(failure.is_some_and(|failure| failure.reason == "VM_STOPPED_UNEXPECTEDLY"))
-    };
-    until("the VM has failed", failed).await?;
-    let lab = held.apply_held(held.first).await?;
-    held.comes_in(&lab, 1).await
+    held.loses_qemu(qemu).await?;
+    held.apply_held(held.first).await?;
+    kill(held.server()?).await?;
+    held.is_lost("ended without a word").await?;
+    held.client.wait(&held.client.apply_checkpoint(&held.vm, held.first).await?.id).await?;
+    held.is_whole().await
 }
