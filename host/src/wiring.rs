@@ -1,6 +1,6 @@
 //! The engine on QEMU, files and guests.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use stillpoint_common::{WriterPolicy, WriterRequest};
@@ -61,9 +61,11 @@ pub(crate) async fn wire(options: &Options) -> anyhow::Result<Wired> {
     Ok(Wired { engine, hypervisor, store })
 }
 
-/// The program that runs, in another mode. Where it cannot be told which that is, memories are loaded as a whole.
+/// The program that runs, in another mode: this very file, also when another one has taken its name or it has none any
+/// more. Where it cannot be told which that is, memories are loaded as a whole.
 fn page_server() -> Option<PageServer> {
-    let program = std::env::current_exe().ok()?;
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    fs::metadata(&program).ok()?;
     Some(PageServer { program, arguments: vec![SERVE_PAGES.to_owned()] })
 }
 

@@ -7,8 +7,13 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Read as _, Write as _},
-    os::{fd::OwnedFd, unix::fs::FileExt as _, unix::net::UnixStream},
+    io::{ErrorKind, Read as _, Write as _},
+    mem::ManuallyDrop,
+    os::{
+        fd::{FromRawFd as _, OwnedFd, RawFd},
+        unix::fs::FileExt as _,
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
@@ -143,12 +148,17 @@ impl Lab {
 
     /// The side of QEMU, which has read the head.
     fn served(&self) -> (Other<'_>, JoinHandle<ServedEnd>) {
+        self.served_telling(self.folder.path().to_owned())
+    }
+
+    /// The same, told in this folder.
+    fn served_telling(&self, folder: PathBuf) -> (Other<'_>, JoinHandle<ServedEnd>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_read_timeout(Some(SOON)).unwrap();
         let what = Serve {
             memory: self.state.path.clone(),
             blake3: self.state.blake3.clone(),
-            folder: self.folder.path().to_owned(),
+            folder,
             hold: Some(self.hold()),
         };
         let serving = thread::spawn(move || serve(&what, &OwnedFd::from(ours)).unwrap());
@@ -172,6 +182,21 @@ impl Lab {
         let mut entries = fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
         entries.find(|path| path.extension().is_some_and(|it| it == "pages")).unwrap()
     }
+}
+
+/// Who has this file open in this process.
+fn open_as(path: &PathBuf) -> RawFd {
+    let mut entries = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let found = entries.find(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == *path)).unwrap();
+    found.file_name().to_str().unwrap().parse().unwrap()
+}
+
+/// Lets a descriptor that is open lead to another file.
+#[allow(unsafe_code, reason = "it is open, and stays so for whoever owns it")]
+fn lead(descriptor: RawFd, to: &File) {
+    // SAFETY: it is open as long as the server has its state, and this does not close it.
+    let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    rustix::io::dup2(to, &mut place).unwrap();
 }
 
 struct Other<'a> {
@@ -255,6 +280,44 @@ async fn a_page_that_is_damaged_does_not_go() {
     let ServedEnd::Failed(why) = serving.join().unwrap() else { panic!("it has served what it should not") };
     assert!(why.contains("is not what was written"), "{why}");
     assert_eq!(lab.told().end, Some(ServedEnd::Failed(why)));
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_for_now_comes_when_it_can() {
+    let lab = Lab::new().await;
+    fs::write(lab.hold(), "").unwrap();
+    let (mut other, serving) = lab.served();
+    let (pack, open) = (File::open(lab.pack()).unwrap(), open_as(&lab.pack()));
+    // What is open for writing alone cannot be read.
+    lead(open, &File::options().write(true).open("/dev/null").unwrap());
+    other.says(&wanted(Some("pc.ram"), 77, 2));
+    other.socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let nothing = other.socket.read(&mut [0]).unwrap_err().kind();
+    assert_eq!(nothing, ErrorKind::WouldBlock);
+    other.socket.set_read_timeout(Some(SOON)).unwrap();
+    lead(open, &pack);
+    other.reads(2);
+    assert_eq!(other.pages.keys().copied().collect::<Vec<_>>(), [(0, 77), (0, 78)]);
+    fs::remove_file(lab.hold()).unwrap();
+    other.reads(305);
+    assert!(other.pages.len() == 305 && other.has_what_was_kept());
+    other.says(&message(1, &[0; 4]));
+    assert_eq!(serving.join().unwrap(), ServedEnd::Whole);
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_keeps_no_page_back_and_the_last_word_is_tried_again() {
+    let lab = Lab::new().await;
+    let folder = lab.folder.path().join("full");
+    let (mut other, serving) = lab.served_telling(folder.clone());
+    other.reads(305);
+    assert!(other.pages.len() == 305 && other.has_what_was_kept());
+    other.says(&message(1, &[0; 4]));
+    thread::sleep(Duration::from_millis(200));
+    assert!(!serving.is_finished());
+    fs::create_dir(&folder).unwrap();
+    assert_eq!(serving.join().unwrap(), ServedEnd::Whole);
+    assert_eq!(Served::heard(&folder).unwrap(), Served { sent: 305, pages: 305, end: Some(ServedEnd::Whole) });
 }
 
 #[tokio::test]

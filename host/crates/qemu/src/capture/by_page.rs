@@ -11,7 +11,7 @@ use stillpoint_common::{InstanceId, MemoryState};
 use stillpoint_engine::ports::{Capture, HypervisorError, Loaded, ProgressSink, RunState};
 use tokio::time::{Instant, sleep};
 
-use super::{EASY, QUICK};
+use super::{EASY, OF_LOADING, QUICK};
 use crate::{
     attached::{Attached, last_words, refused},
     observe::{capture, run_state, takes_in},
@@ -34,10 +34,8 @@ pub(crate) async fn load_by_page(
     let Some(server) = &shared.config.page_server else {
         return Ok(Loaded::NotByPage("this service has nothing that serves pages".to_owned()));
     };
-    let on = |capability: &str| json!({"capability": capability, "state": true});
     // QEMU tries on the spot whether userfaultfd does all that is needed.
-    let capabilities = vec![on("postcopy-ram"), on("return-path")];
-    match at.run(&MigrateSetCapabilities { capabilities }).await {
+    match by_page(&at, true).await {
         Err(HypervisorError::Refused { message, .. }) => return Ok(Loaded::NotByPage(impossible(&message))),
         other => other?,
     };
@@ -47,8 +45,11 @@ pub(crate) async fn load_by_page(
         source: errno.into(),
     };
     let (ours, theirs) = pair.map_err(failed)?;
-    pages::start(server, &shared.layout, instance, memory, ours)?;
     let folder = shared.layout.pages(instance);
+    if let Err(why) = pages::start(server, &folder, memory, ours).await {
+        by_page(&at, false).await?;
+        return Ok(Loaded::NotByPage(why));
+    }
     let loaded = can_run(&at, &folder, theirs, within).await;
     match (loaded, pages::stand(&folder)) {
         (Ok(()), _) => {
@@ -63,6 +64,12 @@ pub(crate) async fn load_by_page(
         }
         (Err(error), _) => Err(error),
     }
+}
+
+/// Tells QEMU whether its memory will come page by page.
+async fn by_page(at: &Attached, state: bool) -> Result<(), HypervisorError> {
+    let capabilities = OF_LOADING.map(|capability| json!({"capability": capability, "state": state})).to_vec();
+    at.run(&MigrateSetCapabilities { capabilities }).await.map(drop)
 }
 
 fn impossible(message: &str) -> String {
