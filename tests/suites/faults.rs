@@ -106,7 +106,7 @@ macro_rules! fault_tests {
 
 fault_tests! {
     CreateProduction 95 17 of_a_production_checkpoint;
-    CreateStandard 109 20 of_a_standard_checkpoint;
+    CreateStandard 109 18 of_a_standard_checkpoint;
     CreateFallback 163 32 of_a_standard_checkpoint_in_the_place_of_a_production_one;
     CreateOffline 54 4 of_a_checkpoint_of_a_vm_that_is_off;
     ApplyStandard 137 44 of_a_standard_apply;
