@@ -91,7 +91,8 @@ impl Hypervisor for QemuHypervisor {
         let folder = self.shared.layout.instance(instance);
         let deadline = self.shared.config.deadlines.quit;
         let io = |what: &str, source| HypervisorError::Io { what: what.to_owned(), source };
-        if let Some(process) = ProcessIdentity::read(&folder).filter(ProcessIdentity::is_alive) {
+        let found = ProcessIdentity::find(&folder).map_err(|source| io("looking for QEMU", source))?;
+        if let Some(process) = found.filter(ProcessIdentity::is_alive) {
             if let Ok(attached) = self.shared.attach(instance).await {
                 // It often hangs up before it answers.
                 let _ = attached.client.execute(&Quit {}, deadline).await;

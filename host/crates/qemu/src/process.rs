@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, fs::File, io, path::Path, process::Stdio, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
@@ -23,9 +26,22 @@ pub(crate) struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// Who was started in this folder. `None` if nobody was.
+    /// Who was started in this folder. `None` if nobody was, or if that cannot be told now.
     pub(crate) fn read(folder: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
+        Self::find(folder).ok().flatten()
+    }
+
+    /// Who was started in this folder, for those who would take it for free if nobody was.
+    pub(crate) fn find(folder: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read_to_string(folder.join(FILE)) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `None` if whoever was to write it has died before it was written.
+    fn parse(text: &str) -> Option<Self> {
         let (stat, boot) = text.trim_end().rsplit_once('\n')?;
         let stat = Stat::parse(stat)?;
         Some(Self { pid: stat.pid, started: stat.started, boot: boot.to_owned() })
@@ -37,22 +53,36 @@ impl ProcessIdentity {
 
     /// The process is there and has not ended.
     pub(crate) fn is_alive(&self) -> bool {
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())) else {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero()));
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        self.lives(stat, boot)
+    }
+
+    /// By what `/proc` says. What cannot be read, by a service without a free descriptor, say, tells of no end: a VM whose
+    /// process is taken for gone would be started beside itself.
+    fn lives(&self, stat: io::Result<String>, boot: io::Result<String>) -> bool {
+        if boot.is_ok_and(|boot| boot.trim() != self.boot) {
             return false;
-        };
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Stat::parse(&text).is_some_and(|stat| stat.started == self.started && !stat.ended) && boot.trim() == self.boot
+        }
+        match stat {
+            Ok(stat) => Stat::parse(&stat).is_some_and(|stat| stat.started == self.started && !stat.ended),
+            Err(error) => error.kind() != io::ErrorKind::NotFound && Errno::from_io_error(&error) != Some(Errno::SRCH),
+        }
     }
 
     /// Kills the process, and no other that got its pid. One that has ended is fine.
     pub(crate) fn kill(&self) -> io::Result<()> {
-        let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty()) else { return Ok(()) };
+        let pidfd = match pidfd_open(self.pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         // The descriptor holds on to one process; if the identity fits now, that one is ours.
         if !self.is_alive() {
             return Ok(());
         }
         match pidfd_send_signal(&pidfd, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -126,6 +156,24 @@ mod tests {
         let stat = Stat::parse(stat).unwrap();
         assert_eq!((stat.pid.as_raw_nonzero().get(), stat.ended, stat.started), (42, false, 777));
         assert!(Stat::parse("").is_none() && Stat::parse("0 () R").is_none() && Stat::parse("7 (x").is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_tells_of_no_end() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(ProcessIdentity::find(folder.path()).unwrap(), None);
+        std::fs::create_dir(folder.path().join(FILE)).unwrap();
+        ProcessIdentity::find(folder.path()).unwrap_err();
+
+        let pid = Pid::from_raw(42).unwrap();
+        let identity = ProcessIdentity { pid, started: 777, boot: "b".to_owned() };
+        let stat = || Ok("42 (a) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 777 10 11".to_owned());
+        let boot = |boot: &str| Ok(format!("{boot}\n"));
+        let failed = |errno: Errno| Err(io::Error::from(errno));
+        assert!(identity.lives(stat(), boot("b")) && !identity.lives(stat(), boot("c")));
+        assert!(identity.lives(failed(Errno::MFILE), boot("b")) && identity.lives(stat(), failed(Errno::MFILE)));
+        assert!(!identity.lives(failed(Errno::MFILE), boot("c")), "of another boot it has ended");
+        assert!(!identity.lives(failed(Errno::NOENT), boot("b")) && !identity.lives(failed(Errno::SRCH), boot("b")));
     }
 
     /// Asked of /proc: where the session's leader lies outside of our pid namespace, its id is 0.

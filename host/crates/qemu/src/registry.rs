@@ -122,7 +122,8 @@ impl Shared {
         let deadline = Instant::now() + within;
         // The folder is made before the process; without it there is nothing to wait for.
         while folder.exists() {
-            let process = ProcessIdentity::read(&folder);
+            let process = ProcessIdentity::find(&folder)
+                .map_err(|source| HypervisorError::Io { what: "looking for QEMU".to_owned(), source })?;
             if process.as_ref().is_some_and(|process| !process.is_alive()) {
                 break;
             }

@@ -35,7 +35,7 @@ const RECORD: &str = "launched.json";
 
 pub(crate) async fn launch(shared: &Arc<Shared>, spec: &LaunchSpec) -> Result<Launched, HypervisorError> {
     let folder = shared.layout.instance(spec.instance);
-    match ProcessIdentity::read(&folder) {
+    match ProcessIdentity::find(&folder).map_err(|source| failed("looking for QEMU", source))? {
         Some(process) if process.is_alive() => {
             let attached = shared.attach(spec.instance).await?;
             return answer(&attached, &folder).await;

@@ -148,7 +148,7 @@ pub(crate) fn intake_of_gone(folder: &Path) -> Intake {
 
 /// Waits until the server in this folder has ended, after its QEMU has; one that does not end is killed. None there is fine.
 pub(crate) async fn end(folder: &Path) -> io::Result<()> {
-    let Some(process) = ProcessIdentity::read(folder) else { return Ok(()) };
+    let Some(process) = ProcessIdentity::find(folder)? else { return Ok(()) };
     if process.ended(GRACE).await {
         return Ok(());
     }

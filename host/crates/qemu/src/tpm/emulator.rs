@@ -90,7 +90,7 @@ fn arguments(state: &Path, socket: &Path) -> Vec<OsString> {
 /// Waits until the TPM that belongs to this runtime folder has ended, after its QEMU has; one that does not end is killed.
 /// None there is fine.
 pub(crate) async fn end(folder: &Path) -> io::Result<()> {
-    let Some(process) = ProcessIdentity::read(folder) else { return Ok(()) };
+    let Some(process) = ProcessIdentity::find(folder)? else { return Ok(()) };
     if process.ended(GRACE).await {
         return Ok(());
     }
