@@ -206,16 +206,19 @@ async fn a_host_without_a_tpm_says_what_to_install() -> Tested {
     let create = ["vm", "create", "web", "--memory", "256M", "--disk", &disk, "--tpm"];
     let missing = set.path().join("no-such-program").display().to_string();
     {
-        let service = Service::start_with(set.path(), vec![("STILLPOINT_SWTPM".to_owned(), missing.clone())]).await?;
+        let mut service =
+            Service::start_with(set.path(), vec![("STILLPOINT_SWTPM".to_owned(), missing.clone())]).await?;
         let said = says(&service, 1, &create).await?;
         assert!(said.contains("TPM_MISSING") && said.contains("apt-get install swtpm"), "{said}");
         assert!(said.contains(&missing), "{said}");
         says(&service, 0, &create[..7]).await?;
         says(&service, 0, &["vm", "delete", "web", "--yes"]).await?;
+        service.kill().await?;
     }
     {
-        let service = Service::start(set.path()).await?;
+        let mut service = Service::start(set.path()).await?;
         says(&service, 0, &create).await?;
+        service.kill().await?;
     }
     let service = Service::start_with(set.path(), vec![("STILLPOINT_SWTPM".to_owned(), missing)]).await?;
     let said = says(&service, 1, &["vm", "start", "web"]).await?;
