@@ -15,6 +15,8 @@ use tokio::{
 /// service dies. `exec` keeps pid and start time; setsid(1) does not fork, since the shell leads no process group.
 const START: &str = r#"cat "/proc/$$/stat" /proc/sys/kernel/random/boot_id >"$0" && exec setsid -- "$@""#;
 const FILE: &str = "process";
+/// How long what stands beside a QEMU may take to end when that has.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A process, never to be confused with a later one of the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +116,20 @@ impl Stat {
         let mut fields = text.rsplit_once(')')?.1.split_whitespace();
         let ended = matches!(fields.next()?, "Z" | "X" | "x");
         Some(Self { pid, ended, started: fields.nth(18)?.parse().ok()? })
+    }
+}
+
+/// Waits until what was started in this folder has ended, as it does by itself after its QEMU; what does not end is killed.
+/// None there is fine.
+pub(crate) async fn end(folder: &Path, what: &str) -> io::Result<()> {
+    let Some(process) = ProcessIdentity::find(folder)? else { return Ok(()) };
+    if process.ended(GRACE).await {
+        return Ok(());
+    }
+    process.kill()?;
+    match process.ended(GRACE).await {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} does not end"))),
     }
 }
 

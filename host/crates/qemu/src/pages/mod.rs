@@ -38,8 +38,6 @@ use crate::{
     process::{self, ProcessIdentity},
 };
 
-/// How long it may take to end when its QEMU has.
-const GRACE: Duration = Duration::from_secs(2);
 /// How long it may take until it tells of itself. One that lives and does not is taken for one that is slow.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Between two looks at one that begins.
@@ -148,15 +146,7 @@ pub(crate) fn intake_of_gone(folder: &Path) -> Intake {
 
 /// Waits until the server in this folder has ended, after its QEMU has; one that does not end is killed. None there is fine.
 pub(crate) async fn end(folder: &Path) -> io::Result<()> {
-    let Some(process) = ProcessIdentity::find(folder)? else { return Ok(()) };
-    if process.ended(GRACE).await {
-        return Ok(());
-    }
-    process.kill()?;
-    match process.ended(GRACE).await {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::TimedOut, "what serves its pages does not end")),
-    }
+    process::end(folder, "what serves its pages").await
 }
 
 #[cfg(test)]

@@ -20,16 +20,10 @@ use tokio::{
 };
 
 use super::is_there;
-use crate::{
-    attached::last_words,
-    config::QemuConfig,
-    process::{self, ProcessIdentity},
-};
+use crate::{attached::last_words, config::QemuConfig, process};
 
 /// The link to the state folder. swtpm cannot be told of a folder with a comma in its path.
 const STATE: &str = "state";
-/// How long a TPM may take to end when its QEMU has.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// Starts the TPM of an instance, whose runtime folder is there. Returns when QEMU can connect to it. On failure, and if
 /// the future is dropped, [`end`] ends what was begun.
@@ -90,13 +84,5 @@ fn arguments(state: &Path, socket: &Path) -> Vec<OsString> {
 /// Waits until the TPM that belongs to this runtime folder has ended, after its QEMU has; one that does not end is killed.
 /// None there is fine.
 pub(crate) async fn end(folder: &Path) -> io::Result<()> {
-    let Some(process) = ProcessIdentity::find(folder)? else { return Ok(()) };
-    if process.ended(GRACE).await {
-        return Ok(());
-    }
-    process.kill()?;
-    match process.ended(GRACE).await {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::TimedOut, "the TPM does not end")),
-    }
+    process::end(folder, "the TPM").await
 }
