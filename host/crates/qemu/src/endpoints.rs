@@ -87,7 +87,8 @@ impl QemuEndpoints {
 
     /// Ends the process that was started in a folder, and removes that.
     async fn end(&self, folder: &Path) -> Result<(), ImageError> {
-        if let Some(identity) = ProcessIdentity::read(folder) {
+        let found = ProcessIdentity::find(folder).map_err(|error| failed("looking for qemu-nbd", &error))?;
+        if let Some(identity) = found {
             identity.kill().map_err(|error| failed("ending qemu-nbd", &error))?;
             if !identity.ended(self.quit).await {
                 let message = format!("it did not end within {:?}", self.quit);
