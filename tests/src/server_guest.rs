@@ -19,6 +19,16 @@ type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
 /// The emulated CPU is slow, and what a server does at its first start is much.
 const LONG: Duration = Duration::from_secs(120);
 
+/// A writer that notes what a load has been told, from `/run/acknowledged`: when the servers are held and the file systems are
+/// not yet, and when those are let go and the servers are not yet.
+pub const NOTES: &str = r#"#!/bin/sh
+case $1 in
+identify) echo level=system ;;
+freeze) echo "before=$(tail -n1 /run/acknowledged)" ;;
+thaw) echo "after=$(tail -n1 /run/acknowledged)" ;;
+esac
+"#;
+
 /// The guest.
 pub struct ServerGuest {
     service: Service,

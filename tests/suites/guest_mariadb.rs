@@ -1,19 +1,9 @@
 //! A real MariaDB in a real guest, under load and set to acknowledge what no disk has yet: nothing is acknowledged while it is
 //! held, and everything that was acknowledged before is there after an apply, in tables that do not recover, too.
 
-use stillpoint_tests::server_guest::{ServerGuest, kept};
+use stillpoint_tests::server_guest::{NOTES, ServerGuest, kept};
 
 type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
-
-/// Notes what the load has been told: after MariaDB was held and before the file systems are, and when those are let go and
-/// MariaDB is not yet.
-const NOTES: &str = r#"#!/bin/sh
-case $1 in
-identify) echo level=system ;;
-freeze) echo "before=$(tail -n1 /run/acknowledged)" ;;
-thaw) echo "after=$(tail -n1 /run/acknowledged)" ;;
-esac
-"#;
 
 /// One row after the other, in a table of each engine, and what was acknowledged.
 const LOAD: &str = r#"

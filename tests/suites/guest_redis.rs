@@ -1,19 +1,9 @@
 //! A real Redis in a real guest, under load: no write is acknowledged while it is held, and every one that was
 //! acknowledged before is there after an apply.
 
-use stillpoint_tests::server_guest::{ServerGuest, kept};
+use stillpoint_tests::server_guest::{NOTES, ServerGuest, kept};
 
 type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
-
-/// Notes what the load has been told: after Redis was held and before the file systems are, and when those are let go and
-/// Redis is not yet.
-const NOTES: &str = r#"#!/bin/sh
-case $1 in
-identify) echo level=system ;;
-freeze) echo "before=$(tail -n1 /run/acknowledged)" ;;
-thaw) echo "after=$(tail -n1 /run/acknowledged)" ;;
-esac
-"#;
 
 /// One write after the other, each with its number, and what was answered.
 const LOAD: &str = "while echo INCR n; do :; done | server as redis redis-cli -s /run/redis/ledger.sock \
