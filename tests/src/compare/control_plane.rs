@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     Outcome,
-    crowd::{Crowd, vm},
+    crowd::{Crowd, copy_catalogue, vm},
     figures::{Case, Figures},
 };
 use crate::service::Service;
@@ -76,10 +76,12 @@ async fn populate(folder: &std::path::Path) -> Outcome {
     }
     // A service that starts forgets old operations.
     crowd.engine.stop().await;
-    Engine::open(crowd.world.restart(), EngineConfig::new("/state")).await?.stop().await;
+    let ports = crowd.world.restart();
+    let made = Arc::clone(&ports.store);
+    Engine::open(ports, EngineConfig::new("/state")).await?.stop().await;
     eprintln!("  {VMS} VMs with {CHECKPOINTS} checkpoints each, made in {:.0?}", begun.elapsed());
     let store: Arc<dyn Store> = Arc::new(RedbStore::open(&folder.join("s/catalogue.redb")).await?);
-    crowd.copy_catalogue(&store).await?;
+    copy_catalogue(&made, &store).await?;
     eprintln!("  and copied after {:.0?}", begun.elapsed());
     Ok(())
 }

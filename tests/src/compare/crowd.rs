@@ -70,25 +70,24 @@ impl Crowd {
     pub(super) async fn checkpoint(&self, number: usize) -> Outcome<Operation> {
         self.run(number, Request::CreateCheckpoint(NewCheckpoint::default())).await
     }
+}
 
-    /// Copies the whole catalogue into another store. Transactions that wait beside each other share a sync.
-    pub(super) async fn copy_catalogue(&self, to: &Arc<dyn Store>) -> Outcome {
-        let from = self.world.ports().store;
-        let (mut after, mut writing) = (None, JoinSet::new());
-        loop {
-            let records = from.scan("", after.as_deref(), AT_ONCE).await?;
-            let Some((last, _)) = records.last() else { break };
-            after = Some(last.clone());
-            let writes = records.into_iter().map(|(key, stored)| Put::Set(key, stored.value)).collect();
-            let to = Arc::clone(to);
-            writing.spawn(async move { to.commit(Txn { guards: Vec::new(), writes }).await });
-            if writing.len() >= TOGETHER {
-                writing.join_next().await.transpose()?.transpose()?;
-            }
+/// Copies the whole catalogue into another store. Transactions that wait beside each other share a sync.
+pub(super) async fn copy_catalogue(from: &Arc<dyn Store>, to: &Arc<dyn Store>) -> Outcome {
+    let (mut after, mut writing) = (None, JoinSet::new());
+    loop {
+        let records = from.scan("", after.as_deref(), AT_ONCE).await?;
+        let Some((last, _)) = records.last() else { break };
+        after = Some(last.clone());
+        let writes = records.into_iter().map(|(key, stored)| Put::Set(key, stored.value)).collect();
+        let to = Arc::clone(to);
+        writing.spawn(async move { to.commit(Txn { guards: Vec::new(), writes }).await });
+        if writing.len() >= TOGETHER {
+            writing.join_next().await.transpose()?.transpose()?;
         }
-        while let Some(written) = writing.join_next().await {
-            written??;
-        }
-        Ok(())
     }
+    while let Some(written) = writing.join_next().await {
+        written??;
+    }
+    Ok(())
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stillpoint_common::{
-    Checkpoint, CheckpointId, CheckpointName, Consistency, DiskFormat, DiskName, Failure, Kind, LeftOut, Reason,
-    RestoredWriter, VmDefinition, VmId,
+    Checkpoint, CheckpointId, CheckpointName, Consistency, DiskFormat, DiskName, Failure, Kind, LeftOut, OperationId,
+    Reason, RestoredWriter, VmDefinition, VmId,
 };
 use uuid::Uuid;
 
@@ -35,6 +35,9 @@ pub struct ExportedMachine {
     /// In words.
     #[serde(default)]
     pub what: String,
+    /// Who made the export. Those of the first version do not say it.
+    #[serde(default)]
+    pub operation: Option<OperationId>,
     /// What was exported.
     pub checkpoint: ExportedCheckpoint,
     /// Identity of the VM towards its guest (SMBIOS). Exports of the first version do not have it.

@@ -15,9 +15,10 @@ use async_trait::async_trait;
 use stillpoint_common::{BackupId, DiskName, LayerFile};
 use stillpoint_engine::ports::{Endpoints, ImageError};
 use tokio::{
+    io::AsyncReadExt as _,
     net::UnixStream,
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -30,6 +31,8 @@ use crate::{
 const CLIENTS: &str = "--shared=8";
 /// Between two looks at a process that begins.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long one waits for the greeting of a server.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Endpoints below one folder.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ impl QemuEndpoints {
         let child = process::start(folder, &self.program, &arguments, &log);
         let mut child = child.map_err(|error| failed("starting qemu-nbd", &error))?;
         let deadline = Instant::now() + self.start;
-        while UnixStream::connect(folder.join(SOCKET)).await.is_err() {
+        while greeted(&folder.join(SOCKET)).await != Greeting::Given {
             let ended = child.try_wait().map_err(|error| failed("waiting for qemu-nbd", &error))?;
             if ended.is_some() || Instant::now() >= deadline {
                 let said = words(&fs::read(folder.join("log")).unwrap_or_default());
@@ -122,7 +125,29 @@ fn prefix(backup: BackupId) -> String {
 async fn serves(folder: &Path) -> Option<PathBuf> {
     let socket = folder.join(SOCKET);
     let alive = ProcessIdentity::read(folder).is_some_and(|identity| identity.is_alive());
-    (alive && UnixStream::connect(&socket).await.is_ok()).then_some(socket)
+    (alive && greeted(&socket).await != Greeting::Refused).then_some(socket)
+}
+
+/// What a socket answers to one who comes.
+#[derive(PartialEq, Eq)]
+enum Greeting {
+    /// Somebody serves the disk.
+    Given,
+    /// Somebody listens and does not answer yet: it has as many clients as it takes, or it begins.
+    Awaited,
+    Refused,
+}
+
+/// Whether somebody serves here. That one can connect proves nothing: qemu-nbd listens before it has opened the disk, and
+/// one that is about to die still has a socket.
+async fn greeted(socket: &Path) -> Greeting {
+    let Ok(mut stream) = UnixStream::connect(socket).await else { return Greeting::Refused };
+    let mut magic = [0; 8];
+    match timeout(PATIENCE, stream.read_exact(&mut magic)).await {
+        Ok(Ok(_)) if &magic == b"NBDMAGIC" => Greeting::Given,
+        Ok(_) => Greeting::Refused,
+        Err(_) => Greeting::Awaited,
+    }
 }
 
 /// Whoever may not enter the folder does not reach the socket, from its first moment on.

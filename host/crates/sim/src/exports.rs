@@ -108,6 +108,11 @@ impl State {
         Ok(files)
     }
 
+    pub(crate) fn is_sealed(&self, target: &Path, operation: OperationId) -> bool {
+        let sealed = self.manifests.get(target);
+        sealed.is_some_and(|manifest| manifest.describe["operation"] == operation.to_string())
+    }
+
     fn files_below(&self, folder: &Path) -> Vec<ExportedFile> {
         let images = self.files.all().map(|(path, image)| (path, image_size(image), hash(&image.blocks)));
         let memories = self.memories.iter().map(|(path, memory)| match memory {
@@ -127,6 +132,7 @@ impl State {
         }
         self.memories.retain(|path, _| !path.starts_with(staged));
         self.folders.remove(staged);
+        self.manifests.remove(staged);
     }
 
     pub(crate) fn exported_files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {

@@ -87,6 +87,7 @@ calls! {
     CopyMemory "exports.copy_memory" true;
     WriteExport "exports.write" true;
     SealExport "exports.seal" true;
+    IsSealed "exports.is_sealed" false;
     DiscardExport "exports.discard" true;
     ExportFiles "exports.files" false;
     OpenEndpoint "endpoints.open" true;

@@ -77,12 +77,17 @@ impl ExportTargets for FolderExports {
         blocking(move || seal(&staged, &target, describe)).await
     }
 
-    async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
-        let staged = staged.to_owned();
-        blocking(move || match fs::remove_dir_all(&staged) {
+    async fn is_sealed(&self, target: &Path, operation: OperationId) -> Result<bool, ExportError> {
+        let target = target.to_owned();
+        blocking(move || is_sealed(&target, operation)).await
+    }
+
+    async fn discard(&self, folder: &Path) -> Result<(), ExportError> {
+        let folder = folder.to_owned();
+        blocking(move || match fs::remove_dir_all(&folder) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("removing", &staged, &error)),
+            Err(error) => Err(failed("removing", &folder, &error)),
         })
         .await
     }
@@ -134,6 +139,24 @@ fn seal(staged: &Path, target: &Path, describe: Value) -> Result<Vec<ExportedFil
     fs::rename(staged, target).map_err(|error| failed("renaming", staged, &error))?;
     sync_folder(target.parent().unwrap_or(target))?;
     read_manifest(target)
+}
+
+fn is_sealed(target: &Path, operation: OperationId) -> Result<bool, ExportError> {
+    let path = target.join(MANIFEST);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(failed("reading", &path, &error)),
+    };
+    // A manifest of somebody else is none of ours, whether it makes sense or not.
+    let manifest: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let is_ours = manifest["export"]["operation"] == operation.to_string();
+    if is_ours {
+        sync_folder(target.parent().unwrap_or(target))?;
+    }
+    Ok(is_ours)
 }
 
 fn write_manifest(staged: &Path, files: &[ExportedFile], describe: Value) -> Result<(), ExportError> {
@@ -199,6 +222,22 @@ mod tests {
         assert!(!staged.exists());
         assert_eq!(FolderExports.seal(&staged, &target, json!({})).await.unwrap(), files);
         assert_eq!(FolderExports.files(&target).await.unwrap(), files);
+    }
+
+    #[tokio::test]
+    async fn a_finished_export_is_known_by_the_operation_that_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, operation) = (dir.path().join("export"), OperationId::generate());
+        assert!(!FolderExports.is_sealed(&target, operation).await.unwrap());
+        let staged = FolderExports.stage(&target, operation).await.unwrap();
+        assert!(!FolderExports.is_sealed(&target, operation).await.unwrap());
+        FolderExports.seal(&staged, &target, json!({ "operation": operation })).await.unwrap();
+        assert!(FolderExports.is_sealed(&target, operation).await.unwrap());
+        assert!(!FolderExports.is_sealed(&target, OperationId::generate()).await.unwrap());
+        fs::write(target.join(MANIFEST), "something else").unwrap();
+        assert!(!FolderExports.is_sealed(&target, operation).await.unwrap());
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(!FolderExports.is_sealed(&dir.path().join("file"), operation).await.unwrap());
     }
 
     #[tokio::test]

@@ -60,8 +60,13 @@ impl ExportTargets for Bounded<dyn ExportTargets> {
         .await
     }
 
-    async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
-        within(self.limits.act, late("removing", staged), named("exports.discard", self.port.discard(staged))).await
+    async fn is_sealed(&self, target: &Path, operation: OperationId) -> Result<bool, ExportError> {
+        let call = named("exports.is_sealed", self.port.is_sealed(target, operation));
+        within(self.limits.act, late("looking at", target), call).await
+    }
+
+    async fn discard(&self, folder: &Path) -> Result<(), ExportError> {
+        within(self.limits.act, late("removing", folder), named("exports.discard", self.port.discard(folder))).await
     }
 
     async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError> {

@@ -25,7 +25,12 @@ pub(super) async fn follow_devices(cx: &Cx) -> Result<(), StepError> {
 
 /// The new identity of a file that is the same on another device.
 fn moved(known: FileIdentity, found: FileIdentity) -> Option<FileIdentity> {
-    (known.inode == found.inode && known.device != found.device).then_some(found)
+    is_the_same_elsewhere(known, found).then_some(found)
+}
+
+/// It is the same file, whose device has another number now.
+pub(super) const fn is_the_same_elsewhere(known: FileIdentity, found: FileIdentity) -> bool {
+    known.inode == found.inode && known.device != found.device
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{
     devices::follow_devices,
     discard::Discard,
     disks::plan_overlays,
-    export::Export,
+    export::{self, Export},
     forget_memory::ForgetMemory,
     hazards,
     held::release,
@@ -36,7 +36,7 @@ use crate::{
     fallback::{self, Next},
     job::{CreateFacts, Facts, Job, SaveFacts},
     ports::QuiesceError,
-    saga::{self, Journal, Plan, up_to, wait_after},
+    saga::{self, Journal, Plan, wait_after},
     tpm::folder_of,
     tree::subtree,
 };
@@ -151,7 +151,7 @@ async fn recover_once(journal: &mut Journal, cx: &Cx) -> Result<Outcome, Failure
             (saga::recover(&mut Wake::new(instance, *saved), journal, cx).await, Outcome::Vm)
         }
         Facts::Discard(saved) => (saga::recover(&mut Discard { saved: *saved }, journal, cx).await, Outcome::Vm),
-        Facts::Export { staged } => (discard_export(&job, staged, cx).await, Outcome::Gone),
+        Facts::Export { staged } => export::recover(&job, staged, cx).await,
         Facts::Import(facts) => (saga::recover(&mut Import::new(*facts), journal, cx).await, Outcome::Vm),
         Facts::None => recover_without_facts(&job, journal),
     };
@@ -185,16 +185,6 @@ fn recover_without_facts(job: &Job, journal: &Journal) -> (Result<bool, StepErro
         (_, OperationKind::StopVm) => (Ok(journal.committed()), Outcome::Vm),
         (Some(_) | None, _) => (Ok(false), Outcome::Vm),
     }
-}
-
-async fn discard_export(job: &Job, staged: std::path::PathBuf, cx: &Cx) -> Result<bool, StepError> {
-    let staged = match (&job.request, staged.as_os_str().is_empty()) {
-        // The folder was not written down yet: its name follows from target and operation.
-        (Some(Request::Export { folder, .. }), true) => cx.ports().exports.staging_folder(folder, job.operation.id),
-        (_, _) => staged,
-    };
-    up_to(3, "removing an unfinished export", || cx.ports().exports.discard(&staged)).await?;
-    Ok(false)
 }
 
 pub(super) async fn run(mut plan: impl Plan, journal: &mut Journal, cx: &Cx) -> Result<(), Failure> {

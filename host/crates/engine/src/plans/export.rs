@@ -1,20 +1,21 @@
 //! Copying a checkpoint out as a stand-alone machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use stillpoint_common::{Checkpoint, DiskFormat, DiskName, Reason};
+use stillpoint_common::{Checkpoint, DiskFormat, DiskName, OperationId, Outcome, Reason};
 use uuid::Uuid;
 
 use super::disks::{chain_files, verify_layers};
 use crate::{
+    Request,
     catalogue::Changes,
     context::Cx,
     error::StepError,
-    job::Facts,
+    job::{Facts, Job},
     manifest::{ExportedDisk, ExportedMachine, ExportedMemory, ExportedTpm},
     ports::{ExportError, Flatten, MemorySource},
-    saga::{Nature, Plan, Step},
+    saga::{Nature, Plan, Step, up_to},
 };
 
 /// One export.
@@ -97,19 +98,22 @@ impl Plan for Export {
                     cx.ports().exports.write(state.bytes(), &self.staged.join(TPM_FILE)).await?;
                 }
             }
-            S::Seal => {
-                let uid = cx.catalogue().vm(&cx.vm).await?.uid;
-                cx.ports().exports.seal(&self.staged, &self.target, self.describe(uid)?).await?;
-            }
+            S::Seal => self.seal(cx).await?,
         }
         Ok(Changes::default())
     }
 
     async fn undo(&mut self, step: ExportStep, cx: &Cx) -> Result<(), StepError> {
         match step {
-            S::Stage => Ok(cx.ports().exports.discard(&self.staged).await?),
-            S::CopyDisks | S::CopyMemory | S::WriteTpm | S::Seal => Ok(()),
+            S::Stage => cx.ports().exports.discard(&self.staged).await?,
+            S::Seal => {
+                if cx.ports().exports.is_sealed(&self.target, cx.reporter.now().id).await? {
+                    cx.ports().exports.discard(&self.target).await?;
+                }
+            }
+            S::CopyDisks | S::CopyMemory | S::WriteTpm => {}
         }
+        Ok(())
     }
 }
 
@@ -129,8 +133,21 @@ impl Export {
         Ok(())
     }
 
+    /// What is complete under the target's name is there, whatever was said of the way to it.
+    async fn seal(&self, cx: &Cx) -> Result<(), StepError> {
+        let (exports, operation) = (&cx.ports().exports, cx.reporter.now().id);
+        let uid = cx.catalogue().vm(&cx.vm).await?.uid;
+        match exports.seal(&self.staged, &self.target, self.describe(operation, uid)?).await {
+            Ok(_) => Ok(()),
+            Err(error) => match exports.is_sealed(&self.target, operation).await {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(error.into()),
+            },
+        }
+    }
+
     /// What the manifest says beside the list of files.
-    fn describe(&self, uid: Uuid) -> Result<serde_json::Value, StepError> {
+    fn describe(&self, operation: OperationId, uid: Uuid) -> Result<serde_json::Value, StepError> {
         let exported = |disk: &DiskName| ExportedDisk {
             disk: disk.clone(),
             file: file_name(disk, self.format),
@@ -138,6 +155,7 @@ impl Export {
         };
         let machine = ExportedMachine {
             what: "one checkpoint, flattened: it contains nothing that came after the checkpoint".to_owned(),
+            operation: Some(operation),
             checkpoint: (&self.checkpoint).into(),
             uid: Some(uid),
             definition: self.checkpoint.definition.clone(),
@@ -159,6 +177,29 @@ impl Export {
         };
         Ok(serde_json::to_value(machine).map_err(failed)?)
     }
+}
+
+/// An export that is complete under its name is done; of any other nothing stays.
+pub(super) async fn recover(job: &Job, staged: PathBuf, cx: &Cx) -> (Result<bool, StepError>, Outcome) {
+    let (exports, operation) = (&cx.ports().exports, job.operation.id);
+    let Some(Request::Export { folder, .. }) = &job.request else {
+        return (discard(&staged, cx).await, Outcome::Gone);
+    };
+    let outcome = Outcome::Exported(folder.display().to_string());
+    let sealed = up_to(3, "looking for a finished export", || exports.is_sealed(folder, operation)).await;
+    let recovered = match sealed {
+        Ok(true) => Ok(true),
+        // The temporary folder was not written down yet, perhaps: its name follows from target and operation.
+        Ok(false) if staged.as_os_str().is_empty() => discard(&exports.staging_folder(folder, operation), cx).await,
+        Ok(false) => discard(&staged, cx).await,
+        Err(error) => Err(error.into()),
+    };
+    (recovered, outcome)
+}
+
+async fn discard(staged: &Path, cx: &Cx) -> Result<bool, StepError> {
+    up_to(3, "removing an unfinished export", || cx.ports().exports.discard(staged)).await?;
+    Ok(false)
 }
 
 /// The variables of a firmware are QEMU's: the formats of others are not for them.

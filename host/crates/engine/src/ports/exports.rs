@@ -38,7 +38,8 @@ pub trait ExportTargets: Send + Sync {
     /// Hashes and syncs what is in the temporary folder, writes the manifest (`manifest.json`: `describe` and the list
     /// of files) and renames the folder to `target`. Answers the files, the manifest last.
     ///
-    /// Called again after the rename, it only answers.
+    /// `describe` names the operation (`operation`), for [`is_sealed`](Self::is_sealed). Called again after the rename, it
+    /// only answers.
     async fn seal(
         &self,
         staged: &Path,
@@ -46,8 +47,12 @@ pub trait ExportTargets: Send + Sync {
         describe: serde_json::Value,
     ) -> Result<Vec<ExportedFile>, ExportError>;
 
-    /// Removes the temporary folder. Not there is fine.
-    async fn discard(&self, staged: &Path) -> Result<(), ExportError>;
+    /// Whether `target` is a finished export that this operation has made: its manifest names it. If so, its name is
+    /// durable on return. Anything else there, or nothing, is not.
+    async fn is_sealed(&self, target: &Path, operation: OperationId) -> Result<bool, ExportError>;
+
+    /// Removes the temporary folder, or the finished one of an operation that is undone. Not there is fine.
+    async fn discard(&self, folder: &Path) -> Result<(), ExportError>;
 
     /// Reads the list of files of a finished export, the manifest last.
     async fn files(&self, target: &Path) -> Result<Vec<ExportedFile>, ExportError>;

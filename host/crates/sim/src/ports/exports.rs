@@ -56,6 +56,10 @@ impl ExportTargets for SimExports {
         self.process.call(Call::SealExport, |state| state.seal_export(staged, target, describe)).await
     }
 
+    async fn is_sealed(&self, target: &Path, operation: OperationId) -> Result<bool, ExportError> {
+        self.process.call(Call::IsSealed, |state| Ok(state.is_sealed(target, operation))).await
+    }
+
     async fn discard(&self, staged: &Path) -> Result<(), ExportError> {
         self.process
             .call(Call::DiscardExport, |state| {

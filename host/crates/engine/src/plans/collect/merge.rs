@@ -4,7 +4,7 @@ use stillpoint_common::{InstanceId, Layer, LayerId, MergeDirection, Vm};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    remove_leftovers,
+    leftovers::remove_leftovers,
     whole::{Merge, repoint, write_down},
 };
 use crate::{

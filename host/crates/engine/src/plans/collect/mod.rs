@@ -7,14 +7,16 @@
 //! catalogue knows of it, a crash would leave two heads. So the VM stands still from just before the parent takes over
 //! until the catalogue has it written down; a note of this hold is durable first, and recovery lets the VM go on.
 
+mod leftovers;
 mod merge;
+mod strangers;
 mod whole;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use stillpoint_common::{CheckpointState, Layer, LayerId, Vm};
 
-use self::merge::merge;
+use self::{leftovers::remove_leftovers, merge::merge};
 pub(super) use self::{merge::replaced, whole::settle_merges};
 use super::detached::release;
 use crate::{
@@ -83,10 +85,22 @@ pub(super) async fn is_due(cx: &Cx) -> Result<bool, StepError> {
 async fn next(cx: &Cx) -> Result<Option<Collect>, StepError> {
     let vm = cx.catalogue().vm(&cx.vm).await?;
     let forest = cx.catalogue().forest(&cx.vm).await?;
-    let needed = needed(cx, &vm, &forest).await?;
-    match forest.collect(&needed, &BTreeSet::new()) {
-        Some(Collect::Merge { .. }) => Ok(forest.collect(&needed, &missing(cx, &forest).await?)),
-        other @ (Some(Collect::Remove(_)) | None) => Ok(other),
+    let mut needed = needed(cx, &vm, &forest).await?;
+    let mut missing_ones = None;
+    loop {
+        let act = match (forest.collect(&needed, &BTreeSet::new()), &missing_ones) {
+            (Some(Collect::Merge { .. }), None) => {
+                let missing = missing_ones.insert(missing(cx, &forest).await?);
+                forest.collect(&needed, missing)
+            }
+            (Some(Collect::Merge { .. }), Some(missing)) => forest.collect(&needed, missing),
+            (other @ (Some(Collect::Remove(_)) | None), _) => other,
+        };
+        let Some(act) = act else { return Ok(None) };
+        match strangers::kept_for_others(&act, &forest, cx).await? {
+            None => return Ok(Some(act)),
+            Some(kept) => needed.insert(kept),
+        };
     }
 }
 
@@ -146,19 +160,6 @@ pub(super) async fn remove_memories(cx: &Cx) -> Result<(), StepError> {
 async fn remove(cx: &Cx, layer: Layer, changes: Changes) -> Result<(), StepError> {
     cx.catalogue().commit(changes.retire_layer(&cx.vm, &layer)).await?;
     remove_leftovers(cx).await
-}
-
-/// Removes the files of layers that were let go, once the descriptions say so too.
-pub(super) async fn remove_leftovers(cx: &Cx) -> Result<(), StepError> {
-    let leftovers = cx.catalogue().leftovers(&cx.vm).await?;
-    if !leftovers.is_empty() {
-        settle_descriptions(cx).await?;
-    }
-    for layer in leftovers {
-        cx.ports().images.remove(&layer.file.path, layer.identity).await?;
-        cx.catalogue().commit(Changes::default().forget_leftover(&cx.vm, &layer)).await?;
-    }
-    Ok(())
 }
 
 /// Brings the descriptions in line. Where there is no space to write them, making space comes first.
