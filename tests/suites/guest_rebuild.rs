@@ -42,6 +42,27 @@ async fn what_is_missing_is_said(service: &Service, client: &Client) -> Tested {
     Ok(())
 }
 
+/// What is left of the VM are the descriptions of its checkpoints, and the layers.
+async fn its_own_description_is_lost_too(service: &mut Service, set: &GuestSet) -> Tested {
+    let vm = "web".parse()?;
+    service.lab().await?.sh("echo last > /data/file; sync").await?;
+    let before: Vec<Checkpoint> = service.client().await?.list_checkpoints(&vm).await?;
+    service.stillpoint(&["vm", "stop", "web", "--turn-off"]).await?;
+    service.terminate().await?;
+    fs::remove_file(set.path().join("s/catalogue.redb"))?;
+    fs::remove_file(set.path().join("s/checkpoints/web/web.vm.json"))?;
+    service.start_again().await?;
+    let (text, errors, code) = service.stillpoint(&["host", "rebuild"]).await?;
+    let taken = format!("taken web: {} checkpoints, 5 layers, off\n", before.len());
+    assert!(text.starts_with(&taken) && text.contains("web.vm.json is lost") && code == 0, "{text}{errors}");
+    let client = service.client().await?;
+    assert_eq!(client.list_checkpoints(&vm).await?, before);
+    let (_, errors, code) = service.stillpoint(&["vm", "start", "web"]).await?;
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(service.lab().await?.sh("cat /data/file").await?.trim(), "last");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_catalogue_comes_back_with_the_tree_and_the_running_guest() -> Tested {
     let set = GuestSet::new()?;
@@ -75,6 +96,9 @@ async fn a_deleted_catalogue_comes_back_with_the_tree_and_the_running_guest() ->
     assert_eq!(lab.sh("cat /tmp/value /data/file").await?.trim(), "first\nfirst");
     assert_eq!(client.vm(&vm).await?.state, Some(PowerState::Running));
     what_is_missing_is_said(&service, &client).await?;
+    drop(client);
+    its_own_description_is_lost_too(&mut service, &set).await?;
+    let client = service.client().await?;
     for checkpoint in client.list_checkpoints(&vm).await? {
         client.wait(&client.delete_checkpoint(&vm, checkpoint.id).await?.id).await?;
     }

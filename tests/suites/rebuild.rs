@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use stillpoint_common::{CheckpointId, CheckpointPolicy, PowerState, Reason};
+use stillpoint_common::{CheckpointId, CheckpointPolicy, DiskFormat, LayerFile, LayerId, PowerState, Reason};
 use stillpoint_engine::{CheckpointChange, Rebuilt, Request, VmChange};
 use stillpoint_sim::{Call, Fault, FaultPlan};
 use stillpoint_tests::sim_host::SimHost;
@@ -164,9 +164,12 @@ async fn a_layer_of_another_vm_and_a_description_that_makes_no_sense_are_left_wi
         lost.host.world.put_description(&path, content);
         lost.left().await
     };
-    assert!(says("{").await.contains("no description"));
     assert!(says(&content.replace("\"format\": 1", "\"format\": 2")).await.contains("format 2"));
     assert!(says(&content.replace("\"cpus\": 1", "\"cpus\": 0")).await.contains("cpus"));
+    for checkpoint in [lost.first, lost.second] {
+        assert!(lost.host.world.lose_file(format!("/state/web/{checkpoint}.checkpoint.json")));
+    }
+    assert!(says("{").await.contains("no description"));
     assert!(says(&content.replace("\"layers\"", "\"strata\"")).await.contains("layers"));
 
     lost.host.world.put_description("/state/web/copy.vm.json", content.replace("\"web\"", "\"copy\""));
@@ -190,6 +193,83 @@ async fn a_file_that_is_wrong_is_named_and_stays_refused_after_a_rebuild() {
     assert_eq!(failure.reason, Reason::DiskChanged);
     lost.host.run(Request::Start).await.unwrap();
     assert_eq!(lost.host.read(1), 4, "Now does not read through it");
+}
+
+/// The catalogue is lost, and the VM's own description too.
+async fn with_checkpoints_alone() -> Lost {
+    let mut lost = Lost::new().await;
+    lost.host.turn_off().await;
+    assert!(lost.host.world.lose_file("/state/web/web.vm.json"));
+    lost.lose().await;
+    lost
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_descriptions_of_checkpoints_alone_bring_a_vm_back() {
+    for damaged in [false, true] {
+        let mut lost = Lost::new().await;
+        lost.host.turn_off().await;
+        let (vm, checkpoints) = (lost.host.engine.vm(&lost.host.vm()).await.unwrap(), lost.host.checkpoints().await);
+        match damaged {
+            true => lost.host.world.put_description("/state/web/web.vm.json", "{"),
+            false => assert!(lost.host.world.lose_file("/state/web/web.vm.json")),
+        }
+        lost.lose().await;
+        let rebuilt = lost.rebuild().await;
+        assert_eq!(rebuilt.left.len(), usize::from(damaged), "{rebuilt:?}");
+        let [taken] = rebuilt.taken.as_slice() else { panic!("{rebuilt:?}") };
+        assert_eq!((taken.checkpoints, taken.running), (2, false));
+        let [note] = taken.notes.as_slice() else { panic!("{rebuilt:?}") };
+        assert!(note.contains("web.vm.json is lost"), "{note}");
+        let again = lost.host.engine.vm(&lost.host.vm()).await.unwrap();
+        assert_eq!((again.vm.uid, &again.vm.heads, again.vm.parent), (vm.vm.uid, &vm.vm.heads, vm.vm.parent));
+        assert_eq!(lost.host.checkpoints().await, checkpoints);
+        lost.host.assert_described().await;
+        lost.host.run(Request::Start).await.unwrap();
+        assert_eq!(lost.host.read(1), 4);
+        for (checkpoint, value) in [(lost.second, 2), (lost.first, 1)] {
+            lost.host.run(Request::Apply(checkpoint.into())).await.unwrap();
+            if lost.host.engine.vm(&lost.host.vm()).await.unwrap().power == PowerState::Off {
+                lost.host.run(Request::Start).await.unwrap();
+            }
+            assert_eq!(lost.host.read(1), value);
+        }
+        assert!(lost.rebuild().await.left[0].why.contains("in the catalogue already"));
+        lost.host.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_now_writes_to_is_never_guessed() {
+    let mut lost = with_checkpoints_alone().await;
+    let data = |path: &PathBuf| path.to_string_lossy().contains("data-");
+    let known: Vec<_> =
+        lost.host.world.descriptions().into_values().map(|text| String::from_utf8(text).unwrap()).collect();
+    let unknown = |path: &PathBuf| !known.iter().any(|text| text.contains(&*path.to_string_lossy()));
+    let head = lost.host.world.files().into_iter().find(|path| data(path) && unknown(path)).expect("Now's");
+    lost.host.world.move_file(&head, "/vm/elsewhere.qcow2");
+    let why = lost.left().await;
+    assert!(why.contains("disk data writes to is not beside the others"), "{why}");
+    lost.host.world.move_file("/vm/elsewhere.qcow2", &head);
+
+    // Somebody's overlay, under the name of a layer.
+    let copy = format!("/vm/data-{}.qcow2", LayerId::generate());
+    let base = LayerFile { id: LayerId::generate(), path: "/vm/data.qcow2".into(), format: DiskFormat::Qcow2 };
+    lost.host.world.restart().images.create_overlay(copy.as_ref(), &base, 1 << 30).await.unwrap();
+    lost.host.restart().await;
+    let why = lost.left().await;
+    assert!(why.contains("may write to any of") && why.contains(&copy), "{why}");
+    assert!(lost.host.world.lose_file(&copy));
+    assert_eq!(lost.rebuild().await.taken.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_runs_is_not_taken_by_its_checkpoints_alone() {
+    let mut lost = Lost::new().await;
+    assert!(lost.host.world.lose_file("/state/web/web.vm.json"));
+    lost.lose().await;
+    let why = lost.left().await;
+    assert!(why.contains("is open in process") && why.contains("qemu"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

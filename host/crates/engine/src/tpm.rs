@@ -38,9 +38,12 @@ pub(crate) async fn forget_tpm(world: &World, vm: &Vm) {
     }
 }
 
+/// How the name of such a folder ends; it begins with that of the VM.
+pub(crate) const ENDING: &str = ".tpm";
+
 /// A folder that no TPM has had.
 pub(crate) fn new_folder(vm: &Vm) -> PathBuf {
-    vm.checkpoint_location.join(format!("{}.{}.tpm", vm.id, Uuid::new_v4().simple()))
+    vm.checkpoint_location.join(format!("{}.{}{ENDING}", vm.id, Uuid::new_v4().simple()))
 }
 
 /// The folder that a process of the VM runs its TPM on.

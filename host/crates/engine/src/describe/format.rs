@@ -1,6 +1,6 @@
 //! What description files say. Pure.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use stillpoint_common::{Checkpoint, CheckpointId, CheckpointPolicy, Failure, Layer, Reason, Vm, VmId};
 use uuid::Uuid;
 
@@ -10,7 +10,8 @@ const FORMAT: u32 = 1;
 
 /// Ending of the description of a VM.
 pub(crate) const VM_ENDING: &str = ".vm.json";
-const CHECKPOINT_ENDING: &str = ".checkpoint.json";
+/// Ending of the description of a checkpoint.
+pub(crate) const CHECKPOINT_ENDING: &str = ".checkpoint.json";
 
 /// The file of a VM.
 pub(crate) fn vm_file(vm: &VmId) -> String {
@@ -37,20 +38,20 @@ pub(crate) struct VmDescription {
 pub(crate) struct CheckpointDescription {
     format: u32,
     what: CheckpointWord,
-    checkpoint: Checkpoint,
-    vm: VmFacts,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) vm: VmFacts,
     /// Of each disk from the user's image up.
-    layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
 }
 
 /// What of a VM does not change with every act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct VmFacts {
-    id: VmId,
-    uid: Uuid,
-    checkpoint_policy: CheckpointPolicy,
-    checkpoint_location: std::path::PathBuf,
-    created: jiff::Timestamp,
+pub(crate) struct VmFacts {
+    pub(crate) id: VmId,
+    pub(crate) uid: Uuid,
+    pub(crate) checkpoint_policy: CheckpointPolicy,
+    pub(crate) checkpoint_location: std::path::PathBuf,
+    pub(crate) created: jiff::Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,12 +78,19 @@ pub(crate) struct Described<'a> {
     pub(crate) forest: &'a Forest,
 }
 
+impl VmDescription {
+    /// As if it had been read.
+    pub(crate) fn new(vm: Vm, checkpoints: Vec<Checkpoint>, layers: Vec<Layer>) -> Self {
+        Self { format: FORMAT, what: VmWord::Vm, vm, checkpoints, layers }
+    }
+}
+
 impl Described<'_> {
     /// The VM's own file: name and content.
     pub(crate) fn vm_file(&self) -> (String, Vec<u8>) {
         let (vm, checkpoints) = (self.vm.clone(), self.checkpoints.to_vec());
         let layers = self.forest.iter().cloned().collect();
-        let description = VmDescription { format: FORMAT, what: VmWord::Vm, vm, checkpoints, layers };
+        let description = VmDescription::new(vm, checkpoints, layers);
         (vm_file(&self.vm.id), text(&description))
     }
 
@@ -108,8 +116,13 @@ fn text<T: Serialize>(description: &T) -> Vec<u8> {
     text
 }
 
-/// Reads the file of a VM.
-pub(crate) fn read_vm(bytes: &[u8]) -> Result<VmDescription, Failure> {
+/// A newer version has written it.
+pub(crate) fn is_newer(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<FormatOnly>(bytes).is_ok_and(|known| known.format > FORMAT)
+}
+
+/// Reads the file of a VM, or of a checkpoint.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let damaged = |why: String| Failure::new(Reason::CatalogueDamaged, why);
     let known: FormatOnly = serde_json::from_slice(bytes).map_err(|e| damaged(format!("it is no description: {e}")))?;
     if known.format > FORMAT {

@@ -9,6 +9,7 @@ mod import;
 mod operations;
 mod preview;
 mod rebuild;
+mod rebuild_checkpoints;
 mod sessions;
 mod truth;
 mod view;

@@ -2,16 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use stillpoint_common::{Failure, FileIdentity, Layer, Vm};
+use stillpoint_common::{Checkpoint, CheckpointState, Failure, FileIdentity, Layer, Vm, VmId};
 
 use super::Engine;
 use crate::{
     actor::VmActor,
     catalogue::Changes,
-    describe::{VM_ENDING, VmDescription, read_vm},
+    describe::{self, VM_ENDING, VmDescription, is_newer, read},
     error::StepError,
     ports::{FoundDescription, RunState},
     rebuild::{Evidence, LeftFile, Process, Rebuilt, TakenVm, Verdict, judge},
@@ -22,7 +22,8 @@ const AT_ONCE: usize = 40;
 
 impl Engine {
     /// Takes VMs into the catalogue that are described in these folders, or right below them, or below the service's own
-    /// folder for checkpoints, and that the catalogue does not have. Writes nothing but the catalogue.
+    /// folder for checkpoints, and that the catalogue does not have. A VM whose own description is lost, or is none, is
+    /// put together from those of its checkpoints, and described anew; else nothing is written but the catalogue.
     ///
     /// May be called again: what is there already is not touched. A service that dies in the middle leaves each VM
     /// taken or not.
@@ -31,42 +32,66 @@ impl Engine {
     /// If a folder that is named, or the catalogue, cannot be read.
     pub async fn rebuild(&self, folders: &[PathBuf]) -> Result<Rebuilt, Failure> {
         let mut rebuilt = Rebuilt::default();
-        let mut done = BTreeSet::new();
-        for found in self.descriptions_in(folders).await? {
+        let (mut done, mut described) = (BTreeSet::new(), BTreeSet::new());
+        for found in self.descriptions_in(folders, VM_ENDING).await? {
             if !done.insert(found.path.clone()) {
                 continue;
             }
-            let described = match found.content.map_err(|why| format!("it cannot be read: {why}")) {
-                Ok(bytes) => read_vm(&bytes).map_err(|failure| failure.message),
-                Err(why) => Err(why),
-            };
-            let taken = match described {
-                Ok(described) => self.take_up(&found.path, described).await?,
-                Err(why) => Err(why),
-            };
-            match taken {
-                Ok(taken) => rebuilt.taken.push(taken),
-                Err(why) => rebuilt.left.push(LeftFile { file: found.path, why }),
+            if found.content.as_ref().is_ok_and(|bytes| is_newer(bytes)) {
+                // Whoever wrote it knows more of the VM than its checkpoints do.
+                described.extend(vm_of_file(&found.path));
+            }
+            let read = |bytes: Vec<u8>| read::<VmDescription>(&bytes).map_err(|failure| failure.message);
+            let vm = found.content.map_err(|why| format!("it cannot be read: {why}")).and_then(read);
+            described.extend(vm.as_ref().ok().map(|described| described.vm.id.clone()));
+            self.take(&mut rebuilt, found.path, vm, Vec::new()).await?;
+        }
+        for told in self.told_by_checkpoints(folders, &described, &mut rebuilt.left).await? {
+            if self.take(&mut rebuilt, told.file, told.vm, vec![told.note]).await? {
+                describe::settled(&self.world, &told.id).await;
             }
         }
         Ok(rebuilt)
     }
 
-    async fn descriptions_in(&self, folders: &[PathBuf]) -> Result<Vec<FoundDescription>, Failure> {
+    /// Takes a VM, or says why not. Answers whether it did.
+    async fn take(
+        &self,
+        rebuilt: &mut Rebuilt,
+        file: PathBuf,
+        described: Result<VmDescription, String>,
+        notes: Vec<String>,
+    ) -> Result<bool, Failure> {
+        let taken = match described {
+            Ok(described) => self.take_up(&file, described).await?,
+            Err(why) => Err(why),
+        };
+        let was_taken = taken.is_ok();
+        match taken {
+            Ok(taken) => {
+                let notes = notes.into_iter().chain(taken.notes).collect();
+                rebuilt.taken.push(TakenVm { notes, ..taken });
+            }
+            Err(why) => rebuilt.left.push(LeftFile { file, why }),
+        }
+        Ok(was_taken)
+    }
+
+    pub(super) async fn descriptions_in(
+        &self,
+        folders: &[PathBuf],
+        ending: &str,
+    ) -> Result<Vec<FoundDescription>, Failure> {
         let port = &self.world.ports.descriptions;
         // Our own folder may not exist yet.
-        let mut found = port.find(&self.world.config.checkpoints_folder, VM_ENDING).await.unwrap_or_default();
+        let mut found = port.find(&self.world.config.checkpoints_folder, ending).await.unwrap_or_default();
         for folder in folders {
-            found.extend(port.find(folder, VM_ENDING).await.map_err(StepError::from)?);
+            found.extend(port.find(folder, ending).await.map_err(StepError::from)?);
         }
         Ok(found)
     }
 
-    async fn take_up(
-        &self,
-        file: &std::path::Path,
-        described: VmDescription,
-    ) -> Result<Result<TakenVm, String>, Failure> {
+    async fn take_up(&self, file: &Path, described: VmDescription) -> Result<Result<TakenVm, String>, Failure> {
         let evidence = self.evidence(&described).await?;
         let (vm, notes) = match judge(&described, &evidence) {
             Verdict::Take(vm, notes) => (*vm, notes),
@@ -91,7 +116,8 @@ impl Engine {
             let changes = layers.iter().fold(Changes::default(), |changes, layer| changes.set_layer(&vm.id, layer));
             catalogue.commit(changes).await.map_err(StepError::from)?;
         }
-        for checkpoints in described.checkpoints.chunks(AT_ONCE) {
+        let checkpoints: Vec<_> = described.checkpoints.iter().map(without_session).collect();
+        for checkpoints in checkpoints.chunks(AT_ONCE) {
             let changes = checkpoints.iter().fold(Changes::default(), Changes::set_checkpoint);
             catalogue.commit(changes).await.map_err(StepError::from)?;
         }
@@ -144,6 +170,19 @@ impl Engine {
             Ok(observed) => Process::Lives(instance, observed.chains),
             Err(error) => Process::Silent(error.to_string()),
         }
+    }
+}
+
+/// The VM that a file is of, by its name.
+fn vm_of_file(file: &Path) -> Option<VmId> {
+    file.file_name()?.to_str()?.strip_suffix(VM_ENDING)?.parse().ok()
+}
+
+/// The checkpoint of a backup session goes with the session, which the catalogue had.
+fn without_session(checkpoint: &Checkpoint) -> Checkpoint {
+    match checkpoint.remarks.backup {
+        Some(_) => Checkpoint { state: CheckpointState::Deleting, ..checkpoint.clone() },
+        None => checkpoint.clone(),
     }
 }
 

@@ -3,16 +3,22 @@
 //! ```text
 //! find ─▶ read ─▶ decide by what is seen of files and processes ─▶ take: checkpoints and layers, the VM last ─▶ actor
 //! ```
+//! A VM whose own description is lost, or cannot be read, is put together from those of its checkpoints.
+//!
 //! Nothing but the catalogue is written. A VM that the catalogue has is not touched. What speaks against taking a VM as
 //! it is described leaves it, with the reason: a VM that is half right would be worse than none.
 
 mod decide;
+mod from_checkpoints;
 
 use std::path::PathBuf;
 
 use stillpoint_common::VmId;
 
-pub(crate) use self::decide::{Evidence, Process, Verdict, judge};
+pub(crate) use self::{
+    decide::{Evidence, Process, Verdict, judge},
+    from_checkpoints::{FoundLayer, by_name, put_together},
+};
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
