@@ -18,11 +18,14 @@ use stillpoint_engine::{ChangedFrom, ChangedRequest, CheckpointView, Request, St
 use stillpoint_sim::{Call, Content};
 use stillpoint_tests::{
     bare::qemu_img,
+    model::told_again,
     service::Service,
     sim_host::{SimHost, disk},
 };
 
 const BLOCK: u64 = 64 << 10;
+/// How a story that has failed is made.
+const SEEDS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/changed.seeds");
 /// Blocks that are written to.
 const BLOCKS: u64 = 6;
 
@@ -320,7 +323,7 @@ async fn told(story: &[Step]) -> usize {
 #[test]
 fn whatever_the_story_every_byte_that_differs_between_two_checkpoints_lies_in_a_range() {
     let pairs = std::cell::Cell::new(0);
-    let config = Config { cases: 30, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 30, failure_persistence: told_again(SEEDS), ..Config::default() };
     let outcome = TestRunner::new(config).run(&stories(), |story| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         pairs.set(pairs.get() + runtime.expect("a runtime").block_on(told(&story)));

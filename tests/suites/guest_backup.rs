@@ -18,7 +18,7 @@ use stillpoint_common::{CheckpointId, Failure, ReferencePointId};
 use stillpoint_engine::{ChangedFrom, ChangedRequest};
 use stillpoint_tests::{
     guest_image::GuestSet,
-    model::{BLOCKS, Blocks, Ground as _, engine_ground::EngineGround},
+    model::{BLOCKS, Blocks, Ground as _, engine_ground::EngineGround, told_again},
     service::Service,
     sim_host::disk,
 };
@@ -27,6 +27,8 @@ type Tested<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Bytes of one block.
 const BLOCK: u64 = 64 << 10;
+/// How a story that has failed is made.
+const SEEDS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/guest_backup.seeds");
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -114,7 +116,8 @@ async fn told(story: &[Step]) -> Result<usize, Failure> {
 #[test]
 fn whatever_the_story_of_real_images_every_block_that_differs_is_told() {
     let pairs = std::cell::Cell::new(0);
-    let config = Config { cases: 10, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: 10, max_shrink_iters: 40, failure_persistence: told_again(SEEDS), ..Config::default() };
     let outcome = TestRunner::new(config).run(&stories(), |story| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let told = runtime.expect("a runtime").block_on(told(&story));

@@ -5,9 +5,11 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use stillpoint_tests::model::{
-    Model, Step, engine_ground::EngineGround, guest_ground::GuestGround, how_many, stories, tell,
+    Model, Step, engine_ground::EngineGround, guest_ground::GuestGround, how_many, stories, tell, told_again,
 };
 
+/// How a story that has failed is made.
+const SEEDS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/guest_model.seeds");
 /// How many stories are told of image files.
 const STORIES: u32 = 12;
 
@@ -21,8 +23,12 @@ async fn told(story: &[Step]) -> Result<(), String> {
 #[test]
 fn real_images_of_a_vm_that_is_off_read_as_the_model_says() {
     let steps = std::cell::Cell::new(0);
-    let config =
-        Config { cases: how_many(STORIES), max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: how_many(STORIES),
+        max_shrink_iters: 40,
+        failure_persistence: told_again(SEEDS),
+        ..Config::default()
+    };
     let outcome = TestRunner::new(config).run(&stories(24, false), |story| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         steps.set(steps.get() + story.len());
@@ -43,8 +49,12 @@ fn a_running_guest_and_all_its_checkpoints_read_as_the_model_says() {
     let runtime = runtime.expect("a runtime");
     let ground = runtime.block_on(GuestGround::boot()).expect("the guest boots");
     let (ground, steps) = (std::cell::RefCell::new(ground), std::cell::Cell::new(0));
-    let config =
-        Config { cases: how_many(TO_A_GUEST), max_shrink_iters: 12, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: how_many(TO_A_GUEST),
+        max_shrink_iters: 12,
+        failure_persistence: told_again(SEEDS),
+        ..Config::default()
+    };
     let outcome = TestRunner::new(config).run(&stories(LONGEST, true), |story| {
         steps.set(steps.get() + story.len());
         let mut ground = ground.borrow_mut();

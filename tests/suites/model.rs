@@ -4,7 +4,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use stillpoint_tests::model::{Model, Step, engine_ground::EngineGround, how_many, stories, tell};
+use stillpoint_tests::model::{Model, Step, engine_ground::EngineGround, how_many, stories, tell, told_again};
 
 /// A VM that is off writes nothing.
 fn makes_sense(model: &Model, step: Step) -> bool {
@@ -23,13 +23,15 @@ async fn told(story: &[Step]) -> Result<(), String> {
     Ok(())
 }
 
+/// How a story that has failed is made.
+const SEEDS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/model.seeds");
 /// How many stories are told in each test, and how many steps these have at least.
 const STORIES: u32 = 120;
 const STEPS: usize = 1_000;
 
 fn tell_many(power: bool) {
     let steps = std::cell::Cell::new(0);
-    let config = Config { cases: how_many(STORIES), failure_persistence: None, ..Config::default() };
+    let config = Config { cases: how_many(STORIES), failure_persistence: told_again(SEEDS), ..Config::default() };
     let outcome = TestRunner::new(config).run(&stories(24, power), |story| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         steps.set(steps.get() + story.len());

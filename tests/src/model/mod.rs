@@ -10,7 +10,11 @@ use std::{
     future::Future,
 };
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{FailurePersistence, FileFailurePersistence},
+};
 use stillpoint_common::{CheckpointId, Failure};
 
 /// What blocks read as; those not named are zero.
@@ -24,6 +28,13 @@ pub const BLOCKS: u64 = 4;
 pub fn how_many(stories: u32) -> u32 {
     let times = std::env::var("STILLPOINT_STORIES_TIMES").ok().and_then(|times| times.parse().ok());
     stories.saturating_mul(times.unwrap_or(1))
+}
+
+/// A story that has failed is told first when its test is run again, also by the same run: what has failed once is no
+/// accident before it has passed. `file` keeps how it is made.
+#[must_use]
+pub fn told_again(file: &'static str) -> Option<Box<dyn FailurePersistence>> {
+    Some(Box::new(FileFailurePersistence::Direct(file)))
 }
 
 /// One sentence of a story. A number chooses among the checkpoints that are there then, oldest first.

@@ -138,11 +138,18 @@ impl Trial {
         end
     }
 
-    /// A new process of the service, and its recovery to the end, whatever it does.
+    /// A new process of the service, and its recovery to the end, whatever it does. A guest that the dead one has left held
+    /// is let go before anything else is done.
+    ///
+    /// # Panics
+    /// If something else was done first.
     pub async fn recovered(&mut self) {
         self.host.world.set_faults(FaultPlan::none());
         self.host.restart().await;
         self.quiet().await;
+        let mut first = self.host.world.changes_while_held();
+        first.retain(|call| !matches!(call, Call::Thaw | Call::Commit));
+        assert_eq!(first, [], "{:?}: done by the recovery while the guest was held", self.act);
     }
 
     /// A new process of the service with this plan of faults. False if it died or did not start.

@@ -44,7 +44,7 @@ pub(crate) use stream::{cancel as cancel_stream, stream};
 use convergence::Convergence;
 #[cfg(doc)]
 use convergence::PATIENCE;
-use pace::{Pace, Written};
+use pace::{Kind, Load, Pace, Served};
 
 /// Where a merge stands, by the chain.
 enum Place {
@@ -183,7 +183,7 @@ async fn follow(
             return Ok(Followed::Ready);
         }
         if pace.is_due(Instant::now())
-            && let Some(speed) = pace.next(&job, written(at, disk).await?, Instant::now())
+            && let Some(speed) = pace.next(&job, load(at).await?, Instant::now())
         {
             tracing::debug!(%disk, speed, "the speed of a merge follows what the guest suffers");
             jobs.set_speed(speed).await?;
@@ -199,14 +199,18 @@ async fn follow(
     }
 }
 
-/// What the guest has written to a disk.
-async fn written(at: &Attached, disk: &DiskName) -> Result<Written, HypervisorError> {
-    let backend = backend(disk);
-    let devices = at.run(&QueryBlockStats {}).await?;
-    let stats =
-        devices.into_iter().find(|device| device.qdev == backend).map(|device| device.stats).unwrap_or_default();
-    let nanos = stats.wr_total_time_ns.saturating_add(stats.flush_total_time_ns);
-    Ok(Written { count: stats.wr_operations.saturating_add(stats.flush_operations), time: Duration::from_nanos(nanos) })
+/// What the disks of the guest have done for it.
+async fn load(at: &Attached) -> Result<Load, HypervisorError> {
+    let mut load = Load::new();
+    for device in at.run(&QueryBlockStats {}).await? {
+        let stats = device.stats;
+        let of = |count: u64, nanos: u64| Served { count, time: Duration::from_nanos(nanos) };
+        let writes = stats.wr_operations.saturating_add(stats.flush_operations);
+        let nanos = stats.wr_total_time_ns.saturating_add(stats.flush_total_time_ns);
+        load.insert((device.qdev.clone(), Kind::Write), of(writes, nanos));
+        load.insert((device.qdev, Kind::Read), of(stats.rd_operations, stats.rd_total_time_ns));
+    }
+    Ok(load)
 }
 
 /// Limits the guest's writes to this many bytes a second; 0 lifts the limit.

@@ -1,13 +1,13 @@
 //! Decides how fast a merge may go, from what the guest suffers. Pure.
 //!
 //! ```text
-//! unlimited ── writes take too long ─▶ half of what it did ── still too long ─▶ half of that … down to the floor
-//!     ▲                                        │ writes are as usual
+//! unlimited ── requests take too long ─▶ half of what it did ── still too long ─▶ half of that … down to the floor
+//!     ▲                                        │ requests are as usual
 //!     └── faster than it ever went ◀── half as much again, each time ◀┘
 //! ```
 //! The floor and the end of all limits once everything has been copied bound how long a merge takes: see ADR 15.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -15,20 +15,27 @@ use crate::{config::MergePace, qmp::commands::Job};
 
 /// Between two looks at what the guest suffers.
 const LOOK: Duration = Duration::from_millis(100);
-/// Writes that take so many times as long as before the merge, and longer than is bearable, take too long.
+/// Requests that take so many times as long as before the merge, and longer than is bearable, take too long.
 const TIMES_USUAL: u32 = 4;
-/// A guest that has written nothing for so long suffers nothing, and does not wait for a write that hangs.
-const NOTHING_WRITTEN: Duration = Duration::from_secs(2);
+/// A guest that was served nothing for so long suffers nothing, and does not wait for a request that hangs.
+const NOTHING_SERVED: Duration = Duration::from_secs(2);
 
-/// What a guest has written to a disk since its process began: how many writes and flushes, and how long they took
-/// together.
+/// What a guest asks of its disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Read,
+    /// And flush.
+    Write,
+}
+
+/// What of it a disk has done since the guest's process began: how many requests, and how long they took together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Written {
+pub(super) struct Served {
     pub(super) count: u64,
     pub(super) time: Duration,
 }
 
-impl Written {
+impl Served {
     /// How long one took since `before`, if there was one.
     fn each_since(self, before: Self) -> Option<Duration> {
         let count = u32::try_from(self.count.checked_sub(before.count)?).unwrap_or(u32::MAX);
@@ -36,27 +43,32 @@ impl Written {
     }
 }
 
+/// All that the disks of a guest have done for it. They share what the merge takes, whichever of them is merged.
+pub(super) type Load = BTreeMap<(String, Kind), Served>;
+
 /// The speed of one job.
 #[derive(Debug)]
 pub(super) struct Pace {
     config: MergePace,
     may_be_limited: bool,
     last: Option<Look>,
-    /// How long a write took before the merge.
-    usual: Duration,
+    /// How long a request took before the merge.
+    usual: BTreeMap<(String, Kind), Duration>,
     /// Bytes a second; `None` is no limit.
     limit: Option<u64>,
     /// The most that it did in a second.
     peak: u64,
-    wrote_last: Option<Instant>,
+    served_last: Option<Instant>,
+    /// What took too long when it was last done, and when that was.
+    suffering: BTreeMap<(String, Kind), Instant>,
     /// What there was to copy when we first looked.
     first_total: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Look {
     at: Instant,
-    written: Written,
+    load: Load,
     done: u64,
 }
 
@@ -65,15 +77,24 @@ struct Look {
 enum Guest {
     Suffers,
     IsWell,
-    /// Nothing was written in a time so short that it may wait for a write.
+    /// Nothing was served in a time so short that it may wait for it.
     Unknown,
 }
 
 impl Pace {
     /// Of a job that has no limit, or that may have one which a service before us has left.
     pub(super) const fn new(config: MergePace, may_be_limited: bool) -> Self {
-        let usual = Duration::ZERO;
-        Self { config, may_be_limited, last: None, usual, limit: None, peak: 0, wrote_last: None, first_total: 0 }
+        Self {
+            config,
+            may_be_limited,
+            last: None,
+            usual: BTreeMap::new(),
+            limit: None,
+            peak: 0,
+            served_last: None,
+            suffering: BTreeMap::new(),
+            first_total: 0,
+        }
     }
 
     pub(super) const fn is_limited(&self) -> bool {
@@ -82,23 +103,24 @@ impl Pace {
 
     /// Whether it is time to look again.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now >= last.at + LOOK)
+        self.last.as_ref().is_none_or(|last| now >= last.at + LOOK)
     }
 
     /// The speed that the job is to have from now on, if that is another one; 0 is no limit. What may be limited by a
     /// service before us is let go first.
-    pub(super) fn next(&mut self, job: &Job, written: Written, now: Instant) -> Option<u64> {
-        let look = Look { at: now, written, done: job.current_progress };
-        let Some(last) = self.last.replace(look) else {
-            self.usual = written.each_since(Written::default()).unwrap_or_default();
+    pub(super) fn next(&mut self, job: &Job, load: Load, now: Instant) -> Option<u64> {
+        let look = Look { at: now, load, done: job.current_progress };
+        let Some(last) = self.last.replace(look.clone()) else {
+            let usual = look.load.into_iter();
+            self.usual = usual.filter_map(|(of, all)| Some((of, all.each_since(Served::default())?))).collect();
             self.first_total = job.total_progress;
-            self.wrote_last = Some(now);
+            self.served_last = Some(now);
             return self.may_be_limited.then_some(0);
         };
         let rate = per_second(look.done.saturating_sub(last.done), now - last.at);
         self.peak = self.peak.max(rate);
         let before = self.limit;
-        self.limit = match self.guest(last, look) {
+        self.limit = match self.guest(&last, &look) {
             // What is left now is what the guest has written since: the sooner that is copied, the better.
             _ if look.done >= self.first_total => None,
             Guest::Suffers => Some((before.map_or(rate, |limit| limit.min(rate.max(1))) / 2).max(self.config.floor)),
@@ -108,13 +130,30 @@ impl Pace {
         (self.limit != before).then(|| self.limit.unwrap_or(0))
     }
 
-    fn guest(&mut self, last: Look, look: Look) -> Guest {
-        let since = *self.wrote_last.get_or_insert(look.at);
-        let Some(each) = look.written.each_since(last.written) else {
-            return if look.at >= since + NOTHING_WRITTEN { Guest::IsWell } else { Guest::Unknown };
-        };
-        self.wrote_last = Some(look.at);
-        if each > self.config.bearable && each > self.usual * TIMES_USUAL { Guest::Suffers } else { Guest::IsWell }
+    fn guest(&mut self, last: &Look, look: &Look) -> Guest {
+        let (mut served, mut suffers) = (false, false);
+        for (of, all) in &look.load {
+            let Some(each) = all.each_since(last.load.get(of).copied().unwrap_or_default()) else { continue };
+            served = true;
+            let usual = self.usual.get(of).copied().unwrap_or_default();
+            if each > self.config.bearable && each > usual * TIMES_USUAL {
+                suffers = true;
+                self.suffering.insert(of.clone(), look.at);
+            } else {
+                self.suffering.remove(of);
+            }
+        }
+        self.suffering.retain(|_, since| look.at < *since + NOTHING_SERVED);
+        let since = *self.served_last.get_or_insert(look.at);
+        if served {
+            self.served_last = Some(look.at);
+        }
+        let may_wait = !self.suffering.is_empty() || (!served && look.at < since + NOTHING_SERVED);
+        match (suffers, may_wait) {
+            (true, _) => Guest::Suffers,
+            (false, true) => Guest::Unknown,
+            (false, false) => Guest::IsWell,
+        }
     }
 }
 
@@ -134,15 +173,21 @@ mod tests {
     struct Trial {
         pace: Pace,
         now: Instant,
-        written: Written,
+        load: Load,
         done: u64,
         limit: u64,
     }
 
+    fn of(disk: &str, kind: Kind) -> (String, Kind) {
+        (disk.to_owned(), kind)
+    }
+
     impl Trial {
         fn new() -> Self {
-            let written = Written { count: 1000, time: Duration::from_secs(1) };
-            let mut trial = Self { pace: Pace::new(CONFIG, true), now: Instant::now(), written, done: 0, limit: 7 };
+            let served = Served { count: 1000, time: Duration::from_secs(1) };
+            let all = [of("data", Kind::Write), of("data", Kind::Read), of("logs", Kind::Write)];
+            let load = all.into_iter().map(|of| (of, served)).collect();
+            let mut trial = Self { pace: Pace::new(CONFIG, true), now: Instant::now(), load, done: 0, limit: 7 };
             trial.look();
             assert_eq!(trial.limit, 0, "a limit of an earlier service is lifted");
             trial
@@ -156,15 +201,24 @@ mod tests {
                 total_progress: 1024 * MIB,
                 error: None,
             };
-            self.limit = self.pace.next(&job, self.written, self.now).unwrap_or(self.limit);
+            self.limit = self.pace.next(&job, self.load.clone(), self.now).unwrap_or(self.limit);
         }
 
         /// A tenth of a second later the guest has done so many writes that took so long each. Answers the limit.
         fn step(&mut self, writes: u64, each: u64) -> u64 {
+            self.does(&of("data", Kind::Write), writes, each);
+            self.tenth()
+        }
+
+        fn does(&mut self, of: &(String, Kind), count: u64, each: u64) {
+            let served = self.load.get_mut(of).unwrap();
+            served.count += count;
+            served.time += Duration::from_millis(count * each);
+        }
+
+        fn tenth(&mut self) -> u64 {
             self.now += LOOK;
             self.done += if self.limit == 0 { 20 * MIB } else { (self.limit / 10).min(20 * MIB) };
-            self.written.count += writes;
-            self.written.time += Duration::from_millis(writes * each);
             self.look();
             self.limit
         }
@@ -221,8 +275,31 @@ mod tests {
     #[test]
     fn what_was_usual_before_is_no_suffering() {
         let mut trial = Trial::new();
-        trial.pace.usual = Duration::from_millis(40);
+        trial.pace.usual.insert(of("data", Kind::Write), Duration::from_millis(40));
         assert_eq!(trial.step(3, 159), 0);
         assert_eq!(trial.step(3, 161) / MIB, 100);
+    }
+
+    #[test]
+    fn a_guest_that_waits_for_what_it_reads_or_for_another_disk_suffers_too() {
+        for slow in [of("data", Kind::Read), of("logs", Kind::Write)] {
+            let mut trial = Trial::new();
+            trial.does(&of("data", Kind::Write), 1000, 1);
+            trial.does(&slow, 2, 400);
+            assert_eq!(trial.tenth() / MIB, 100, "{slow:?}: it is not hidden by what is quick");
+            trial.does(&of("data", Kind::Write), 1000, 1);
+            assert_eq!(trial.tenth() / MIB, 100, "{slow:?}: the next may hang");
+            trial.does(&slow, 2, 2);
+            assert_eq!(trial.tenth() / MIB, 150, "{slow:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_keeps_no_merge_slow_while_the_others_are_well() {
+        let mut trial = Trial::new();
+        trial.does(&of("logs", Kind::Write), 2, 400);
+        assert_eq!(trial.tenth() / MIB, 100);
+        let limits: Vec<u64> = (0..20).map(|_| trial.step(10, 1) / MIB).collect();
+        assert!(limits[..18].iter().all(|limit| *limit == 100) && limits[19] > 100, "{limits:?}");
     }
 }

@@ -285,10 +285,14 @@ pub struct DeviceStats {
     pub stats: IoStats,
 }
 
-/// Writes and flushes of a device since its process began.
+/// What a device has done since its process began.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 pub struct IoStats {
+    /// Reads that have ended.
+    pub rd_operations: u64,
+    /// How long they took together.
+    pub rd_total_time_ns: u64,
     /// Writes that have ended.
     pub wr_operations: u64,
     /// How long they took together.
