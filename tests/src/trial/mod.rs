@@ -148,7 +148,8 @@ impl Trial {
         self.host.restart().await;
         self.quiet().await;
         let mut first = self.host.world.changes_while_held();
-        first.retain(|call| !matches!(call, Call::Thaw | Call::Commit));
+        // The end of a session lets the guest go, too; and one that is paused as well has to run for that.
+        first.retain(|call| !matches!(call, Call::Thaw | Call::Finish | Call::Resume | Call::Commit));
         assert_eq!(first, [], "{:?}: done by the recovery while the guest was held", self.act);
     }
 
