@@ -14,10 +14,14 @@
 //! redis.ports     = 6379                          # ports of this machine on which it may listen; "off": none
 //! redis.user      =                               # as whom it is spoken to; nothing: its default user
 //! redis.password-file =                           # a file with that user's password, for root alone; nothing: none
+//! sqlite.databases =                              # files of SQLite, with * and ? for parts of a name; nothing: none
+//! sqlite.timeout  = 5                             # seconds that they may be busy, all together
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use super::patterns::Pattern;
 
 /// A folder of programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,15 @@ pub struct Listeners {
     pub password_file: Option<PathBuf>,
 }
 
+/// Databases in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Databases {
+    /// Where they are; nothing is looked for anywhere else.
+    pub patterns: Vec<Pattern>,
+    /// How long they may be busy, all together.
+    pub timeout: Duration,
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -63,6 +76,8 @@ pub struct Config {
     pub mariadb: Sockets,
     /// Servers of Redis and Valkey; no folders and no ports: not wanted.
     pub redis: Listeners,
+    /// Databases of SQLite; no patterns: none.
+    pub sqlite: Databases,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -77,6 +92,7 @@ impl Default for Config {
             postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
             mariadb: Sockets { folders: vec!["/run/mysqld".into(), "/var/lib/mysql".into()], user: "root".into() },
             redis: Listeners { folders, ports: vec![6379], ..Listeners::default() },
+            sqlite: Databases { patterns: Vec::new(), timeout: Duration::from_secs(5) },
             users: Vec::new(),
         }
     }
@@ -98,7 +114,7 @@ impl Config {
     pub fn nothing() -> Self {
         let none = || Sockets { folders: Vec::new(), user: String::new() };
         let (postgres, mariadb) = (none(), none());
-        Self { scripts: None, hooks: None, postgres, mariadb, redis: Listeners::default(), users: Vec::new() }
+        Self { scripts: None, hooks: None, postgres, mariadb, redis: Listeners::default(), ..Self::default() }
     }
 
     /// Reads the settings from the text of the file.
@@ -143,6 +159,8 @@ impl Config {
                 Ok(())
             }
             "redis.password-file" => absolute(value).map(|path| self.redis.password_file = Some(path)),
+            "sqlite.databases" => set_list(&mut self.sqlite.patterns, value, Pattern::parse),
+            "sqlite.timeout" => seconds(value).map(|timeout| self.sqlite.timeout = timeout),
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -190,11 +208,14 @@ fn absolute(value: &str) -> Result<PathBuf, String> {
 }
 
 fn set_timeout(programs: &mut Option<Programs>, value: &str) -> Result<(), String> {
-    let seconds: u64 = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).ok_or("between 1 and 3600")?;
-    if let Some(programs) = programs {
-        programs.timeout = Duration::from_secs(seconds);
-    }
+    let timeout = seconds(value)?;
+    programs.iter_mut().for_each(|programs| programs.timeout = timeout);
     Ok(())
+}
+
+fn seconds(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).ok_or("between 1 and 3600")?;
+    Ok(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -218,6 +239,9 @@ mod tests {
         assert_eq!(set.redis, redis);
         let set = Config::parse("mariadb.sockets = /x\nmariadb.user = backup").unwrap().mariadb;
         assert_eq!(set, Sockets { folders: vec!["/x".into()], user: "backup".into() });
+        let set = Config::parse("sqlite.databases = /x/*.db /y.db\nsqlite.timeout = 2").unwrap().sqlite;
+        let patterns = ["/x/*.db", "/y.db"].map(|path| Pattern::parse(path).unwrap()).to_vec();
+        assert_eq!(set, Databases { patterns, timeout: Duration::from_secs(2) });
     }
 
     #[test]
@@ -230,6 +254,7 @@ mod tests {
         assert_eq!(wrong("scripts.folder = off\n\nscripts.folder = /x"), "line 3: `scripts.folder` is set twice");
         assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
         assert_eq!(wrong("mariadb.user ="), "line 1: the name of a user");
+        assert_eq!(wrong("sqlite.databases = x"), "line 1: `x` is not an absolute path, and not \"off\"");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }
