@@ -211,11 +211,12 @@ impl Agent {
         self.process.wait().unwrap();
     }
 
-    /// The process ids of its children: the guardian.
+    /// The process ids of its children, of whichever thread: the guardians.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let pid = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let of_thread = |thread: PathBuf| fs::read_to_string(thread.join("children")).unwrap_or_default();
+        let children: Vec<_> = threads.map(|thread| of_thread(thread.unwrap().path())).collect();
+        children.iter().flat_map(|some| some.split_whitespace()).map(|child| child.parse().unwrap()).collect()
     }
 
     pub(crate) async fn host(&self) -> Host {

@@ -16,6 +16,11 @@
 //! redis.password-file =                           # a file with that user's password, for root alone; nothing: none
 //! sqlite.databases =                              # files of SQLite, with * and ? for parts of a name; nothing: none
 //! sqlite.timeout  = 5                             # seconds that they may be busy, all together
+//! units.freeze    =                               # units of systemd, or cgroups (/…), that stand still; nothing: none
+//! units.stop      =                               # units that are stopped before, and started after
+//! units.timeout   = 10                            # seconds that each of these may take
+//! units.systemctl = /usr/bin/systemctl            # how systemd is asked
+//! units.cgroups   = /sys/fs/cgroup                # where cgroups of version 2 are mounted
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
@@ -63,6 +68,21 @@ pub struct Databases {
     pub timeout: Duration,
 }
 
+/// Units of systemd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitSettings {
+    /// Those that stand still while they are held; a name that begins with a slash is that of a cgroup.
+    pub freeze: Vec<String>,
+    /// Those that are stopped before, and started after.
+    pub stop: Vec<String>,
+    /// How long they may take.
+    pub timeout: Duration,
+    /// How systemd is asked.
+    pub systemctl: PathBuf,
+    /// Where cgroups of version 2 are mounted.
+    pub cgroups: PathBuf,
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -78,6 +98,8 @@ pub struct Config {
     pub redis: Listeners,
     /// Databases of SQLite; no patterns: none.
     pub sqlite: Databases,
+    /// Units of systemd; no names: none.
+    pub units: UnitSettings,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -93,6 +115,13 @@ impl Default for Config {
             mariadb: Sockets { folders: vec!["/run/mysqld".into(), "/var/lib/mysql".into()], user: "root".into() },
             redis: Listeners { folders, ports: vec![6379], ..Listeners::default() },
             sqlite: Databases { patterns: Vec::new(), timeout: Duration::from_secs(5) },
+            units: UnitSettings {
+                freeze: Vec::new(),
+                stop: Vec::new(),
+                timeout: Duration::from_secs(10),
+                systemctl: "/usr/bin/systemctl".into(),
+                cgroups: "/sys/fs/cgroup".into(),
+            },
             users: Vec::new(),
         }
     }
@@ -161,6 +190,11 @@ impl Config {
             "redis.password-file" => absolute(value).map(|path| self.redis.password_file = Some(path)),
             "sqlite.databases" => set_list(&mut self.sqlite.patterns, value, Pattern::parse),
             "sqlite.timeout" => seconds(value).map(|timeout| self.sqlite.timeout = timeout),
+            "units.freeze" => set_list(&mut self.units.freeze, value, |word| unit(word, true)),
+            "units.stop" => set_list(&mut self.units.stop, value, |word| unit(word, false)),
+            "units.timeout" => seconds(value).map(|timeout| self.units.timeout = timeout),
+            "units.systemctl" => absolute(value).map(|path| self.units.systemctl = path),
+            "units.cgroups" => absolute(value).map(|path| self.units.cgroups = path),
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -200,6 +234,16 @@ fn set_user(sockets: &mut Sockets, value: &str) -> Result<(), String> {
 fn port(word: &str) -> Result<u16, String> {
     let port = word.parse().ok().filter(|port| *port != 0);
     port.ok_or_else(|| format!("`{word}` is not a port, and not \"off\""))
+}
+
+/// The full name of a unit: a short one would be another one's if it were completed otherwise. Or a cgroup.
+fn unit(word: &str, or_cgroup: bool) -> Result<String, String> {
+    let is_cgroup = word.starts_with('/') && !word.split('/').any(|part| part == "..");
+    let is_unit = !word.starts_with(['/', '-', '.']) && !word.contains('/') && word.contains('.');
+    if is_unit || (is_cgroup && or_cgroup) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("`{word}` is not the full name of a unit, such as app.service"))
 }
 
 fn absolute(value: &str) -> Result<PathBuf, String> {
@@ -255,6 +299,13 @@ mod tests {
         assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
         assert_eq!(wrong("mariadb.user ="), "line 1: the name of a user");
         assert_eq!(wrong("sqlite.databases = x"), "line 1: `x` is not an absolute path, and not \"off\"");
+        assert_eq!(
+            wrong("units.stop = a.service /x"),
+            "line 1: `/x` is not the full name of a unit, such as app.service"
+        );
+        for word in ["app", "-x.service", "/a/../b", "a/b.service"] {
+            assert!(wrong(&format!("units.freeze = {word}")).contains(word));
+        }
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }
