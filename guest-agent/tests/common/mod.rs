@@ -219,6 +219,18 @@ impl Agent {
         children.iter().flat_map(|some| some.split_whitespace()).map(|child| child.parse().unwrap()).collect()
     }
 
+    /// A host that speaks as to qemu-ga.
+    pub(crate) async fn qga(&self) -> tokio::net::UnixStream {
+        let (path, until) = (qga_socket(&self.socket), Instant::now() + Duration::from_secs(20));
+        loop {
+            match tokio::net::UnixStream::connect(&path).await {
+                Ok(stream) => return stream,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn host(&self) -> Host {
         let socket = self.socket.clone();
         let connect = tower::service_fn(move |_: Uri| {
@@ -230,12 +242,22 @@ impl Agent {
     }
 }
 
+/// Where it answers as qemu-ga does.
+fn qga_socket(agent: &Path) -> PathBuf {
+    agent.with_file_name("qga")
+}
+
 fn spawn(disks: &Disks, paths: [&Path; 3], environment: &[(&str, &str)]) -> Child {
     let [socket, writers, config] = paths;
-    let _ = fs::remove_file(socket);
+    let qga = qga_socket(socket);
+    for left_behind in [socket, qga.as_path()] {
+        let _ = fs::remove_file(left_behind);
+    }
     Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
         .arg("--listen")
         .arg(socket)
+        .arg("--qga-listen")
+        .arg(qga)
         .arg("--writers")
         .arg(writers)
         .arg("--config")

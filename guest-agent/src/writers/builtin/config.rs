@@ -21,6 +21,9 @@
 //! units.timeout   = 10                            # seconds that each of these may take
 //! units.systemctl = /usr/bin/systemctl            # how systemd is asked
 //! units.cgroups   = /sys/fs/cgroup                # where cgroups of version 2 are mounted
+//! qemu-ga.port    =                               # where qemu-ga's protocol is answered too; nothing: on its usual port,
+//!                                                 # if qemu-ga itself is not installed; "off": nowhere
+//! qemu-ga.lease   = 10                            # seconds that a freeze by it lasts at most: 1 to 60
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
@@ -83,6 +86,26 @@ pub struct UnitSettings {
     pub cgroups: PathBuf,
 }
 
+/// Where qemu-ga's protocol is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuGa {
+    /// On which port.
+    pub port: QgaPort,
+    /// The longest freeze.
+    pub lease: Duration,
+}
+
+/// A port for qemu-ga's protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QgaPort {
+    /// None.
+    Off,
+    /// The usual one, if the guest has it and no qemu-ga.
+    Usual,
+    /// This device.
+    At(PathBuf),
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -100,6 +123,8 @@ pub struct Config {
     pub sqlite: Databases,
     /// Units of systemd; no names: none.
     pub units: UnitSettings,
+    /// Hosts that speak as to qemu-ga.
+    pub qemu_ga: QemuGa,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -122,6 +147,7 @@ impl Default for Config {
                 systemctl: "/usr/bin/systemctl".into(),
                 cgroups: "/sys/fs/cgroup".into(),
             },
+            qemu_ga: QemuGa { port: QgaPort::Usual, lease: Duration::from_secs(10) },
             users: Vec::new(),
         }
     }
@@ -195,6 +221,18 @@ impl Config {
             "units.timeout" => seconds(value).map(|timeout| self.units.timeout = timeout),
             "units.systemctl" => absolute(value).map(|path| self.units.systemctl = path),
             "units.cgroups" => absolute(value).map(|path| self.units.cgroups = path),
+            "qemu-ga.port" => {
+                self.qemu_ga.port = match value {
+                    "" => QgaPort::Usual,
+                    "off" => QgaPort::Off,
+                    path => QgaPort::At(absolute(path)?),
+                };
+                Ok(())
+            }
+            "qemu-ga.lease" => {
+                let lease = seconds(value).ok().filter(|lease| *lease <= Duration::from_secs(60));
+                lease.map(|lease| self.qemu_ga.lease = lease).ok_or_else(|| "between 1 and 60".to_owned())
+            }
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -283,6 +321,10 @@ mod tests {
         assert_eq!(set.redis, redis);
         let set = Config::parse("mariadb.sockets = /x\nmariadb.user = backup").unwrap().mariadb;
         assert_eq!(set, Sockets { folders: vec!["/x".into()], user: "backup".into() });
+        for (value, port) in [("", QgaPort::Usual), ("off", QgaPort::Off), ("/dev/x", QgaPort::At("/dev/x".into()))] {
+            let set = Config::parse(&format!("qemu-ga.port = {value}\nqemu-ga.lease = 60")).unwrap().qemu_ga;
+            assert_eq!(set, QemuGa { port, lease: Duration::from_secs(60) });
+        }
         let set = Config::parse("sqlite.databases = /x/*.db /y.db\nsqlite.timeout = 2").unwrap().sqlite;
         let patterns = ["/x/*.db", "/y.db"].map(|path| Pattern::parse(path).unwrap()).to_vec();
         assert_eq!(set, Databases { patterns, timeout: Duration::from_secs(2) });
@@ -306,6 +348,7 @@ mod tests {
         for word in ["app", "-x.service", "/a/../b", "a/b.service"] {
             assert!(wrong(&format!("units.freeze = {word}")).contains(word));
         }
+        assert_eq!(wrong("qemu-ga.lease = 61"), "line 1: between 1 and 60");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }
