@@ -125,7 +125,7 @@ impl Drop for Held {
 impl Held {
     /// Takes hold of the database, without waiting. None: somebody is at it.
     pub(super) fn take(path: &Path) -> Result<Option<Self>, DatabaseError> {
-        let file = open(path)?;
+        let file = open(path, Access::Lock)?;
         Self::lock(path, file).map_err(|source| DatabaseError::Io { path: path.to_owned(), source })?.transpose()
     }
 
@@ -198,7 +198,7 @@ impl Held {
 
     /// It has a beginning: one that is kept for the next transaction has zeros there, or nothing.
     fn journal_is_hot(&self) -> io::Result<bool> {
-        let journal = match open(&beside(&self.path, "-journal")) {
+        let journal = match open(&beside(&self.path, "-journal"), Access::Look) {
             Ok(journal) => journal,
             Err(DatabaseError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(io::Error::other(error)),
@@ -208,7 +208,7 @@ impl Held {
     }
 
     fn keep_off_the_log(&mut self) -> io::Result<bool> {
-        let index = match open(&beside(&self.path, "-shm")) {
+        let index = match open(&beside(&self.path, "-shm"), Access::Lock) {
             Ok(index) => index,
             // Nobody has it open, and nobody can come.
             Err(DatabaseError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -244,7 +244,7 @@ impl Held {
 /// The file of a database, without a lock: for telling one from other files.
 pub(super) fn is_database(path: &Path) -> bool {
     let mut bytes = [0; HEADER];
-    let count = open(path).and_then(|file| {
+    let count = open(path, Access::Look).and_then(|file| {
         file.read_at(&mut bytes, 0).map_err(|source| DatabaseError::Io { path: path.to_owned(), source })
     });
     count.is_ok_and(|count| Header::read(&bytes[..count]).is_some())
@@ -261,9 +261,18 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// Opens a file as those do that lock it. What is no file, or has become none, is not even opened: opening some devices
-/// does something.
-fn open(path: &Path) -> Result<File, DatabaseError> {
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// To read a little of it.
+    Look,
+    /// To lock it, which the kernel allows only to those who could write.
+    Lock,
+}
+
+/// Opens a file. What is no file, or has become none, is not even opened: opening some devices does something. Its time of
+/// access stays, where that may be asked for.
+fn open(path: &Path, access: Access) -> Result<File, DatabaseError> {
     let failed = |source: io::Error| DatabaseError::Io { path: path.to_owned(), source };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
@@ -271,9 +280,17 @@ fn open(path: &Path) -> Result<File, DatabaseError> {
     if !place.metadata().map_err(failed)?.is_file() {
         return Err(DatabaseError::NoFile(path.to_owned()));
     }
-    let again = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    File::options().read(true).write(true).custom_flags(flags).open(again).map_err(failed)
+    let again = |flags: OFlags| {
+        let flags = (flags | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let mut options = File::options();
+        options.read(true).write(access == Access::Lock).custom_flags(flags);
+        options.open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+    };
+    match again(OFlags::NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => again(OFlags::empty()),
+        opened => opened,
+    }
+    .map_err(failed)
 }
 
 #[cfg(test)]
