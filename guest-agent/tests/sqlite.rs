@@ -41,7 +41,7 @@ while True:
 /// What a copy of a database has: the last row, and whether anything is wrong with it.
 const CHECK: &str = r"
 import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
+db = sqlite3.connect(sys.argv[1], timeout=60)
 wrong = [row[0] for row in db.execute('PRAGMA integrity_check') if row[0] != 'ok']
 torn = db.execute('SELECT count(*) FROM (SELECT n FROM pairs GROUP BY n HAVING count(*) <> 2)').fetchone()[0]
 last, count = db.execute('SELECT coalesce(max(n), 0), count(DISTINCT n) FROM pairs').fetchone()
