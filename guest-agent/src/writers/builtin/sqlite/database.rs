@@ -133,7 +133,8 @@ impl Held {
         // From here on whatever was locked is let go if we cannot go on.
         let header = Header { journal: Journal::Rollback, page_size: 0, pages: 0, change_counter: 0 };
         let mut held = Self { path: path.to_owned(), header, left_behind: false, file, index: None, stamps: [None; 2] };
-        if !held.share()? || !held.is_in_place() {
+        // Whoever writes is not to meet us as one more reader, again and again, when it wants to commit.
+        if lock::is_taken(&held.file, RESERVED)? || !held.share()? || !held.is_in_place() {
             return Ok(None);
         }
         match held.read_header()? {
@@ -217,8 +218,8 @@ impl Held {
             Err(error) => return Err(io::Error::other(error)),
         };
         let index = self.index.insert(index);
-        // In the order in which SQLite takes them.
-        Ok(lock::take(index, MOVER)? && lock::take(index, WRITER)?)
+        // In the order in which SQLite takes them, and none of them in vain.
+        Ok(!lock::is_taken(index, WRITER)? && lock::take(index, MOVER)? && lock::take(index, WRITER)?)
     }
 
     fn stamps_now(&self) -> io::Result<[Stamp; 2]> {
