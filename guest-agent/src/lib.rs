@@ -20,14 +20,18 @@ pub mod grpc;
 pub mod guardian;
 pub mod logging;
 pub mod power;
+pub mod qga;
 pub mod roles;
 pub mod session;
 pub mod system;
 pub mod values;
+mod work;
 pub mod writers;
 
 /// Name of the virtio-serial port that the host gives its guests.
 pub const PORT_NAME: &str = "org.stillpoint.agent.0";
+/// Name of the virtio-serial port on which hosts look for qemu-ga.
+pub const QGA_PORT_NAME: &str = "org.qemu.guest_agent.0";
 /// The protocol of this agent.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// The oldest protocol that this agent still speaks.

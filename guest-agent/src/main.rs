@@ -13,11 +13,15 @@ use stillpoint_agent::{
     grpc,
     guardian::{self, Guardian},
     logging::{self, Sink},
+    qga,
     values::{self, Values, ValuesError},
     writers::{
         self,
         attach::Allowed,
-        builtin::{self, config::Config},
+        builtin::{
+            self,
+            config::{Config, QemuGa},
+        },
         registry::Registry,
     },
 };
@@ -37,6 +41,8 @@ Makes this guest quiet for checkpoints of its host.
 
   --port PATH     the virtio-serial port; else the one named org.stillpoint.agent.0 is looked for
   --listen PATH   serve on a unix socket instead of a port (for tests; needs --below)
+  --qga-listen PATH
+                  answer hosts that speak as to qemu-ga on a unix socket instead of a port (for tests; needs --below)
   --writers PATH  socket on which writers register (default /run/stillpoint/writers.sock)
   --config PATH   settings of writers (default /etc/stillpoint/writers.conf)
   --values PATH   folder of values that host and guest tell each other (default /run/stillpoint for those of the
@@ -51,6 +57,7 @@ Makes this guest quiet for checkpoints of its host.
 struct Arguments {
     port: Option<PathBuf>,
     listen: Option<PathBuf>,
+    qga_listen: Option<PathBuf>,
     writers: Option<PathBuf>,
     config: Option<PathBuf>,
     below: Option<PathBuf>,
@@ -67,6 +74,7 @@ impl Arguments {
             match word.as_str() {
                 "--port" => found.port = Some(value()?.into()),
                 "--listen" => found.listen = Some(value()?.into()),
+                "--qga-listen" => found.qga_listen = Some(value()?.into()),
                 "--writers" => found.writers = Some(value()?.into()),
                 "--config" => found.config = Some(value()?.into()),
                 "--below" => found.below = Some(value()?.into()),
@@ -82,8 +90,8 @@ impl Arguments {
                 other => return Err(format!("unknown argument {other}")),
             }
         }
-        if found.listen.is_some() && found.below.is_none() {
-            return Err("--listen needs --below: whoever reaches the socket can freeze what lies there".to_owned());
+        if (found.listen.is_some() || found.qga_listen.is_some()) && found.below.is_none() {
+            return Err("a socket needs --below: whoever reaches it can freeze what lies there".to_owned());
         }
         Ok(found)
     }
@@ -146,7 +154,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             Some(path) => AgentLink::listen(SocketPort::bind(path)?),
             None => AgentLink::listen(open_port(arguments.port.clone()).await?),
         };
-        serve_writers(&registry, &arguments);
+        let config = read_config(&arguments);
+        serve_writers(&registry, &arguments, &config);
+        serve_qga(&coordinator, &arguments, config.qemu_ga)?;
         info!(version = env!("CARGO_PKG_VERSION"), "waiting for the host");
         tokio::select! {
             () = grpc::serve(&mut link, coordinator.clone()) => return Err("the port is lost".into()),
@@ -203,10 +213,19 @@ fn list_values(values: &Values) -> Result<ExitCode, ValuesError> {
 
 /// Lets writers register, and starts those that the agent brings along. Without them file systems can be made quiet all
 /// the same: what is wrong is told, and no reason to end.
-fn serve_writers(registry: &Registry, arguments: &Arguments) {
+fn serve_writers(registry: &Registry, arguments: &Arguments, config: &Config) {
     let socket = arguments.writers.as_deref().unwrap_or(writers::SOCKET.as_ref());
+    let allowed = Allowed { users: config.users.clone() };
+    match writers::attach::bind(socket) {
+        Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry.clone(), allowed))),
+        Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
+    }
+    builtin::start(registry, config, socket.parent().unwrap_or(socket));
+}
+
+fn read_config(arguments: &Arguments) -> Config {
     let path = arguments.config.as_deref().unwrap_or(builtin::CONFIG.as_ref());
-    let config = match std::fs::read_to_string(path).map(|text| Config::parse(&text)) {
+    match std::fs::read_to_string(path).map(|text| Config::parse(&text)) {
         Ok(Ok(config)) => config,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
         Ok(Err(error)) => {
@@ -217,13 +236,22 @@ fn serve_writers(registry: &Registry, arguments: &Arguments) {
             warn!(%error, file = %path.display(), "no built-in writers: the settings cannot be read");
             Config::nothing()
         }
-    };
-    let allowed = Allowed { users: config.users.clone() };
-    match writers::attach::bind(socket) {
-        Ok(listener) => drop(tokio::spawn(writers::attach::serve(listener, registry.clone(), allowed))),
-        Err(error) => warn!(%error, socket = %socket.display(), "writers of other processes cannot register"),
     }
-    builtin::start(registry, &config, socket.parent().unwrap_or(socket));
+}
+
+/// Answers hosts that speak as to qemu-ga, beside our own.
+fn serve_qga(coordinator: &Coordinator, arguments: &Arguments, settings: QemuGa) -> std::io::Result<()> {
+    let coordinator = coordinator.clone();
+    match &arguments.qga_listen {
+        Some(path) => {
+            let port = SocketPort::bind(path)?;
+            drop(tokio::spawn(async move { qga::serve(&port, coordinator, settings.lease).await }));
+        }
+        // An agent under test has none of this machine's ports.
+        None if arguments.listen.is_some() => {}
+        None => drop(tokio::spawn(qga::keep(coordinator, settings))),
+    }
+    Ok(())
 }
 
 /// Opens the port, waiting for it: it may appear after us, and a predecessor that is stuck in the kernel keeps it.

@@ -22,6 +22,7 @@ pub mod guest_image;
 pub mod lab;
 pub mod model;
 pub mod programs;
+pub mod qga;
 pub mod qmp;
 pub mod server_guest;
 pub mod service;

@@ -3,7 +3,6 @@
 mod convert;
 mod quiesce;
 mod service;
-mod work;
 
 use hyper::server::conn::http2;
 use hyper_util::{

@@ -15,10 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
-use super::{
-    convert,
-    work::{self, Done, Work},
-};
+use super::convert;
 use crate::{
     coordinator::{Coordinator, Turn},
     freezer::{
@@ -26,6 +23,7 @@ use crate::{
         select::{Plan, Scope},
     },
     session::{Act, Event, State, on},
+    work::{self, Done, Work},
     writers::conductor::{Orders, Voice, Writers},
 };
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::IoSliceMut,
     mem::MaybeUninit,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -175,7 +175,7 @@ impl Release {
             let thread = std::thread::Builder::new().stack_size(64 * 1024);
             match thread.spawn(move || thaw_until(&fd_of_thread, &stop)) {
                 Ok(thread) => threads.push(thread),
-                Err(_) => drop(kernel::thaw(fd.as_fd())),
+                Err(_) => let_go(fd),
             }
         }
         Self { stop, threads }
@@ -193,9 +193,20 @@ impl Release {
     }
 }
 
+/// Whatever the descriptor is of: a file system, or the switch of a cgroup.
+fn let_go(fd: &OwnedFd) {
+    const CGROUPS: u32 = 0x6367_7270;
+    let kind = rustix::fs::fstatfs(fd).map(|facts| u32::try_from(facts.f_type).unwrap_or_default());
+    // What cannot be let go now is tried again; there is nobody who could be told.
+    let _ = match kind {
+        Ok(CGROUPS) => rustix::io::pwrite(fd, b"0", 0).map(drop),
+        Ok(_) | Err(_) => kernel::thaw(fd).map(drop),
+    };
+}
+
 fn thaw_until(fd: &OwnedFd, stop: &AtomicBool) {
     loop {
-        let _ = kernel::thaw(fd);
+        let_go(fd);
         if stop.load(Ordering::Acquire) {
             return;
         }

@@ -86,8 +86,10 @@ pub async fn serve(listener: UnixListener, registry: Registry, allowed: Allowed)
             warn!("too many connections of writers");
             continue;
         }
-        let allowed = stream.peer_cred().ok().filter(|peer| allowed.may_register(peer)).is_some();
-        let service = WriterRegistryServer::new(Service { registry: registry.clone(), allowed });
+        let peer = stream.peer_cred().ok().filter(|peer| allowed.may_register(peer));
+        let process = peer.as_ref().and_then(UCred::pid).and_then(|pid| u32::try_from(pid).ok());
+        let service = Service { registry: registry.clone(), allowed: peer.is_some(), process };
+        let service = WriterRegistryServer::new(service);
         let service = TowerToHyperService::new(service.max_decoding_message_size(MAX_MESSAGE));
         connections.spawn(async move {
             let end = http2::Builder::new(TokioExecutor::new())
@@ -103,6 +105,8 @@ pub async fn serve(listener: UnixListener, registry: Registry, allowed: Allowed)
 struct Service {
     registry: Registry,
     allowed: bool,
+    /// Who connected.
+    process: Option<u32>,
 }
 
 #[tonic::async_trait]
@@ -122,7 +126,8 @@ impl WriterRegistry for Service {
         let Some(attach_request::Message::Registration(told)) = first.and_then(|first| first.message) else {
             return Err(Status::invalid_argument("the first message must be a registration"));
         };
-        let registration = wire::registration(told).map_err(Status::invalid_argument)?;
+        let mut registration = wire::registration(told).map_err(Status::invalid_argument)?;
+        registration.process = self.process;
         let attachment =
             self.registry.attach(registration).map_err(|full| Status::resource_exhausted(full.to_string()))?;
         let (send, events) = mpsc::channel(UNREAD);

@@ -21,6 +21,8 @@ pub struct Registration {
     pub budgets: Budgets,
     /// The types of backups that it can tell from a full one.
     pub backup_types: Vec<BackupType>,
+    /// The process that answers, if it is another one than the agent.
+    pub process: Option<u32>,
 }
 
 impl Registration {
@@ -35,6 +37,7 @@ impl Registration {
             components: Vec::new(),
             budgets: Budgets::default(),
             backup_types: Vec::new(),
+            process: None,
         }
     }
 }

@@ -160,6 +160,12 @@ impl Registry {
         all
     }
 
+    /// Processes that answer for writers, beside the agent's own.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.lock().writers.values().filter_map(|entry| entry.registration.process).collect()
+    }
+
     /// Those that a session begins with.
     #[must_use]
     pub fn find_all(&self) -> Vec<Found> {

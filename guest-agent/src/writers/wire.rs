@@ -36,6 +36,7 @@ pub(super) fn registration(told: pb::Registration) -> Result<Registration, Wrong
         components: components(&told.components)?,
         budgets: budgets(told.budgets.unwrap_or_default())?,
         backup_types: told.backup_types().map(convert::backup_type).collect(),
+        process: None,
     })
 }
 

@@ -211,11 +211,24 @@ impl Agent {
         self.process.wait().unwrap();
     }
 
-    /// The process ids of its children: the guardian.
+    /// The process ids of its children, of whichever thread: the guardians.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let pid = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let of_thread = |thread: PathBuf| fs::read_to_string(thread.join("children")).unwrap_or_default();
+        let children: Vec<_> = threads.map(|thread| of_thread(thread.unwrap().path())).collect();
+        children.iter().flat_map(|some| some.split_whitespace()).map(|child| child.parse().unwrap()).collect()
+    }
+
+    /// A host that speaks as to qemu-ga.
+    pub(crate) async fn qga(&self) -> tokio::net::UnixStream {
+        let (path, until) = (qga_socket(&self.socket), Instant::now() + Duration::from_secs(20));
+        loop {
+            match tokio::net::UnixStream::connect(&path).await {
+                Ok(stream) => return stream,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) async fn host(&self) -> Host {
@@ -229,12 +242,22 @@ impl Agent {
     }
 }
 
+/// Where it answers as qemu-ga does.
+fn qga_socket(agent: &Path) -> PathBuf {
+    agent.with_file_name("qga")
+}
+
 fn spawn(disks: &Disks, paths: [&Path; 3], environment: &[(&str, &str)]) -> Child {
     let [socket, writers, config] = paths;
-    let _ = fs::remove_file(socket);
+    let qga = qga_socket(socket);
+    for left_behind in [socket, qga.as_path()] {
+        let _ = fs::remove_file(left_behind);
+    }
     Command::new(env!("CARGO_BIN_EXE_stillpoint-agent"))
         .arg("--listen")
         .arg(socket)
+        .arg("--qga-listen")
+        .arg(qga)
         .arg("--writers")
         .arg(writers)
         .arg("--config")

@@ -20,7 +20,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
         return Ok(());
     }
     if shell::find("python3").is_none() {
-        return Err(Problem::new("the example of a writer in Python needs python3 (Debian: python3 python3-venv)"));
+        return Err(Problem::new("tests of writers need python3 (Debian: python3 python3-venv)"));
     }
     eprintln!("  installing from PyPI below the target folder, for the example in Python: {}", PACKAGES.join(" "));
     if done.is_dir() {

@@ -69,7 +69,7 @@ impl Plan {
             }
         }
         plan.guest = binaries.iter().any(|binary| needs_guest(binary));
-        plan.python = unit || binaries.contains("python");
+        plan.python = unit || ["python", "sqlite"].iter().any(|name| binaries.contains(*name));
         if unit || !binaries.is_empty() {
             plan.tests = Tests::Some { unit, binaries };
         }

@@ -14,10 +14,22 @@
 //! redis.ports     = 6379                          # ports of this machine on which it may listen; "off": none
 //! redis.user      =                               # as whom it is spoken to; nothing: its default user
 //! redis.password-file =                           # a file with that user's password, for root alone; nothing: none
+//! sqlite.databases =                              # files of SQLite, with * and ? for parts of a name; nothing: none
+//! sqlite.timeout  = 5                             # seconds that they may be busy, all together
+//! units.freeze    =                               # units of systemd, or cgroups (/…), that stand still; nothing: none
+//! units.stop      =                               # units that are stopped before, and started after
+//! units.timeout   = 10                            # seconds that each of these may take
+//! units.systemctl = /usr/bin/systemctl            # how systemd is asked
+//! units.cgroups   = /sys/fs/cgroup                # where cgroups of version 2 are mounted
+//! qemu-ga.port    =                               # where qemu-ga's protocol is answered too; nothing: on its usual port,
+//!                                                 # if qemu-ga itself is not installed; "off": nowhere
+//! qemu-ga.lease   = 10                            # seconds that a freeze by it lasts at most: 1 to 60
 //! allow.users     =                               # user ids beside root that may register writers
 //! ```
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use super::patterns::Pattern;
 
 /// A folder of programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +62,50 @@ pub struct Listeners {
     pub password_file: Option<PathBuf>,
 }
 
+/// Databases in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Databases {
+    /// Where they are; nothing is looked for anywhere else.
+    pub patterns: Vec<Pattern>,
+    /// How long they may be busy, all together.
+    pub timeout: Duration,
+}
+
+/// Units of systemd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitSettings {
+    /// Those that stand still while they are held; a name that begins with a slash is that of a cgroup.
+    pub freeze: Vec<String>,
+    /// Those that are stopped before, and started after.
+    pub stop: Vec<String>,
+    /// How long they may take.
+    pub timeout: Duration,
+    /// How systemd is asked.
+    pub systemctl: PathBuf,
+    /// Where cgroups of version 2 are mounted.
+    pub cgroups: PathBuf,
+}
+
+/// Where qemu-ga's protocol is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuGa {
+    /// On which port.
+    pub port: QgaPort,
+    /// The longest freeze.
+    pub lease: Duration,
+}
+
+/// A port for qemu-ga's protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QgaPort {
+    /// None.
+    Off,
+    /// The usual one, if the guest has it and no qemu-ga.
+    Usual,
+    /// This device.
+    At(PathBuf),
+}
+
 /// What is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -63,6 +119,12 @@ pub struct Config {
     pub mariadb: Sockets,
     /// Servers of Redis and Valkey; no folders and no ports: not wanted.
     pub redis: Listeners,
+    /// Databases of SQLite; no patterns: none.
+    pub sqlite: Databases,
+    /// Units of systemd; no names: none.
+    pub units: UnitSettings,
+    /// Hosts that speak as to qemu-ga.
+    pub qemu_ga: QemuGa,
     /// User ids that may register writers.
     pub users: Vec<u32>,
 }
@@ -77,6 +139,15 @@ impl Default for Config {
             postgres: Sockets { folders: vec!["/run/postgresql".into()], user: "postgres".into() },
             mariadb: Sockets { folders: vec!["/run/mysqld".into(), "/var/lib/mysql".into()], user: "root".into() },
             redis: Listeners { folders, ports: vec![6379], ..Listeners::default() },
+            sqlite: Databases { patterns: Vec::new(), timeout: Duration::from_secs(5) },
+            units: UnitSettings {
+                freeze: Vec::new(),
+                stop: Vec::new(),
+                timeout: Duration::from_secs(10),
+                systemctl: "/usr/bin/systemctl".into(),
+                cgroups: "/sys/fs/cgroup".into(),
+            },
+            qemu_ga: QemuGa { port: QgaPort::Usual, lease: Duration::from_secs(10) },
             users: Vec::new(),
         }
     }
@@ -98,7 +169,7 @@ impl Config {
     pub fn nothing() -> Self {
         let none = || Sockets { folders: Vec::new(), user: String::new() };
         let (postgres, mariadb) = (none(), none());
-        Self { scripts: None, hooks: None, postgres, mariadb, redis: Listeners::default(), users: Vec::new() }
+        Self { scripts: None, hooks: None, postgres, mariadb, redis: Listeners::default(), ..Self::default() }
     }
 
     /// Reads the settings from the text of the file.
@@ -143,6 +214,25 @@ impl Config {
                 Ok(())
             }
             "redis.password-file" => absolute(value).map(|path| self.redis.password_file = Some(path)),
+            "sqlite.databases" => set_list(&mut self.sqlite.patterns, value, Pattern::parse),
+            "sqlite.timeout" => seconds(value).map(|timeout| self.sqlite.timeout = timeout),
+            "units.freeze" => set_list(&mut self.units.freeze, value, |word| unit(word, true)),
+            "units.stop" => set_list(&mut self.units.stop, value, |word| unit(word, false)),
+            "units.timeout" => seconds(value).map(|timeout| self.units.timeout = timeout),
+            "units.systemctl" => absolute(value).map(|path| self.units.systemctl = path),
+            "units.cgroups" => absolute(value).map(|path| self.units.cgroups = path),
+            "qemu-ga.port" => {
+                self.qemu_ga.port = match value {
+                    "" => QgaPort::Usual,
+                    "off" => QgaPort::Off,
+                    path => QgaPort::At(absolute(path)?),
+                };
+                Ok(())
+            }
+            "qemu-ga.lease" => {
+                let lease = seconds(value).ok().filter(|lease| *lease <= Duration::from_secs(60));
+                lease.map(|lease| self.qemu_ga.lease = lease).ok_or_else(|| "between 1 and 60".to_owned())
+            }
             "allow.users" => {
                 let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is not a user id"));
                 self.users = value.split_whitespace().map(number).collect::<Result<_, _>>()?;
@@ -184,17 +274,30 @@ fn port(word: &str) -> Result<u16, String> {
     port.ok_or_else(|| format!("`{word}` is not a port, and not \"off\""))
 }
 
+/// The full name of a unit: a short one would be another one's if it were completed otherwise. Or a cgroup.
+fn unit(word: &str, or_cgroup: bool) -> Result<String, String> {
+    let is_cgroup = word.starts_with('/') && !word.split('/').any(|part| part == "..");
+    let is_unit = !word.starts_with(['/', '-', '.']) && !word.contains('/') && word.contains('.');
+    if is_unit || (is_cgroup && or_cgroup) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("`{word}` is not the full name of a unit, such as app.service"))
+}
+
 fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err(format!("`{value}` is not an absolute path, and not \"off\"")) }
 }
 
 fn set_timeout(programs: &mut Option<Programs>, value: &str) -> Result<(), String> {
-    let seconds: u64 = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).ok_or("between 1 and 3600")?;
-    if let Some(programs) = programs {
-        programs.timeout = Duration::from_secs(seconds);
-    }
+    let timeout = seconds(value)?;
+    programs.iter_mut().for_each(|programs| programs.timeout = timeout);
     Ok(())
+}
+
+fn seconds(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).ok_or("between 1 and 3600")?;
+    Ok(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -218,6 +321,13 @@ mod tests {
         assert_eq!(set.redis, redis);
         let set = Config::parse("mariadb.sockets = /x\nmariadb.user = backup").unwrap().mariadb;
         assert_eq!(set, Sockets { folders: vec!["/x".into()], user: "backup".into() });
+        for (value, port) in [("", QgaPort::Usual), ("off", QgaPort::Off), ("/dev/x", QgaPort::At("/dev/x".into()))] {
+            let set = Config::parse(&format!("qemu-ga.port = {value}\nqemu-ga.lease = 60")).unwrap().qemu_ga;
+            assert_eq!(set, QemuGa { port, lease: Duration::from_secs(60) });
+        }
+        let set = Config::parse("sqlite.databases = /x/*.db /y.db\nsqlite.timeout = 2").unwrap().sqlite;
+        let patterns = ["/x/*.db", "/y.db"].map(|path| Pattern::parse(path).unwrap()).to_vec();
+        assert_eq!(set, Databases { patterns, timeout: Duration::from_secs(2) });
     }
 
     #[test]
@@ -230,6 +340,15 @@ mod tests {
         assert_eq!(wrong("scripts.folder = off\n\nscripts.folder = /x"), "line 3: `scripts.folder` is set twice");
         assert_eq!(wrong("redis.ports = six"), "line 1: `six` is not a port, and not \"off\"");
         assert_eq!(wrong("mariadb.user ="), "line 1: the name of a user");
+        assert_eq!(wrong("sqlite.databases = x"), "line 1: `x` is not an absolute path, and not \"off\"");
+        assert_eq!(
+            wrong("units.stop = a.service /x"),
+            "line 1: `/x` is not the full name of a unit, such as app.service"
+        );
+        for word in ["app", "-x.service", "/a/../b", "a/b.service"] {
+            assert!(wrong(&format!("units.freeze = {word}")).contains(word));
+        }
+        assert_eq!(wrong("qemu-ga.lease = 61"), "line 1: between 1 and 60");
         assert_eq!(wrong("nothing"), "line 1: a setting has the form KEY = VALUE");
     }
 }

@@ -92,7 +92,7 @@ impl Script {
 
     async fn call(&self, event: &str, budget: Duration, environment: Vec<(String, String)>, input: String) -> Ended {
         let limit = budget.min(self.timeout);
-        run(Call { program: &self.program, argument: event, environment, input, limit }).await
+        run(Call { program: &self.program, arguments: &[event], environment, input, limit }).await
     }
 }
 

@@ -114,7 +114,8 @@ async fn call_all(
             continue;
         }
         let limit = until.saturating_duration_since(Instant::now());
-        let call = Call { program: &program, argument, environment: Vec::new(), input: String::new(), limit };
+        let call =
+            Call { program: &program, arguments: &[argument], environment: Vec::new(), input: String::new(), limit };
         let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if let Err(failure) = understood(run(call).await, limit) {
             first = first.and(Err(Failure { message: format!("hook {name}: {}", failure.message), ..failure }));

@@ -2,6 +2,8 @@
 //!
 //! - [`folder`]: each program in our own folder is a writer; what it is told and may answer stands there.
 //! - [`hooks`]: the hook folder of qemu-ga, as it is.
+//! - [`sqlite`]: databases in files, by the locks that SQLite keeps to; [`patterns`] are their names in the settings.
+//! - [`units`]: units of systemd that stand still or are stopped.
 //! - [`servers`]: what is common to servers that are found by where they listen; [`postgres`]: PostgreSQL; [`mariadb`]:
 //!   MariaDB; [`redis`]: Redis and Valkey.
 //!
@@ -13,10 +15,13 @@ pub mod folder;
 pub mod hooks;
 mod mariadb;
 mod mark;
+pub mod patterns;
 mod postgres;
 mod process;
 mod redis;
 mod servers;
+mod sqlite;
+mod units;
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +46,10 @@ pub fn start(registry: &Registry, config: &Config, runtime: &Path) {
     drop(tokio::spawn(servers::keep(registry.clone(), mariadb::Servers(config.mariadb.clone()))));
     let servers = redis::Servers::new(config.redis.clone(), runtime.to_owned());
     drop(tokio::spawn(servers::keep(registry.clone(), servers)));
+    drop(tokio::spawn(sqlite::keep(registry.clone(), config.sqlite.clone())));
+    let (units, place) = (config.units.clone(), runtime.to_owned());
+    let unit_registry = registry.clone();
+    drop(tokio::spawn(async move { units::keep(unit_registry, units, &place).await }));
     info!(scripts = ?config.scripts, hooks = ?config.hooks, "built-in writers");
 }
 

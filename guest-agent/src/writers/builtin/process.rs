@@ -17,7 +17,7 @@ const REST: Duration = Duration::from_millis(200);
 /// A program that is to be run.
 pub(super) struct Call<'a> {
     pub(super) program: &'a Path,
-    pub(super) argument: &'a str,
+    pub(super) arguments: &'a [&'a str],
     pub(super) environment: Vec<(String, String)>,
     pub(super) input: String,
     pub(super) limit: Duration,
@@ -37,7 +37,7 @@ pub(super) enum Ended {
 /// Dropping the future kills the program.
 pub(super) async fn run(call: Call<'_>) -> Ended {
     let mut command = Command::new(call.program);
-    command.arg(call.argument).envs(call.environment).current_dir("/").kill_on_drop(true).process_group(0);
+    command.args(call.arguments).envs(call.environment).current_dir("/").kill_on_drop(true).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -100,7 +100,7 @@ mod tests {
         let _ =
             std::process::Command::new("install").arg("-m755").arg(folder.path().join("text")).arg(&program).status();
         let environment = vec![("NAME".to_owned(), "value".to_owned())];
-        run(Call { program: &program, argument: "freeze", environment, input: "given\n".into(), limit }).await
+        run(Call { program: &program, arguments: &["freeze"], environment, input: "given\n".into(), limit }).await
     }
 
     #[tokio::test]

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// What is under way, or came of it.
-pub(super) type Work = Pin<Box<dyn Future<Output = Result<Done, FreezerGone>> + Send>>;
+pub(crate) type Work = Pin<Box<dyn Future<Output = Result<Done, FreezerGone>> + Send>>;
 
-pub(super) enum Done {
+pub(crate) enum Done {
     Prepared(Plan, Vec<WriterOutcome>),
     Frozen(FrozenReport, Vec<WriterOutcome>),
     Refused(Refusal, Vec<WriterOutcome>),
@@ -28,7 +28,7 @@ pub(super) enum Done {
     Completed(Vec<WriterOutcome>),
 }
 
-pub(super) async fn prepare(freezer: Freezer, writers: Voice, scope: Scope) -> Result<Done, FreezerGone> {
+pub(crate) async fn prepare(freezer: Freezer, writers: Voice, scope: Scope) -> Result<Done, FreezerGone> {
     let told = writers.step(Step::Prepare).await;
     if !told.go_on {
         return Ok(refused(told));
@@ -36,7 +36,7 @@ pub(super) async fn prepare(freezer: Freezer, writers: Voice, scope: Scope) -> R
     Ok(Done::Prepared(freezer.write_out(scope).await?, told.writers))
 }
 
-pub(super) async fn freeze(freezer: Freezer, writers: Voice, order: FreezeOrder) -> Result<Done, FreezerGone> {
+pub(crate) async fn freeze(freezer: Freezer, writers: Voice, order: FreezeOrder) -> Result<Done, FreezerGone> {
     let told = writers.step(Step::Freeze).await;
     if !told.go_on {
         return Ok(refused(told));
@@ -48,7 +48,7 @@ pub(super) async fn freeze(freezer: Freezer, writers: Voice, order: FreezeOrder)
 }
 
 /// Held throughout only if every file system was, and every writer that was not left out.
-pub(super) async fn thaw(freezer: Freezer, writers: Voice) -> Result<Done, FreezerGone> {
+pub(crate) async fn thaw(freezer: Freezer, writers: Voice) -> Result<Done, FreezerGone> {
     let mut report = freezer.thaw().await?;
     let told = writers.step(Step::Thaw).await;
     if report.outcome == Some(Thawed::HeldThroughout) && !told.held {
@@ -58,12 +58,12 @@ pub(super) async fn thaw(freezer: Freezer, writers: Voice) -> Result<Done, Freez
     Ok(Done::Thawed(report, told.writers))
 }
 
-pub(super) async fn settle(writers: Voice) -> Result<Done, FreezerGone> {
+pub(crate) async fn settle(writers: Voice) -> Result<Done, FreezerGone> {
     let told = writers.step(Step::Settle).await;
     Ok(Done::Settled(told.writers))
 }
 
-pub(super) async fn complete(writers: Voice) -> Result<Done, FreezerGone> {
+pub(crate) async fn complete(writers: Voice) -> Result<Done, FreezerGone> {
     let told = writers.step(Step::Complete).await;
     Ok(Done::Completed(told.writers))
 }
