@@ -61,13 +61,13 @@ async fn a_branch_that_somebody_lies_on_stays_when_it_is_deleted() {
 /// A VM whose deleted branch has lost its layer in the catalogue while the file is still there: the service died.
 async fn left_over(harm: impl AsyncFnOnce(&SimHost, &Path)) -> (SimHost, PathBuf) {
     let mut host = SimHost::running().await;
-    let first = host.create(CheckpointPolicy::Standard).await.unwrap();
+    let first = host.create(CheckpointPolicy::Standard).await.expect("it works");
     host.write(1, 7);
-    let branch = host.create(CheckpointPolicy::Standard).await.unwrap();
-    host.run(Request::Apply(first.id.into())).await.unwrap();
+    let branch = host.create(CheckpointPolicy::Standard).await.expect("it works");
+    host.run(Request::Apply(first.id.into())).await.expect("it works");
     let file = host.checkpoint(branch.id).await.files[&disk("data")].clone();
     host.world.set_faults(FaultPlan::none().every(Call::RemoveFile, Fault::CrashBefore));
-    host.engine.submit(&host.vm(), Request::DeleteCheckpoint(branch.id), None).await.unwrap();
+    host.engine.submit(&host.vm(), Request::DeleteCheckpoint(branch.id), None).await.expect("it works");
     host.world.crashed().await;
     host.world.set_faults(FaultPlan::none());
     assert!(host.world.files().contains(&file));
