@@ -29,4 +29,5 @@ pub mod service;
 pub mod sim_host;
 pub mod small_fs;
 pub mod steps;
+pub mod sweep;
 pub mod trial;

@@ -278,7 +278,11 @@ impl Steps {
     }
 }
 
-async fn hash(layer: &Path, flat: &Path) -> Stepped<String> {
+/// A hash of all that can be read of an image; `flat` is a path for a copy.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn hash(layer: &Path, flat: &Path) -> Stepped<String> {
     let mut convert = Command::new(qemu_img());
     convert.args(["convert", "-U", "-f", "qcow2", "-O", "raw"]).args([layer, flat]);
     let converted = convert.output().await?;

@@ -3,11 +3,13 @@
 //! The file that `STILLPOINT_FAIL_POINT` names holds one line, `CALL NTH before` or `CALL NTH after`, with ` wait` behind
 //! it to wait. It is read at each call, so that a test chooses the next point while the service runs; calls are counted
 //! since the line was read first. Who waits says so with a file of the same name and the ending `.reached`, and goes on
-//! when the line has changed.
+//! when the line has changed. With the one word `trace` in it, the calls that are made are written to a file of the same
+//! name and the ending `.trace`, one a line, in their order.
 
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -31,10 +33,16 @@ enum Strike {
 /// The line that was read last, and how many calls it has counted. Held for a comparison, never across an await.
 static COUNTED: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
 
+/// What asks for the calls to be written down.
+const TRACE: &str = "trace";
+
 /// Ends the process or waits, if this is the point.
 pub(super) async fn reach(call: &str, moment: Moment) {
     let Some(file) = std::env::var_os("STILLPOINT_FAIL_POINT") else { return };
     let line = fs::read_to_string(&file).unwrap_or_default();
+    if line.trim() == TRACE && moment == Moment::Before {
+        trace(&file, call);
+    }
     match struck(&line, call, moment) {
         // No destructor runs and nothing is flushed: to all others it is as if we had been killed.
         Some(Strike::Die) => std::process::abort(),
@@ -59,6 +67,14 @@ fn struck(line: &str, call: &str, moment: Moment) -> Option<Strike> {
     }
     counted.1 += 1;
     (nth.parse() == Ok(counted.1)).then_some(strike)
+}
+
+fn trace(file: &OsStr, call: &str) {
+    let mut path = file.to_owned();
+    path.push(".trace");
+    let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+    // A trace that is not written is missed by the test that wants it.
+    let _ = opened.and_then(|mut trace| trace.write_all(format!("{call}\n").as_bytes()));
 }
 
 async fn wait(file: &OsStr, line: &str) {
